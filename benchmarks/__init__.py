@@ -1,0 +1,1 @@
+"""Benchmarks of fusedrnn beside torch.nn; see README.md for the method."""

@@ -1,0 +1,99 @@
+"""The Reuters classifier: the whole training step (model, loss, Adam) and inference of one batch.
+
+Model, batches and update are the workload's own. Embedding, head and optimizer cost both sides the
+same; the FLOP count is that of the recurrent stack alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from benchmarks import harness
+from benchmarks.harness import INFERENCE, TRAINING, Subject, Tier
+from benchmarks.report import Run
+from benchmarks.workloads import data, reuters
+
+SIZES = reuters.CONFIG
+
+
+@cache
+def corpus() -> data.Reuters:
+    return data.reuters(synthetic="fallback")
+
+
+@cache
+def batch(T: int) -> tuple[Tensor, Tensor]:
+    """The first training batch: x [B, T], y [B]."""
+    rows = reuters.split(corpus(), T)
+    return next(reuters.batches(rows.x_train, rows.y_train))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One training step, or inference, of the classifier."""
+
+    cell: str
+    step: str
+    T: int
+    group: str = "Reuters"
+
+    @property
+    def headline(self) -> bool:
+        return self.T == 100
+
+    @property
+    def tier(self) -> Tier:
+        return Tier.QUICK if self.T == 50 else Tier.DEFAULT
+
+    @property
+    def shape(self) -> str:
+        return f"T{self.T} B{SIZES.batch} I{SIZES.embedding} H{SIZES.hidden} L{SIZES.layers}"
+
+    @property
+    def gflop(self) -> float:
+        return harness.gflop(
+            self.cell,
+            self.T * SIZES.batch,
+            SIZES.embedding,
+            SIZES.hidden,
+            L=SIZES.layers,
+            step=self.step,
+        )
+
+    def build(self) -> Subject:
+        x, y = batch(self.T)
+
+        def call(impl: str) -> harness.Call:
+            torch.manual_seed(0)
+            model = reuters.build_model(self.cell.lower(), impl)
+            if self.step == INFERENCE:
+                model.eval()
+                return lambda: (model(x),)
+            optimizer = reuters.build_optimizer(model)
+            return lambda: (reuters.train_step(model, optimizer, x, y),)
+
+        source = "synthetic" if corpus().source == data.SYNTHETIC else "real"
+        return Subject(call("fusedrnn"), call("torch"), source)
+
+
+CASES = [
+    Step(cell=cell, step=step, T=T)
+    for cell in ("LSTM", "RNN")
+    for T in reuters.STEPS
+    for step in (TRAINING, INFERENCE)
+]
+
+
+def test_reuters(
+    case: harness.Case,
+    threads: int,
+    effort: harness.Effort,
+    benchmark: BenchmarkFixture,
+    run: Run,
+) -> None:
+    harness.measure(case, threads, effort, benchmark, run)

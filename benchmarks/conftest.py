@@ -1,0 +1,77 @@
+"""Options, case selection and the closing summary of ``pytest benchmarks --benchmark-only``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import harness, report
+
+RUN = pytest.StashKey[report.Run]()
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fusedrnn")
+    group.addoption("--quick", action="store_true", help="a few cases, a few rounds (a smoke test)")
+    group.addoption("--full", action="store_true", help="the grid of shapes as well (an hour)")
+    group.addoption(
+        "--results", type=Path, default=RESULTS, help="JSON file to write (%(default)s)"
+    )
+    group.addoption(
+        "--threads",
+        type=lambda text: [int(number) for number in text.split(",")],
+        default=[torch.get_num_threads()],
+        help="thread counts, each measured, as in 1,2 (default: torch's own)",
+    )
+
+
+def tier(config: pytest.Config) -> harness.Tier:
+    if config.getoption("full"):
+        return harness.Tier.FULL
+    return harness.Tier.QUICK if config.getoption("quick") else harness.Tier.DEFAULT
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.benchmark_quiet = True  # our table says more; --benchmark-verbose shows its own
+    config.stash[RUN] = harness.new_run(tier(config))
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> Iterator[report.Run]:
+    threads = torch.get_num_threads()
+    yield request.config.stash[RUN]
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def effort(request: pytest.FixtureRequest) -> harness.Effort:
+    return harness.EFFORTS[tier(request.config)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        cases = [case for case in metafunc.module.CASES if case.tier <= tier(metafunc.config)]
+        names = [f"{c.group}-{c.cell}-{c.step}-{c.shape}".replace(" ", "_") for c in cases]
+        metafunc.parametrize("case", cases, ids=names)
+        metafunc.parametrize("threads", metafunc.config.getoption("threads"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Iterator[None]:
+    yield  # whatever pytest-benchmark prints comes first: ours is the last thing on the screen
+    run = config.stash[RUN]
+    if not run.records:
+        return
+    path = config.getoption("results")
+    run.save(path)
+    terminalreporter.section("fusedrnn and torch.nn in turn")
+    for line in report.summary(run):
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(f"written: {path}")

@@ -1,0 +1,272 @@
+"""Times a case on both sides in turn, after checking that both compute the same.
+
+Rounds alternate, ours then torch.nn's, so that both meet the same clock rate and the same
+neighbours, and a case's ratio is the median of the rounds' ratios. pytest-benchmark times our
+rounds through its own fixture; torch.nn's lie between them, in the fixture's teardown.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+import fusedrnn
+from benchmarks.report import Record, Run
+from fusedrnn import ops
+
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+INFERENCE, TRAINING, GRADIENTS = "inference", "training step", "fwd+bwd"
+
+Call = Callable[[], tuple[Tensor, ...]]
+
+
+class Tier(IntEnum):
+    """A run takes the cases up to its tier."""
+
+    QUICK, DEFAULT, FULL = range(3)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a case is measured."""
+
+    seconds: float  # both sides' rounds together, where `fewest` rounds allow it
+    fewest: int
+    most: int = 201
+
+
+EFFORTS = {Tier.QUICK: Effort(0.1, 3), Tier.DEFAULT: Effort(1.6, 7), Tier.FULL: Effort(0.5, 3)}
+WARM_SECONDS, ROUND_SECONDS, PEAK_SECONDS = 0.05, 2e-3, 0.03
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The same work by both sides; each call returns the tensors that must agree."""
+
+    ours: Call
+    theirs: Call
+    data: str  # "random", "real" or "synthetic"
+
+
+class Case(Protocol):
+    """What a bench file lists."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def cell(self) -> str: ...
+    @property
+    def step(self) -> str: ...
+    @property
+    def shape(self) -> str: ...
+    @property
+    def headline(self) -> bool: ...
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def gflop(self) -> float: ...
+    def build(self) -> Subject: ...
+
+
+def gflop(
+    cell: str,
+    steps: int,
+    I: int,  # noqa: E741
+    H: int,
+    *,
+    L: int = 1,
+    D: int = 1,
+    P: int = 0,
+    step: str = INFERENCE,
+    input_grad: bool = True,
+) -> float:
+    """Matrix products of a recurrent stack over `steps` valid (time, row) pairs, in 10^9.
+
+    Backward has two products for each of forward's (one for the values, one for the weights),
+    less the first layer's gradient of its input when nobody asks for it.
+    """
+    total = 0
+    for layer in range(L):
+        width, out = (I if layer == 0 else D * (P or H)), P or H
+        inputs = 2 * steps * D * GATES[cell] * H * width
+        hidden = 2 * steps * D * (GATES[cell] * H * out + P * H)
+        if step == INFERENCE:
+            total += inputs + hidden
+        else:
+            total += (3 if layer or input_grad else 2) * inputs + 3 * hidden
+    return total / 1e9
+
+
+def disagreement(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
+    """Over all pairs of tensors, the largest difference relative to the largest value."""
+    if len(ours) != len(theirs):
+        raise AssertionError(f"{len(ours)} results, torch.nn gives {len(theirs)}")
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            raise AssertionError(f"a result is {list(a.shape)}, torch.nn's is {list(b.shape)}")
+        if a.numel():
+            scale = b.abs().max().clamp_min(1e-6)
+            error = ((a - b).abs().max() / scale).item()
+            worst = max(worst, math.inf if math.isnan(error) else error)
+    return worst
+
+
+def agree(subject: Subject, tolerance: float = 1e-3) -> float:
+    """Two calls of each side from the same seed: a training step's second shows its update.
+
+    Raises:
+        AssertionError: they disagree; so a wrong kernel cannot win.
+    """
+    worst = 0.0
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        ours = subject.ours()
+        torch.manual_seed(seed)
+        worst = max(worst, disagreement(ours, subject.theirs()))
+    if worst > tolerance:
+        raise AssertionError(f"results differ from torch.nn's by {worst:.1e} of the largest value")
+    return worst
+
+
+def seconds_of(call: Call, iterations: int) -> float:
+    """Mean time of one call."""
+    start = time.perf_counter()
+    for _ in range(iterations):
+        call()
+    return (time.perf_counter() - start) / iterations
+
+
+def warm(call: Call) -> float:
+    """Calls until caches and clock rate have settled; the shortest time of a call."""
+    end, shortest = time.perf_counter() + WARM_SECONDS, math.inf
+    while True:
+        shortest = min(shortest, seconds_of(call, 1))
+        if time.perf_counter() >= end:
+            return shortest
+
+
+def measure(
+    case: Case, threads: int, effort: Effort, benchmark: BenchmarkFixture, run: Run
+) -> None:
+    """Checks and times one case; appends its record to `run`, and a reading of the FMA peak."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    subject = case.build()
+    theirs: list[float] = []
+    with ExitStack() as stack:
+        if case.step == INFERENCE:
+            stack.enter_context(torch.inference_mode())
+        error = agree(subject)
+        peak = ops.fma_peak(threads, PEAK_SECONDS)
+        run.peak_gflops[str(threads)] = max(peak, run.peak_gflops.get(str(threads), 0.0))
+        a, b = warm(subject.ours), warm(subject.theirs)
+        iterations = max(1, math.ceil(ROUND_SECONDS / min(a, b)))
+        rounds = int(effort.seconds / (iterations * (a + b)))
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        timed: Any = benchmark  # its methods carry no types
+        timed.pedantic(
+            subject.ours,
+            rounds=min(max(rounds, effort.fewest), effort.most),
+            iterations=iterations,
+            teardown=lambda: theirs.append(seconds_of(subject.theirs, iterations)),
+        )
+    if benchmark.stats is None:  # --benchmark-disable: run once, not timed
+        return
+    ours: list[float] = benchmark.stats.stats.data
+    theirs = theirs[: len(ours)]  # with several iterations the fixture calls once more
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    q1, median, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
+    record = Record(
+        group=case.group,
+        cell=case.cell,
+        step=case.step,
+        shape=case.shape,
+        precision=run.precision,
+        data=subject.data,
+        headline=case.headline,
+        threads=threads,
+        ours_ms=statistics.median(ours) * 1e3,
+        ours_min_ms=min(ours) * 1e3,
+        torch_ms=statistics.median(theirs) * 1e3,
+        torch_min_ms=min(theirs) * 1e3,
+        ratio=median,
+        ratio_q1=q1,
+        ratio_q3=q3,
+        rounds=len(ours),
+        iterations=iterations,
+        gflop=case.gflop,
+        error=error,
+    )
+    run.records.append(record)
+    benchmark.group = case.group
+    benchmark.extra_info.update(
+        torch_ms=record.torch_ms, ratio=record.ratio, threads=threads, data=record.data
+    )
+
+
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git(*arguments: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def commit() -> str:
+    """The checkout's commit, "+" when tracked files differ from it, "unknown" without git."""
+    name = git("rev-parse", "--short=12", "HEAD")
+    if not name:
+        return "unknown"
+    return name + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def new_run(tier: Tier) -> Run:
+    return Run(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        commit=commit(),
+        cpu=cpu_name(),
+        cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        isa=ops.cpu_isa(),
+        system=platform.platform(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        fusedrnn=fusedrnn.__version__,
+        precision="fp32",
+        selection=tier.name.lower(),
+    )
