@@ -117,7 +117,7 @@ class Console:
 
     def __call__(self, text: str = "") -> None:
         for line in text.splitlines() or [""]:
-            tqdm.write((self.prefix + line).rstrip(), file=sys.stdout)
+            tqdm.write(self.prefix + line, file=sys.stdout)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

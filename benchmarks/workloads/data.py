@@ -61,6 +61,9 @@ class Reuters:
 
     def fault(self) -> str | None:
         """What makes these arrays no corpus; None when they are one."""
+        arrays = (self.tokens, self.offsets, self.labels, self.order)
+        if any(array.ndim != 1 for array in arrays):
+            return "tokens, offsets, labels and order must be 1-D"
         n = len(self.labels)
         if len(self.offsets) != n + 1 or self.offsets[0] or self.offsets[-1] != len(self.tokens):
             return f"offsets do not cut {len(self.tokens)} tokens into {n} rows"
