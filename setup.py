@@ -188,7 +188,7 @@ def main() -> None:
     home = importlib.import_module("torch.utils.cpp_extension").CUDA_HOME
     obstacle = cuda_obstacle(torch.version.cuda, find_nvcc(home), listed(ROOT, "csrc/cuda/**/*.cu"))
     cuda = use_cuda(os.environ.get("FUSEDRNN_CUDA"), obstacle)
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHES)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHES
     setup(ext_modules=[extension(cuda)], cmdclass={"build_ext": build_ext()})
 
 
