@@ -1,0 +1,216 @@
+"""RNN, LSTM and GRU as functions of tensors and a flat list of parameters.
+
+This file only turns what torch.nn accepts (batch-first, unbatched and packed input) into
+what the operator takes (time first, [T, B, I] or packed rows with their batch sizes) and
+the results back. Layers, directions, dropout and every check of a shape live below the one
+operator call, because time spent in Python here is paid on every call, however short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import ops as ops  # registers torch.ops.fusedrnn
+
+Sequences = TypeVar("Sequences", Tensor, PackedSequence)
+
+# The overload itself, not the packet: resolving it again costs 1 us a call.
+_stack = torch.ops.fusedrnn.stack.default
+
+
+def _run(
+    mode: str,
+    input: Sequences,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Sequences, Tensor, Tensor]:
+    options = (params, mode, has_biases, num_layers, dropout, training, bidirectional)
+    if isinstance(input, PackedSequence):
+        data, batch_sizes, order, original = input
+        if order is not None:
+            hx = None if hx is None else hx.index_select(1, order)
+            cx = None if cx is None else cx.index_select(1, order)
+        output, h_n, c_n = _stack(data, batch_sizes, hx, cx, *options)
+        if original is not None:
+            h_n = h_n.index_select(1, original)
+            c_n = c_n.index_select(1, original) if mode == "LSTM" else c_n
+        return PackedSequence(output, batch_sizes, order, original), h_n, c_n
+
+    dim = input.dim()
+    if dim == 3:
+        if not batch_first:
+            return _stack(input, None, hx, cx, *options)  # type: ignore[no-any-return]
+        output, h_n, c_n = _stack(input.transpose(0, 1), None, hx, cx, *options)
+        return output.transpose(0, 1), h_n, c_n
+    check_dim(mode, dim)
+    hx = None if hx is None else hx.unsqueeze(1)
+    cx = None if cx is None else cx.unsqueeze(1)
+    output, h_n, c_n = _stack(input.unsqueeze(1), None, hx, cx, *options)
+    return output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if mode == "LSTM" else c_n
+
+
+def check_dim(mode: str, dim: int) -> None:
+    """Raise torch.nn's ValueError unless input is 2-D (unbatched) or 3-D."""
+    if dim not in (2, 3):
+        name, noun = ("RNN", " tensor") if mode.startswith("RNN") else (mode, "")
+        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {dim}D{noun} instead")
+
+
+def lstm(
+    input: Sequences,
+    hx: Sequence[Tensor] | None,
+    params: Sequence[Tensor],
+    *,
+    has_biases: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Sequences, tuple[Tensor, Tensor]]:
+    """Multi-layer LSTM over whole sequences (Hochreiter & Schmidhuber, 1997).
+
+    Projects h to P features (Sak et al., 2014) where ``params`` hold weight_hr. L is
+    ``num_layers``, D is 2 with ``bidirectional`` and else 1, and P is H without projection.
+
+    Args:
+        input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a
+            PackedSequence, sorted or not.
+        hx: ``(h_0, c_0)``, [L*D, B, P] and [L*D, B, H] (without B if unbatched), in the
+            caller's order of sequences even when packed; zeros when None.
+        params: for each layer and direction in turn weight_ih [4H, I or D*P],
+            weight_hh [4H, P], with ``has_biases`` bias_ih and bias_hh [4H], and with
+            projection weight_hr [P, H]: a module's ``all_weights``, flattened. Gates are
+            stacked i, f, g, o.
+        has_biases: whether ``params`` hold biases. Default: True.
+        num_layers: L. Default: 1.
+        dropout: probability of zeroing an output of any layer but the last, applied only
+            when ``training``. Default: 0.
+        training: whether dropout applies. Default: False.
+        bidirectional: whether every layer also runs from each sequence's end. Default: False.
+        batch_first: whether input and output are [B, T, ...]. Default: False.
+    Returns:
+        output [T, B, D*P], laid out as the input was, and ``(h_n, c_n)`` shaped as hx.
+    Raises:
+        ValueError: input that is not 2-D, 3-D or packed.
+        RuntimeError: a shape, dtype or device that does not fit, with the one that would.
+    """
+    h, c = (None, None) if hx is None else (hx[0], hx[1])
+    output, h_n, c_n = _run(
+        "LSTM",
+        input,
+        h,
+        c,
+        params,
+        has_biases,
+        num_layers,
+        dropout,
+        training,
+        bidirectional,
+        batch_first,
+    )
+    return output, (h_n, c_n)
+
+
+def gru(
+    input: Sequences,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    has_biases: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Sequences, Tensor]:
+    """Multi-layer GRU over whole sequences (Cho et al., 2014).
+
+    The reset gate acts after the recurrent product, as in torch.nn and cuDNN.
+
+    Args:
+        input: as for :func:`lstm`.
+        hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
+        params: as for :func:`lstm`, with 3H for 4H (gates r, z, n) and no projection.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first: as for
+            :func:`lstm`.
+    Returns:
+        output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
+    Raises:
+        ValueError, RuntimeError: as :func:`lstm`.
+    """
+    return _run(
+        "GRU",
+        input,
+        hx,
+        None,
+        params,
+        has_biases,
+        num_layers,
+        dropout,
+        training,
+        bidirectional,
+        batch_first,
+    )[:2]
+
+
+def rnn(
+    input: Sequences,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    nonlinearity: str = "tanh",
+    has_biases: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Sequences, Tensor]:
+    """Multi-layer Elman RNN over whole sequences (Elman, 1990).
+
+    Args:
+        input: as for :func:`lstm`.
+        hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
+        params: as for :func:`lstm`, with H for 4H and no projection.
+        nonlinearity: "tanh" or "relu". Default: "tanh".
+        has_biases, num_layers, dropout, training, bidirectional, batch_first: as for
+            :func:`lstm`.
+    Returns:
+        output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
+    Raises:
+        ValueError: any other nonlinearity, and as :func:`lstm`.
+        RuntimeError: as :func:`lstm`.
+    """
+    return _run(
+        rnn_mode(nonlinearity),
+        input,
+        hx,
+        None,
+        params,
+        has_biases,
+        num_layers,
+        dropout,
+        training,
+        bidirectional,
+        batch_first,
+    )[:2]
+
+
+def rnn_mode(nonlinearity: str) -> str:
+    """The operators' name for an Elman RNN with this nonlinearity."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    return f"RNN_{nonlinearity.upper()}"

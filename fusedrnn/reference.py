@@ -1,0 +1,173 @@
+"""The definition: what every kernel of this package has to compute, in plain torch.
+
+Each cell's mathematics stands here once, one step at a time, and layers are loops over
+cells, so that the whole can be checked by eye against the papers. It runs in any floating
+dtype and on any device, is differentiable any number of times, and imports only torch: the
+tests hold the kernels to it in float64, and second derivatives are taken through it.
+
+B batch, I input size, H hidden size, P projection size (0: none), D directions, L layers,
+T time steps, N rows of a packed sequence. Gate order as in torch: LSTM i, f, g, o; GRU
+r, z, n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as _dropout
+from torch.nn.functional import linear
+
+
+def rnn_cell(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    nonlinearity: str = "tanh",
+) -> Tensor:
+    """One Elman step (Elman, 1990): x [B, I], h [B, H], w_ih [H, I], w_hh [H, H] -> h [B, H]."""
+    a = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)
+    return a.tanh() if nonlinearity == "tanh" else a.relu()
+
+
+def lstm_cell(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    w_hr: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One LSTM step (Hochreiter & Schmidhuber, 1997; projection: Sak et al., 2014).
+
+    x [B, I], h [B, P or H], c [B, H], w_ih [4H, I], w_hh [4H, P or H], w_hr [P, H]
+    -> h [B, P or H], c [B, H].
+    """
+    i, f, g, o = (linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)).chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return (h if w_hr is None else linear(h, w_hr)), c
+
+
+def gru_cell(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    """One GRU step (Cho et al., 2014), r applied after the recurrent product as in cuDNN.
+
+    x [B, I], h [B, H], w_ih [3H, I], w_hh [3H, H] -> h [B, H].
+    """
+    r_x, z_x, n_x = linear(x, w_ih, b_ih).chunk(3, dim=-1)
+    r_h, z_h, n_h = linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    r, z = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
+    n = (n_x + r * n_h).tanh()
+    return (1 - z) * n + z * h
+
+
+def _step(
+    mode: str, x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor], has_biases: bool
+) -> tuple[Tensor, Tensor]:
+    w_ih, w_hh, *rest = weights
+    b_ih, b_hh = rest[:2] if has_biases else (None, None)
+    if mode == "LSTM":
+        w_hr = rest[-1] if len(rest) % 2 else None
+        return lstm_cell(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
+    if mode == "GRU":
+        return gru_cell(x, h, w_ih, w_hh, b_ih, b_hh), c
+    return rnn_cell(x, h, w_ih, w_hh, b_ih, b_hh, mode.removeprefix("RNN_").lower()), c
+
+
+def layer(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    mode: str,
+    has_biases: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer of one or two directions over whole sequences.
+
+    Args:
+        input: [T, B, I], or packed [N, I] with ``batch_sizes`` [T], sequences sorted by
+            decreasing length.
+        hx, cx: [D, B, P or H] and [D, B, H]; zeros when None.
+        weights: per direction w_ih, w_hh, then b_ih, b_hh if ``has_biases``, then w_hr if
+            projected; the number of them tells D.
+        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
+    Returns:
+        output [T, B, D*(P or H)] or [N, D*(P or H)], h_n [D, B, P or H], and c_n [D, B, H]
+        (for all but LSTM an empty [0]).
+    """
+    packed = batch_sizes is not None
+    steps = input.split(batch_sizes.tolist()) if batch_sizes is not None else input.unbind()
+    D = 1 + (len(weights) >= (8 if has_biases else 4))
+    B, count = steps[0].size(0), len(weights) // D
+    outputs, h_n, c_n = [], [], []
+    for d in range(D):
+        own = weights[d * count : (d + 1) * count]
+        H = own[1].size(0) // {"LSTM": 4, "GRU": 3}.get(mode, 1)
+        h = hx[d] if hx is not None else input.new_zeros(B, own[1].size(1))
+        c = cx[d] if cx is not None else input.new_zeros(B, H)
+        y: list[Tensor] = []
+        for x in reversed(steps) if d else steps:
+            # The first n sequences reach this step. In the forward direction the others keep
+            # their last state; in reverse they still hold their first, and so start at their end.
+            n = x.size(0)
+            h_t, c_t = _step(mode, x, h[:n], c[:n], own, has_biases)
+            h, c = torch.cat((h_t, h[n:])), torch.cat((c_t, c[n:]))
+            y.append(h_t)
+        y = y[::-1] if d else y
+        outputs.append(torch.cat(y) if packed else torch.stack(y))
+        h_n.append(h)
+        c_n.append(c)
+    cell_state = torch.stack(c_n) if mode == "LSTM" else input.new_empty(0)
+    return torch.cat(outputs, dim=-1), torch.stack(h_n), cell_state
+
+
+def stack(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    mode: str,
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L layers, with dropout on the output of each but the last when ``train``.
+
+    As :func:`layer`, with hx and cx [L*D, B, ...] and the weights of all layers in a row.
+    The dropout masks are those that torch.nn draws from the same generator state.
+    """
+    D, count = 1 + bidirectional, len(weights) // num_layers
+    h_n, c_n = [], []
+    for i in range(num_layers):
+        if i and train and dropout:
+            input = _dropout(input, dropout)
+        state = slice(i * D, (i + 1) * D)
+        input, h, c = layer(
+            input,
+            batch_sizes,
+            None if hx is None else hx[state],
+            None if cx is None else cx[state],
+            weights[i * count : (i + 1) * count],
+            mode,
+            has_biases,
+        )
+        h_n.append(h)
+        c_n.append(c)
+    return input, torch.cat(h_n), torch.cat(c_n)
