@@ -227,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(
         f"data: {corpus.source}, {corpus.n_train} newswires to train, "
         f"{len(corpus.labels) - corpus.n_train} to test"
+        + (f", only the first {args.limit} of each used" if args.limit else "")
     )
     if not args.synthetic:
         first = data.decode(corpus.values(0), data.reuters_words(args.data_dir))

@@ -105,8 +105,8 @@ def random_batches(
     starts = [start + T * i for i in range((len(tokens) - start - 1) // T)]
     rng.shuffle(starts)
     for i in range(0, len(starts) - B + 1, B):
-        rows = torch.tensor(starts[i : i + B])[:, None] + torch.arange(T)
-        yield tokens[rows.to(tokens.device)], tokens[rows.to(tokens.device) + 1]
+        at = (torch.tensor(starts[i : i + B])[:, None] + torch.arange(T)).to(tokens.device)
+        yield tokens[at], tokens[at + 1]
 
 
 BATCHES = dict(zip(SAMPLINGS, (sequential_batches, random_batches), strict=True))

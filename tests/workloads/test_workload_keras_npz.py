@@ -59,6 +59,17 @@ def test_every_pickle_protocol_and_both_numpys_are_read(
     assert offsets.tolist() == [0, 3, 3, 4]
 
 
+def test_a_pickle_of_python_2_is_read(tmp_path: Path) -> None:
+    pickled = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89](](K\x01K\x02e]K\x03aetb."
+    )
+    tokens, offsets, _ = keras_npz.read(write(tmp_path / "r.npz", pickled, 2))
+    assert tokens.tolist() == [1, 2, 3]
+    assert offsets.tolist() == [0, 2, 3]
+
+
 class Runs:
     """Unpickled by pickle itself, makes a directory."""
 
