@@ -40,7 +40,7 @@ class Step:
     cell: str
     step: str
     T: int
-    group: str = "Reuters"
+    group: str = "Reuters classifier"
 
     @property
     def headline(self) -> bool:

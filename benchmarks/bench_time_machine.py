@@ -33,7 +33,7 @@ class Step:
 
     cell: str
     step: str
-    group: str = "Time Machine"
+    group: str = "Time Machine model"
     headline: bool = True
     tier: Tier = Tier.QUICK
 

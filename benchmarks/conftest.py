@@ -70,6 +70,7 @@ def pytest_terminal_summary(
     if not run.records:
         return
     path = config.getoption("results")
+    run.records.sort(key=lambda record: record.data == "random")  # whole models first
     run.save(path)
     terminalreporter.section("fusedrnn and torch.nn in turn")
     for line in report.summary(run):

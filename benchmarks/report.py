@@ -344,11 +344,14 @@ def chart(run: Run, path: Path) -> None:
             group.append((label, []))
         dict(group)[label].append(record)
 
-    ink, soft, training, inference = "#1f2933", "#9aa5b1", "#1f6feb", "#e8833a"
+    ink, soft, faint = "#1f2933", "#52606d", "#e4e7eb"
+    looks = {True: ("inference", "D", 4.2, "#e8833a"), False: ("training", "o", 5.4, "#1f6feb")}
     height = sum(len(group) + 1.5 for group in rows.values())
-    figure = Figure(figsize=(8.6, 0.205 * height + 1.75), layout="constrained")
+    figure = Figure(figsize=(8.6, 0.205 * height + 1.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    for name, marker, size, color in reversed(looks.values()):
+        axes.plot([], [], marker, color=color, markersize=size, label=name)
     y, ticks, labels = 0.0, [], []
     for name, group in rows.items():
         axes.annotate(
@@ -359,17 +362,16 @@ def chart(run: Run, path: Path) -> None:
             y += 1
             ticks.append(y)
             labels.append(label)
-            axes.axhline(y, color="#e4e7eb", linewidth=0.7, zorder=0)
+            axes.axhline(y, color=faint, linewidth=0.7, zorder=0)
             for record in records:
-                forward = record.step == "inference"
+                _, marker, size, color = looks[record.step == "inference"]
+                alpha = 0.5 if record.group == GRID else 1.0
+                if record.group != GRID:
+                    quartiles = [record.ratio_q1, record.ratio_q3]
+                    axes.plot(quartiles, [y, y], color=color, linewidth=2.4, alpha=0.35, zorder=2)
                 axes.plot(
-                    [record.ratio_q1, record.ratio_q3], [y, y], linewidth=2.2, alpha=0.35,
-                    color=inference if forward else training, zorder=2,
-                )  # fmt: skip
-                axes.plot(
-                    record.ratio, y, "D" if forward else "o", markersize=4.2 if forward else 5.2,
-                    color=inference if forward else training, zorder=3, markeredgecolor="white",
-                    markeredgewidth=0.5, alpha=0.6 if record.group == GRID else 1,
+                    record.ratio, y, marker, color=color, markersize=size, alpha=alpha, zorder=3,
+                    markeredgecolor="white", markeredgewidth=0.5,
                 )  # fmt: skip
         y += 1.5
     ratios = [record.ratio for record in run.records]
@@ -384,26 +386,30 @@ def chart(run: Run, path: Path) -> None:
     axes.set_yticks(ticks, labels)
     axes.tick_params(axis="y", length=0, labelsize=7.5, colors=ink)
     axes.tick_params(axis="x", labelsize=8, colors=ink, top=True, labeltop=True, length=2)
+    axes.spines[:].set_visible(False)
     axes.axvspan(low, 1, color="#fdecea", zorder=-1)
     axes.axvline(1, color=ink, linewidth=1.1, zorder=1)
-    axes.axvline(mean, color=soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    axes.annotate(
-        f"geometric mean {mean:.2f}×", (mean, 0), xycoords=("data", "axes fraction"),
-        xytext=(4, 4), textcoords="offset points", color="#52606d", fontsize=7.5, rotation=90,
-        va="bottom",
-    )  # fmt: skip
-    for side in axes.spines.values():
-        side.set_visible(False)
-    for label, marker, color in (("training", "o", training), ("inference", "D", inference)):
-        axes.plot([], [], marker, color=color, markersize=5, label=label)
-    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8, handletextpad=0.2)
-    figure.suptitle(
-        "Times as fast as torch.nn", x=0.012, ha="left", weight="bold", color=ink, fontsize=12.5
+    axes.axvline(mean, color=soft, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    for x, note, side in ((1, "slower", "right"), (mean, f"geometric mean {mean:.2f}×", "left")):
+        axes.annotate(
+            note, (x, 0), xytext=(-4 if side == "right" else 4, 0), va="center", ha=side,
+            textcoords="offset points", color=soft, fontsize=7.5,
+        )  # fmt: skip
+    axes.set_xlabel(
+        "torch.nn's time / ours; bars span the middle half of the rounds", fontsize=8, color=soft
+    )
+    axes.set_title(
+        "Speed beside torch.nn", loc="left", weight="bold", color=ink, fontsize=12, pad=46
     )
     device, _, software = run.where.partition(", torch")
-    axes.set_title(
-        f"{device}\ntorch{software}. Bars: middle half of the rounds.", loc="left", x=0,
-        fontsize=7.5, color="#52606d", pad=20,
+    axes.annotate(
+        f"{device}\ntorch{software}", (0, 1),
+        xycoords="axes fraction", xytext=(0, 21), textcoords="offset points", fontsize=7.5,
+        color=soft,
+    )  # fmt: skip
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=5.6, frameon=False, fontsize=8,
+        handletextpad=0.1, labelcolor=ink, borderpad=0, ncols=2, columnspacing=1,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)

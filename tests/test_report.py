@@ -1,0 +1,232 @@
+"""The report's arithmetic and formats, on made-up runs: no figure here is a measurement."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report
+from benchmarks.report import Record, Run
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+TRAINING = Record(
+    group="Reuters classifier",
+    cell="LSTM",
+    step="training step",
+    shape="T100 B64",
+    precision="fp32",
+    data="real",
+    headline=True,
+    threads=2,
+    ours_ms=50.0,
+    ours_min_ms=49.0,
+    torch_ms=100.0,
+    torch_min_ms=98.0,
+    ratio=2.0,
+    ratio_q1=1.98,
+    ratio_q3=2.02,
+    rounds=25,
+    iterations=1,
+    gflop=5.0,
+    error=1e-6,
+)
+INFERENCE = replace(
+    TRAINING,
+    step="inference",
+    ours_ms=10.0,
+    torch_ms=5.0,
+    ratio=0.5,
+    ratio_q1=0.495,
+    ratio_q3=0.505,
+)
+LAYER = replace(TRAINING, group="large", data="random", headline=False, ratio=4.0)
+
+
+def made_up(*records: Record) -> Run:
+    return Run(
+        date="2020-01-02T03:04:05+00:00",
+        commit="abc",
+        cpu="a CPU",
+        cores=2,
+        isa="avx2",
+        system="",
+        python="3.12.0",
+        torch="2.10.0",
+        fusedrnn="0.1.0",
+        precision="fp32",
+        selection="default",
+        peak_gflops={"1": 100.0, "2": 200.0},
+        records=list(records),
+    )
+
+
+def saved(path: Path, *records: Record) -> str:
+    made_up(*records).save(path)
+    return str(path)
+
+
+def test_geometric_mean_of_a_gain_and_the_same_loss_is_one() -> None:
+    assert report.geometric_mean([2.0, 0.5]) == pytest.approx(1)
+    assert report.geometric_mean([8.0]) == pytest.approx(8)
+    assert math.isnan(report.geometric_mean([]))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (0.5, "0.500"), (1.234, "1.23"), (56.78, "56.8"), (1234.5, "1234")],
+)
+def test_milliseconds_have_three_digits_and_no_exponent(value: float, text: str) -> None:
+    assert report.milliseconds(value) == text
+
+
+def test_a_run_survives_being_saved_and_loaded(tmp_path: Path) -> None:
+    run = made_up(TRAINING, INFERENCE)
+    run.save(tmp_path / "new" / "run.json")
+    assert Run.load(tmp_path / "new" / "run.json") == run
+
+
+def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    replace(made_up(TRAINING), version=0).save(path)
+    with pytest.raises(ValueError, match="version 0, expected 1"):
+        Run.load(path)
+
+
+def test_rate_and_share_follow_from_time_and_peak() -> None:
+    assert TRAINING.gflops == pytest.approx(100)  # 5 GFLOP in 50 ms
+    assert made_up().share(TRAINING) == pytest.approx(0.5)
+    assert made_up().share(replace(TRAINING, threads=1)) == pytest.approx(1.0)
+
+
+def test_summary_shows_every_case_the_mean_and_the_losses() -> None:
+    text = "\n".join(report.summary(made_up(TRAINING, INFERENCE)))
+    line = next(line for line in text.splitlines() if "training step" in line)
+    assert "real data" in line
+    assert line.split()[-7:] == ["2", "50.0", "100", "2.00x", "1%", "100.0", "50%"]
+    assert "geometric mean 1.00x: training 2.00x (1), inference 0.50x (1)" in text
+    assert "slower than torch.nn: 1 of 2" in text
+    assert text.splitlines()[-1].startswith("  0.50x ±")
+
+
+def test_every_line_says_that_its_data_is_synthetic() -> None:
+    run = made_up(replace(TRAINING, data="synthetic"), replace(INFERENCE, data="synthetic"))
+    lines = [line for line in report.summary(run) if "Reuters" in line]
+    assert len(lines) == 3  # two cases, one loss
+    assert all("synthetic data" in line for line in lines)
+    assert "(synthetic data)" in report.readme_table(run)
+
+
+def test_a_ratio_within_its_noise_of_one_is_level() -> None:
+    near = replace(TRAINING, ratio=0.99, ratio_q1=0.9, ratio_q3=1.1)
+    assert near.flag == "level"
+    assert replace(near, ratio_q1=0.989, ratio_q3=0.991).flag == "slower"
+    assert TRAINING.flag == ""
+    assert "1 of 1, 1 of them within noise" in "\n".join(report.summary(made_up(near)))
+
+
+def test_readme_table_joins_training_and_inference_of_a_model() -> None:
+    lines = report.readme_table(made_up(TRAINING, INFERENCE, LAYER)).splitlines()
+    assert lines[2:4] == [
+        "| Reuters classifier, LSTM T100 B64 | 50.0 | 100 | 2.00x | 10.0 | 5.00 | 0.50x |",
+        "",
+    ]
+    assert "Geometric mean 1.59x" in lines[-1]
+    assert "torch 2.10.0" in lines[-1]
+
+
+def test_readme_table_shows_a_loss_that_is_no_headline_and_leaves_cells_empty() -> None:
+    table = report.readme_table(made_up(replace(LAYER, ratio=0.8)))
+    assert "| large, LSTM T100 B64 | 50.0 | 100 | 0.80x |  |  |  |" in table
+
+
+def test_readme_table_takes_the_largest_thread_count() -> None:
+    table = report.readme_table(made_up(TRAINING, replace(TRAINING, threads=1, ours_ms=77.0)))
+    assert "50.0" in table
+    assert "77.0" not in table
+
+
+def test_readme_is_written_between_its_markers_and_then_passes_the_check(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n", "utf-8")
+    run = saved(tmp_path / "run.json", TRAINING, INFERENCE)
+    arguments = ["table", run, "--readme", str(readme)]
+    assert report.main([*arguments, "--check"]) == 1
+    assert "old" in readme.read_text("utf-8")
+    assert report.main(arguments) == 0
+    assert report.main([*arguments, "--check"]) == 0
+    text = readme.read_text("utf-8")
+    assert text.startswith(f"above\n{report.BEGIN}\n| case")
+    assert text.endswith(f"{report.END}\nbelow\n")
+    assert "old" not in text
+    readme.write_text(text.replace("2.00x", "9.00x"), "utf-8")
+    assert report.main([*arguments, "--check"]) == 1
+
+
+@pytest.mark.parametrize("text", ["", report.BEGIN, f"{report.END}{report.BEGIN}"])
+def test_a_readme_without_the_markers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="once"):
+        report.between(text)
+
+
+def test_the_readme_has_a_place_for_the_table() -> None:
+    report.between(README.read_text("utf-8"))
+
+
+def test_full_table_has_every_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert report.main(["table", saved(tmp_path / "run.json", TRAINING, INFERENCE, LAYER)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("| 2 |") == 3
+    assert "50.0 (49.0) | 100 (98.0) | 2.00x ±1% | 100.0 | 50% |" in shown
+    assert "0.50x ±1% slower" in shown
+
+
+def test_change_is_that_of_the_ratio_so_that_a_slow_machine_cancels() -> None:
+    slow = replace(TRAINING, ours_ms=100.0, torch_ms=200.0)
+    change = report.Change(TRAINING, slow)
+    assert change.speedup == pytest.approx(1)
+    assert change.flag == ""
+
+
+@pytest.mark.parametrize(
+    ("ratio", "flag"), [(2.05, ""), (1.95, ""), (2.3, "faster"), (1.7, "SLOWER")]
+)
+def test_compare_flags_what_exceeds_the_noise(ratio: float, flag: str) -> None:
+    scale = ratio / TRAINING.ratio
+    after = replace(TRAINING, ratio=ratio, ratio_q1=1.98 * scale, ratio_q3=2.02 * scale)
+    assert report.Change(TRAINING, after).flag == flag
+
+
+def test_compare_flags_nothing_when_the_rounds_scatter() -> None:
+    after = replace(TRAINING, ratio=2.3, ratio_q1=1.0, ratio_q3=3.6)
+    assert report.Change(TRAINING, after).flag == ""
+
+
+def test_compare_matches_cases_and_reports_the_rest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = saved(tmp_path / "a.json", TRAINING, INFERENCE)
+    faster = replace(TRAINING, ours_ms=40.0, ratio=2.5, ratio_q1=2.49, ratio_q3=2.51)
+    replace(made_up(faster, LAYER), torch="2.11.0").save(tmp_path / "b.json")
+    assert report.main(["compare", before, str(tmp_path / "b.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "differs: torch 2.10.0 -> 2.11.0" in shown
+    assert "+25.0%" in shown
+    assert "1 faster, 0 slower; in one run only: 2" in shown
+
+
+def test_chart_is_a_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    grid = [replace(LAYER, group=report.GRID, shape=f"T{T}") for T in (1, 10)]
+    png = tmp_path / "new" / "chart.png"
+    run = saved(tmp_path / "run.json", TRAINING, INFERENCE, LAYER, *grid)
+    assert report.main(["chart", run, str(png)]) == 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_file_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["table", "no/such/run.json"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
