@@ -51,7 +51,7 @@ class Effort:
     most: int = 201
 
 
-EFFORTS = {Tier.QUICK: Effort(0.1, 3), Tier.DEFAULT: Effort(1.6, 7), Tier.FULL: Effort(0.5, 3)}
+EFFORTS = {Tier.QUICK: Effort(0.1, 3), Tier.DEFAULT: Effort(2.0, 7), Tier.FULL: Effort(0.5, 3)}
 WARM_SECONDS, ROUND_SECONDS, PEAK_SECONDS = 0.05, 2e-3, 0.03
 
 

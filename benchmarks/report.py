@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,10 @@ from typing import Any, cast
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 VERSION = 1
 GRID = "grid"  # its cases are many: charts show each cell's as one row
-FLOOR = 0.05  # what two runs of the same code may differ by whatever their own spread says
+# What equal code may differ by, whatever the scatter within a run says: two objects in one process
+# (torch.nn beside itself: 0.98x to 1.02x), and two runs.
+LEVEL, FLOOR = 0.02, 0.05
+NOISY = 0.08  # on an idle machine the median is 0.01
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Record:
 
     @property
     def flag(self) -> str:
-        if abs(math.log(self.ratio)) <= math.log1p(self.noise):
+        if abs(math.log(self.ratio)) <= math.log1p(max(LEVEL, self.noise)):
             return "level"
         return "slower" if self.ratio < 1 else ""
 
@@ -192,9 +196,13 @@ def summary(run: Run) -> list[str]:
         for record in run.records
     ]
     peaks = ", ".join(f"{v:.0f} GFLOP/s on {k}" for k, v in sorted(run.peak_gflops.items()))
+    scatter = statistics.median(record.noise for record in run.records)
+    noisy = f"noisy: ratios are known to ±{scatter:.0%} only (median); is the machine busy?"
     losses = [f"  {times(r.ratio)} ±{r.noise:.0%} {r.name}" for r in run.losses]
     head_lines = [run.where, f"FMA peak: {peaks} thread(s)", ""]
-    return [*head_lines, *columns(rows), "", *verdict(run), *losses]
+    return [*head_lines, *columns(rows), "", *verdict(run), *losses] + (
+        [noisy] if scatter > NOISY else []
+    )
 
 
 def readme_table(run: Run) -> str:

@@ -123,9 +123,15 @@ def test_every_line_says_that_its_data_is_synthetic() -> None:
 def test_a_ratio_within_its_noise_of_one_is_level() -> None:
     near = replace(TRAINING, ratio=0.99, ratio_q1=0.9, ratio_q3=1.1)
     assert near.flag == "level"
-    assert replace(near, ratio_q1=0.989, ratio_q3=0.991).flag == "slower"
+    assert replace(near, ratio=0.97, ratio_q1=0.969, ratio_q3=0.971).flag == "slower"
     assert TRAINING.flag == ""
     assert "1 of 1, 1 of them within noise" in "\n".join(report.summary(made_up(near)))
+
+
+def test_a_run_beside_other_work_says_so() -> None:
+    scattered = replace(TRAINING, ratio_q1=1.0, ratio_q3=3.0)
+    assert "noisy: ratios are known to ±31%" in report.summary(made_up(scattered))[-1]
+    assert "noisy" not in "".join(report.summary(made_up(TRAINING, INFERENCE, scattered)))
 
 
 def test_readme_table_joins_training_and_inference_of_a_model() -> None:
