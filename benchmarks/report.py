@@ -197,12 +197,11 @@ def summary(run: Run) -> list[str]:
     ]
     peaks = ", ".join(f"{v:.0f} GFLOP/s on {k}" for k, v in sorted(run.peak_gflops.items()))
     scatter = statistics.median(record.noise for record in run.records)
-    noisy = f"noisy: ratios are known to ±{scatter:.0%} only (median); is the machine busy?"
+    warning = f"noisy: ratios are known to ±{scatter:.0%} only (median); is the machine busy?"
+    noisy = [warning] if scatter > NOISY else []
     losses = [f"  {times(r.ratio)} ±{r.noise:.0%} {r.name}" for r in run.losses]
     head_lines = [run.where, f"FMA peak: {peaks} thread(s)", ""]
-    return [*head_lines, *columns(rows), "", *verdict(run), *losses] + (
-        [noisy] if scatter > NOISY else []
-    )
+    return [*head_lines, *columns(rows), "", *verdict(run), *losses, *noisy]
 
 
 def readme_table(run: Run) -> str:
