@@ -153,7 +153,9 @@ def extension(cuda: bool) -> Extension:
     warnings = ["-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
     ext.extra_compile_args = {
         "cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp", *warnings, *system],
-        "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden,-Wall", *system],
+        # No folders of torch's here: kernels do without, and torch drops every -gencode when a flag
+        # so much as contains "arch", as /home/research would.
+        "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden,-Wall"],
     }
     ext.extra_link_args = [openmp(ext.library_dirs)]
     return ext
