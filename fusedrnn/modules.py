@@ -30,12 +30,13 @@ class _Recurrent(nn.RNNBase):
         """Do nothing: the kernels read each weight where it lies, so there is nothing to gather."""
 
     def _current_weights(self) -> list[Tensor]:
+        """The weights as they are now, in torch's order."""
         # Pruning, parametrizations, functional_call and replicas swap tensors between calls.
-        # Where none was swapped this finds out at a tenth of _update_flat_weights' cost.
-        own, weights = self._parameters.get, self._flat_weights
-        if not all(map(is_, map(own, self._flat_weights_names), weights)):
-            self._update_flat_weights()
-            weights = self._flat_weights
+        # Where none was swapped this finds out at a tenth of _weights_have_changed's cost.
+        names, weights = self._flat_weights_names, self._flat_weights
+        same = all(map(is_, map(self._parameters.get, names), weights))
+        if not same and self._weights_have_changed():  # type: ignore[no-untyped-call]
+            weights = [getattr(self, name) for name in names]
         return weights  # type: ignore[return-value]
 
     def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:

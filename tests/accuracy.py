@@ -1,0 +1,65 @@
+"""The one comparison by which every numerical test here decides.
+
+A fixed tolerance is either too loose for a short sequence or too tight for a long one, so
+torch.nn itself sets the measure: both results are compared with one computed in float64,
+and ours may be at most twice as far from it as torch.nn's in the same dtype. The floor,
+a few roundings of the largest value, keeps a lucky result of torch.nn's from failing ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Roundings of the largest exact value. In float64 nothing more precise decides, and torch.nn
+# may do the very operations of the reference, so that its own error is zero.
+FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 8, torch.float64: 256}
+
+
+def assert_as_accurate_as(
+    ours: Tensor, theirs: Tensor, exact: Tensor, *, factor: float = 2, name: str = "result"
+) -> None:
+    """Assert that ours errs at most ``factor`` times as much as theirs, plus a floor.
+
+    Args:
+        ours, theirs: results in the dtype under test; shapes and dtypes must agree.
+        exact: the same in float64.
+        factor: allowed ratio of the largest errors.
+        name: what is compared, for the message.
+    """
+    assert ours.shape == theirs.shape == exact.shape, (
+        f"{name}: expected shape {list(theirs.shape)}, got {list(ours.shape)}"
+    )
+    assert ours.dtype == theirs.dtype, f"{name}: expected {theirs.dtype}, got {ours.dtype}"
+    assert ours.device == theirs.device, f"{name}: expected {theirs.device}, got {ours.device}"
+    if not exact.numel():
+        return
+    ours64, theirs64, exact = (t.detach().double() for t in (ours, theirs, exact))
+    rounded = exact.to(ours.dtype).double()
+    finite = rounded.isfinite()
+    if not finite.all() or not ours64.isfinite().all():
+        kept = (ours64 == rounded) | (ours64.isnan() & rounded.isnan())
+        wrong = (ours64.isfinite() != finite) | (~finite & ~kept)
+        assert not wrong.any(), _worst(f"{name}: inf/nan pattern", wrong, ours64, theirs64, rounded)
+    zero = torch.zeros(())
+    error = torch.where(finite, (ours64 - exact).abs(), zero)
+    their_error = torch.where(finite & theirs64.isfinite(), (theirs64 - exact).abs(), zero).max()
+    scale = torch.where(finite, exact.abs(), zero).max()
+    floor = FLOOR[ours.dtype] * torch.finfo(ours.dtype).eps * scale
+    allowed = factor * their_error + floor
+    assert error.max() <= allowed, _worst(
+        f"{name}: error {error.max():.3g} exceeds {allowed:.3g} = {factor} x {their_error:.3g} "
+        f"(torch.nn's) + {floor:.3g}",
+        error,
+        ours64,
+        theirs64,
+        exact,
+    )
+
+
+def _worst(message: str, error: Tensor, ours: Tensor, theirs: Tensor, exact: Tensor) -> str:
+    at = tuple(int(i) for i in torch.unravel_index(error.double().argmax(), error.shape))
+    return (
+        f"{message}; worst at {at} of {list(error.shape)}: "
+        f"expected {exact[at].item()!r}, got {ours[at].item()!r}, torch.nn {theirs[at].item()!r}"
+    )

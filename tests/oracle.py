@@ -1,0 +1,61 @@
+"""torch.nn as the oracle: what it does with a call, to be compared with what ours does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+import fusedrnn
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
+    """What a call does: ("returned", value) or the exception's type and text; then warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result: tuple[Any, ...] = ("returned", call())
+        except Exception as error:
+            result = (type(error), str(error))
+    kept = [(w.category, str(w.message)) for w in caught if "oneDNN" not in str(w.message)]
+    return (*result, kept)
+
+
+def refusal(call: Callable[[], Any]) -> tuple[Any, ...]:
+    """As outcome(), asserting that the call is refused."""
+    result = outcome(call)
+    assert result[0] != "returned", result
+    return result
+
+
+def pair(name: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """Ours and torch.nn's module of this name, made with the same seed."""
+    modules = []
+    for namespace in (fusedrnn, nn):
+        torch.manual_seed(0)
+        modules.append(getattr(namespace, name)(*args, **kwargs))
+    return modules[0], modules[1]
+
+
+def close(ours: object, theirs: object) -> None:
+    """Assert that two float32 results, nested alike, agree to rounding."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def states(name: str, *shape: int, **options: Any) -> Any:
+    """A random hx for the module of this name: a pair for LSTM and LSTMCell."""
+    h = torch.randn(shape, **options)
+    return (h, torch.randn(shape, **options)) if name.startswith("LSTM") else h
+
+
+def tensors_of(result: Any) -> tuple[Tensor, ...]:
+    """All tensors of a module's result."""
+    if isinstance(result, Tensor):
+        return (result,)
+    if isinstance(result, PackedSequence):
+        return (result.data,)
+    return tuple(t for item in result for t in tensors_of(item))

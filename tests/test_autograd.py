@@ -1,0 +1,193 @@
+"""Derivatives by finite differences, and autograd's rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from oracle import tensors_of
+from problems import MODES, Problem, build, inputs
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+import fusedrnn
+
+NAMES = ("RNN", "LSTM", "GRU")
+CELLS = ("RNNCell", "LSTMCell", "GRUCell")
+SMALL: dict[str, Any] = {"T": 3, "B": 2, "I": 2, "H": 3, "dtype": torch.float64, "hx": "grad"}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"L": 2, "bidirectional": True},
+    {"form": "unsorted", "T": 4, "B": 3, "bidirectional": True},
+    {"form": "batch_first", "bias": False},
+    {"form": "unbatched"},
+    {"hx": "none"},
+    {"P": 2},
+    {"P": 1, "form": "unsorted", "B": 3, "bidirectional": True, "L": 2},
+]
+
+
+def as_function(problem: Problem) -> tuple[Any, list[Tensor]]:
+    """A function of inputs, states and weights, with its arguments, for gradcheck."""
+    module = build(problem, fusedrnn)
+    input, _, leaves = inputs(problem, problem.dtype)
+    names = [name for name, _ in module.named_parameters()]
+    weights = [w.detach().requires_grad_() for w in module.parameters()]
+
+    def call(*args: Tensor) -> tuple[Tensor, ...]:
+        x: Any = args[0]
+        given = args[1 : len(leaves)]
+        if isinstance(input, PackedSequence):
+            x = input._replace(data=x.transpose(0, 1).flatten(0, 1)[rows])
+        hx: Any = (given if problem.mode == "LSTM" else given[0]) if given else None
+        swapped = dict(zip(names, args[len(leaves) :], strict=True))
+        return tensors_of(torch.func.functional_call(module, swapped, (x, hx)))
+
+    if isinstance(input, PackedSequence):  # which rows of x the packed data are
+        flat = leaves[0].transpose(0, 1).flatten(0, 1)
+        rows = torch.stack([(flat == row).all(1).nonzero()[0, 0] for row in input.data])
+    return call, [*leaves, *weights]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_equal_finite_differences(mode: str, variant: dict[str, Any]) -> None:
+    if mode != "LSTM" and "P" in variant:
+        variant = {**variant, "P": 0}
+    call, arguments = as_function(Problem(mode, **{**SMALL, **variant}))
+    assert torch.autograd.gradcheck(call, arguments)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [{}, {"form": "unsorted", "bidirectional": True}, {"L": 2, "hx": "none"}, {"P": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH"])
+def test_second_derivatives_equal_finite_differences(mode: str, variant: dict[str, Any]) -> None:
+    if mode != "LSTM" and "P" in variant:
+        variant = {**variant, "P": 0}
+    small = {**SMALL, "T": 2, "H": 2, **variant}
+    call, arguments = as_function(Problem(mode, **small))
+    assert torch.autograd.gradgradcheck(call, arguments)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cell_derivatives_equal_finite_differences(name: str) -> None:
+    cell = getattr(fusedrnn, name)(2, 3).double()
+    names = [k for k, _ in cell.named_parameters()]
+    count = 2 if name == "LSTMCell" else 1
+    x = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    states = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(count)]
+    weights = [w.detach().requires_grad_() for w in cell.parameters()]
+
+    def call(x: Tensor, *rest: Tensor) -> Any:
+        hx = rest[:count] if count == 2 else rest[0]
+        swapped = dict(zip(names, rest[count:], strict=True))
+        return torch.func.functional_call(cell, swapped, (x, hx))
+
+    assert torch.autograd.gradcheck(call, [x, *states, *weights])
+    assert torch.autograd.gradgradcheck(call, [x, *states, *weights])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_penalty_on_the_gradient_trains_as_in_torch(name: str) -> None:
+    ours = getattr(fusedrnn, name)(3, 5, 2, bidirectional=True).double()
+    theirs = getattr(nn, name)(3, 5, 2, bidirectional=True).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    for module in (ours, theirs):
+        v = x.clone().requires_grad_()
+        y = module(v)[0]
+        (slope,) = torch.autograd.grad((y * y).sum(), v, create_graph=True)
+        (slope * slope).sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_backward_twice_needs_retain_graph_and_accumulates(name: str) -> None:
+    module = getattr(fusedrnn, name)(3, 5, 2)
+    y = module(torch.randn(4, 2, 3))[0]
+    y.sum().backward(retain_graph=True)
+    once = [p.grad.clone() for p in module.parameters()]
+    y.sum().backward()
+    for p, g in zip(module.parameters(), once, strict=True):
+        assert torch.equal(p.grad, 2 * g)
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("which", ["weight_ih_l0", "weight_hh_l0", "input"])
+def test_a_tensor_changed_in_place_before_backward_is_detected(name: str, which: str) -> None:
+    module = getattr(fusedrnn, name)(3, 5)
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    copied = x * 1
+    y = module(copied)[0]
+    with torch.no_grad():
+        (copied if which == "input" else getattr(module, which)).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_changed_in_place_is_detected_or_harmless(name: str) -> None:
+    module = getattr(fusedrnn, name)(3, 5)
+    x = torch.randn(4, 2, 3)
+    module(x)[0].exp().sum().backward()
+    expected = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    y = module(x)[0]
+    y.exp_()
+    try:
+        y.sum().backward()
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+    else:
+        for p, g in zip(module.parameters(), expected, strict=True):
+            torch.testing.assert_close(p.grad, g)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_mode_has_gradients(name: str) -> None:
+    ours = getattr(fusedrnn, name)(3, 5, 2, dropout=0.5).eval()
+    theirs = getattr(nn, name)(3, 5, 2, dropout=0.5).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 2, 3)
+    for module in (ours, theirs):
+        module(x)[0].sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_what_requires_grad_gets_one(name: str) -> None:
+    module = getattr(fusedrnn, name)(3, 5, 2).requires_grad_(False)
+    x = torch.randn(4, 2, 3)
+    assert not module(x)[0].requires_grad
+    module.bias_hh_l1.requires_grad_(True)
+    output, _ = module(x)
+    assert output.requires_grad
+    output.sum().backward()
+    assert [k for k, p in module.named_parameters() if p.grad is not None] == ["bias_hh_l1"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_threads_may_run_one_module(name: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    module = getattr(fusedrnn, name)(3, 20)
+    xs = [torch.randn(9, 4, 3) for _ in range(8)]
+
+    def slope(x: Tensor) -> Tensor:
+        v = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(module(v)[0].square().sum(), v)
+        return g
+
+    expected = [slope(x) for x in xs]
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(slope, xs * 4), expected * 4, strict=True):
+            assert torch.equal(got, want)

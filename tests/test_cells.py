@@ -1,0 +1,149 @@
+"""RNNCell, LSTMCell and GRUCell: numbers, protocol and refusals as torch.nn's."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from accuracy import assert_as_accurate_as
+from oracle import pair, refusal, states
+from torch import nn
+
+import fusedrnn
+
+NAMES = ("RNNCell", "LSTMCell", "GRUCell")
+VARIANTS = [
+    ("LSTMCell", {}),
+    ("GRUCell", {}),
+    ("RNNCell", {}),
+    ("RNNCell", {"nonlinearity": "relu"}),
+]
+
+
+def flat(result: Any) -> tuple[torch.Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_forward_and_gradients_match_torch_and_float64(variant: Any, dtype: torch.dtype) -> None:
+    name, options = variant
+    for (B, I, H), bias, given in product(  # noqa: E741
+        ((1, 1, 1), (3, 5, 37), (130, 28, 100), (2, 64, 256)), (True, False), (True, False)
+    ):
+        ours, theirs = (m.to(dtype) for m in pair(name, I, H, bias, **options))
+        exact = copy.deepcopy(theirs).double()
+        x = torch.randn(B, I, dtype=dtype)
+        hx = [t.to(dtype) for t in flat(states(name, B, H))] if given else []
+        slopes = [torch.randn(B, H, dtype=dtype) for _ in flat(states(name, B, H))]
+        results = []
+        for module in (ours, theirs, exact):
+            wide = torch.float64 if module is exact else dtype
+            leaves = [t.detach().to(wide).requires_grad_() for t in (x, *hx)]
+            state: Any = (tuple(leaves[1:]) if name == "LSTMCell" else leaves[1]) if given else None
+            outputs = flat(module(leaves[0], state))
+            torch.autograd.backward(outputs, [s.to(wide) for s in slopes])
+            gradients = [t.grad for t in (*leaves, *module.parameters())]
+            results.append([*outputs, *gradients])
+        for i, (a, b, c) in enumerate(zip(*results, strict=True)):
+            assert_as_accurate_as(a, b, c, name=f"{(B, I, H, bias, given)} result {i}")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_unbatched_input_has_no_batch_dimension(variant: Any) -> None:
+    name, options = variant
+    ours, theirs = pair(name, 3, 5, **options)
+    x, hx = torch.randn(3), states(name, 5)
+    torch.testing.assert_close(ours(x, hx), theirs(x, hx))
+    torch.testing.assert_close(ours(input=x), theirs(input=x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loop_over_the_cell_equals_the_layer(name: str) -> None:
+    layer = getattr(fusedrnn, name.removesuffix("Cell"))(3, 20)
+    cell = getattr(fusedrnn, name)(3, 20)
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
+    x, state, outputs = torch.randn(6, 4, 3), None, []
+    for step in x:
+        state = cell(step, state)
+        outputs.append(flat(state)[0])
+    torch.testing.assert_close(torch.stack(outputs), layer(x)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_of_no_rows_or_no_features_work_as_in_torch(name: str) -> None:
+    for B, I, H in ((0, 3, 5), (2, 0, 5), (2, 3, 0)):  # noqa: E741
+        ours, theirs = pair(name, I, H)
+        x, hx = torch.randn(B, I), states(name, B, H)
+        torch.testing.assert_close(ours(x, hx), theirs(x, hx))
+        for module in (ours, theirs):
+            torch.cat(flat(module(x, hx))).sum().backward()
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_state_dict_repr_type_and_copies_are_torchs(name: str, bias: bool) -> None:
+    ours, theirs = pair(name, 3, 5, bias)
+    assert isinstance(ours, getattr(nn, name))
+    assert repr(ours) == repr(theirs)
+    a, b = ours.state_dict(), theirs.state_dict()
+    assert list(a) == list(b)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    if not bias:
+        assert ours.bias_ih is None
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3)
+    for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        torch.testing.assert_close(copied(x), theirs(x))
+    assert "nonlinearity=relu" in repr(fusedrnn.RNNCell(3, 5, nonlinearity="relu"))
+
+
+WRONG: dict[str, Callable[[str], tuple[Any, ...]]] = {
+    "3-D input": lambda name: (torch.randn(1, 2, 3),),
+    "0-D input": lambda name: (torch.tensor(1.0),),
+    "3-D hx": lambda name: (torch.randn(2, 3), states(name, 1, 2, 5)),
+    "features": lambda name: (torch.randn(2, 4),),
+    "features, unbatched": lambda name: (torch.randn(4),),
+    "batch": lambda name: (torch.randn(2, 3), states(name, 4, 5)),
+    "hidden": lambda name: (torch.randn(2, 3), states(name, 2, 6)),
+    "hidden, unbatched": lambda name: (torch.randn(3), states(name, 6)),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_are_refused_as_by_torch(name: str, case: str) -> None:
+    ours, theirs = pair(name, 3, 5)
+    args = WRONG[case](name)
+    assert refusal(partial(ours, *args)) == refusal(partial(theirs, *args))
+
+
+def test_cell_state_of_a_wrong_size_is_refused_as_by_torch() -> None:
+    ours, theirs = pair("LSTMCell", 3, 5)
+    x, h = torch.randn(2, 3), torch.randn(2, 5)
+    for c in (torch.randn(4, 5), torch.randn(2, 6), torch.randn(1, 2, 5)):
+        assert refusal(partial(ours, x, (h, c))) == refusal(partial(theirs, x, (h, c)))
+
+
+def test_unknown_nonlinearity_is_refused_in_forward() -> None:
+    ours, theirs = pair("RNNCell", 3, 5, nonlinearity="x")
+    x = torch.randn(2, 3)
+    assert refusal(lambda: ours(x)) == refusal(lambda: theirs(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_dtype_is_refused(name: str) -> None:
+    ours, _ = pair(name, 3, 5)
+    for args in (
+        (torch.randn(2, 3, dtype=torch.float64),),
+        (torch.randn(2, 3), states(name, 2, 5, dtype=torch.float64)),
+    ):
+        assert refusal(partial(ours, *args))[0] is RuntimeError

@@ -1,0 +1,177 @@
+"""Tracing: fake kernels and schemas are right, and modules compile and export whole."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from oracle import tensors_of
+from problems import MODES
+from torch import Tensor, nn
+
+import fusedrnn
+
+NAMES = ("RNN", "LSTM", "GRU")
+CELLS = ("RNNCell", "LSTMCell", "GRUCell")
+
+
+def _weights(mode: str, D: int = 1, P: int = 0, I: int = 3, H: int = 5) -> list[Tensor]:  # noqa: E741
+    G = {"LSTM": 4, "GRU": 3}.get(mode, 1) * H
+    shapes = [(G, I), (G, P or H), (G,), (G,)] + ([(P, H)] if P else [])
+    return [torch.randn(s, requires_grad=True) for s in shapes * D]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_opcheck_passes_on_stack_and_layer(mode: str) -> None:
+    lstm = mode == "LSTM"
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    h = torch.randn(2, 2, 5, requires_grad=True)
+    c = torch.randn(2, 2, 5, requires_grad=True) if lstm else None
+    weights = _weights(mode, D=2)
+    torch.library.opcheck(
+        torch.ops.fusedrnn.stack.default, (x, None, h, c, weights, mode, True, 1, 0.0, True, True)
+    )
+    torch.library.opcheck(
+        torch.ops.fusedrnn.layer.default, (x, None, h, c, weights, mode, True, True)
+    )
+    torch.library.opcheck(
+        torch.ops.fusedrnn.layer.default,
+        (x.detach(), None, None, None, [w.detach() for w in weights], mode, True, False),
+    )
+
+
+def test_opcheck_passes_with_packed_rows_and_projection() -> None:
+    data, sizes = torch.randn(7, 3, requires_grad=True), torch.tensor([3, 2, 2])
+    h = torch.randn(1, 3, 2, requires_grad=True)
+    c = torch.randn(1, 3, 5, requires_grad=True)
+    torch.library.opcheck(
+        torch.ops.fusedrnn.layer.default,
+        (data, sizes, h, c, _weights("LSTM", P=2), "LSTM", True, True),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_opcheck_passes_on_cell(mode: str) -> None:
+    x, h = (torch.randn(2, n, requires_grad=True) for n in (3, 5))
+    c = torch.randn(2, 5, requires_grad=True) if mode == "LSTM" else None
+    torch.library.opcheck(torch.ops.fusedrnn.cell.default, (x, h, c, *_weights(mode), mode))
+
+
+COMPILED = [
+    (name, options) for name in NAMES for options in ({}, {"num_layers": 2, "bidirectional": True})
+]
+
+
+def compare_compiled(module: Any, compiled: Any, *arguments: Any) -> None:
+    """Assert equal results and gradients of a module and its compiled self."""
+    eager = copy.deepcopy(module)
+    outputs = tensors_of(compiled(*arguments))
+    expected = tensors_of(eager(*arguments))
+    torch.testing.assert_close(outputs, expected)
+    for results in (outputs, expected):
+        torch.autograd.backward(results, [torch.ones_like(t) for t in results])
+    for p, q in zip(module.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    module.zero_grad()
+
+
+@pytest.mark.parametrize("case", COMPILED, ids=str)
+def test_compiles_to_one_graph_forward_and_backward(case: Any) -> None:
+    torch._dynamo.reset()
+    name, options = case
+    module = getattr(fusedrnn, name)(3, 5, batch_first=True, **options)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    compare_compiled(module, compiled, torch.randn(2, 4, 3))
+    LD = options.get("num_layers", 1) * (2 if options else 1)
+    h = torch.randn(LD, 2, 5)
+    compare_compiled(module, compiled, torch.randn(2, 4, 3), (h, h) if name == "LSTM" else h)
+    compare_compiled(module, compiled, torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cell_compiles_to_one_graph_forward_and_backward(name: str) -> None:
+    torch._dynamo.reset()
+    cell = getattr(fusedrnn, name)(3, 5)
+    compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
+    compare_compiled(cell, compiled, torch.randn(2, 3))
+    h = torch.randn(2, 5)
+    compare_compiled(cell, compiled, torch.randn(2, 3), (h, h) if name == "LSTMCell" else h)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_module_serves_any_T_and_B_with_one_graph(name: str) -> None:
+    torch._dynamo.reset()
+    module = getattr(fusedrnn, name)(3, 5, 2, dropout=0.0)
+    graphs = 0
+    aot_eager: Any = torch._dynamo.lookup_backend("aot_eager")
+
+    def counting(graph: Any, example: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return aot_eager(graph, example)
+
+    compiled = torch.compile(module, backend=counting, fullgraph=True, dynamic=True)
+    for T, B in ((5, 3), (9, 4), (2, 7), (30, 2)):
+        compare_compiled(module, compiled, torch.randn(T, B, 3))
+    assert graphs == 1
+
+
+def test_compiled_dropout_module_trains_and_sees_new_weights() -> None:
+    torch._dynamo.reset()
+    module: Any = fusedrnn.GRU(3, 5, 2, dropout=0.5)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    x = torch.randn(4, 2, 3)
+    results = []
+    for f in (module, compiled):
+        torch.manual_seed(1)
+        results.append(f(x)[0])
+    torch.testing.assert_close(*results)
+    module.eval()
+    with torch.no_grad():
+        module.weight_hh_l0.mul_(2)
+    torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_inductor_compiles_a_model_around_the_layer() -> None:
+    torch._dynamo.reset()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn: Any = fusedrnn.LSTM(3, 5, 2)
+            self.out = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.out(self.rnn(x.relu())[0]).tanh()
+            return result
+
+    model = Model()
+    compare_compiled(model, torch.compile(model, fullgraph=True), torch.randn(4, 2, 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_export_keeps_T_and_B_dynamic(name: str) -> None:
+    module = getattr(fusedrnn, name)(3, 5, 2).eval()
+    T, B = torch.export.Dim("T", min=2), torch.export.Dim("B", min=2)
+    program = torch.export.export(
+        module, (torch.randn(4, 3, 3),), dynamic_shapes=({0: T, 1: B},), strict=False
+    )
+    exported: Any = program.module()
+    x = torch.randn(7, 2, 3)
+    torch.testing.assert_close(exported(x), module(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fake_tensors_tell_shapes_without_computing(name: str) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        module = getattr(fusedrnn, name)(3, 5, 2, bidirectional=True)
+        x = torch.randn(4, 2, 3, requires_grad=True)
+        output, _ = module(x)
+        output.sum().backward()
+    assert output.shape == (4, 2, 10)
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
