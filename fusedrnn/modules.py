@@ -70,7 +70,7 @@ class _Recurrent(nn.RNNBase):
             "num_layers": self.num_layers,
             "dropout": self.dropout,
             "training": self.training,
-            "bidirectional": bool(self.bidirectional),
+            "bidirectional": self.bidirectional,
             "batch_first": self.batch_first,
         }
 

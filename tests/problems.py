@@ -241,6 +241,14 @@ def grid(mode: str, choices: Mapping[str, Sequence[Any]], *, seed: int = 0) -> l
     return list(problems.values())
 
 
+def each(
+    modes: Sequence[str], variants: Sequence[Mapping[str, Any]], **common: Any
+) -> list[Problem]:
+    """Every variant in every mode; projections only where there are any."""
+    pairs = product(modes, variants)
+    return [Problem(m, **{**common, **v}) for m, v in pairs if m == "LSTM" or "P" not in v]
+
+
 # One of each thing that takes another path in the kernels; small enough to repeat everywhere.
 CORE = [
     replace(problem, mode=mode)

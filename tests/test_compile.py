@@ -121,7 +121,7 @@ def test_compiled_module_serves_any_T_and_B_with_one_graph(name: str) -> None:
 def test_compiled_dropout_module_trains_and_sees_new_weights() -> None:
     torch._dynamo.reset()
     module: Any = fusedrnn.GRU(3, 5, 2, dropout=0.5)
-    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    compiled: Any = torch.compile(module, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 2, 3)
     results = []
     for f in (module, compiled):

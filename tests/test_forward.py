@@ -107,6 +107,16 @@ def test_keyword_arguments_and_results_are_torchs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_unbatched_input_takes_unbatched_hx_whatever_batch_first_says(name: str) -> None:
+    for batch_first in (False, True):
+        ours, theirs = pair(name, 3, 5, 2, batch_first=batch_first)
+        x, hx = torch.randn(4, 3), states(name, 2, 5)
+        close(ours(x, hx), theirs(x, hx))
+        wrong = states(name, 2, 6)
+        assert refusal(partial(ours, x, wrong)) == refusal(partial(theirs, x, wrong))
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_output_has_torchs_shape_and_strides(name: str, batch_first: bool) -> None:
     ours, theirs = pair(name, 3, 5, 2, bidirectional=True, batch_first=batch_first)
