@@ -1,0 +1,39 @@
+// GRU cell in the form of torch and cuDNN (Cho et al. 2014, reset gate after the product):
+//   r, z = sigmoid(...)    n = tanh(x_n + r * h_n)    h = n + z * (h_prev - n)
+// with x_n = x W_in' + b_in and h_n = h_prev W_hn' + b_hn.
+//
+// Slots n, r, z, h_n in this order: the input product fills the first three, the recurrent product
+// the last three, and so do their gradients; both products then see contiguous slots.
+#pragma once
+
+#include "cells/math.h"
+
+namespace fusedrnn {
+
+struct Gru {
+  static constexpr int kGates = 3, kSlots = 4;
+  static constexpr bool kHasC = false, kUsesPreviousH = true, kKeepsSlots = true;
+
+  template <class V>
+  static V forward(V (&s)[kSlots], V h_prev, V& /*c*/) {
+    s[1] = sigmoid(s[1]);
+    s[2] = sigmoid(s[2]);
+    s[0] = tanh(madd(s[1], s[3], s[0]));
+    return madd(s[2], h_prev - s[0], s[0]);
+  }
+
+  // In: n, r, z, h_n and dh. Out: gradients of the slots; dh = dh * z, what reaches h_prev
+  // unweighted.
+  template <class V>
+  static void backward(V (&s)[kSlots], V /*h*/, V h_prev, V /*c_prev*/, V /*c*/, V& dh, V& /*dc*/) {
+    const V one(1.0f), n = s[0], r = s[1], z = s[2], h_n = s[3];
+    const V dn = dh * (one - z) * (one - n * n);
+    s[0] = dn;
+    s[1] = dn * h_n * r * (one - r);
+    s[2] = dh * (h_prev - n) * z * (one - z);
+    s[3] = dn * r;
+    dh = dh * z;
+  }
+};
+
+}  // namespace fusedrnn

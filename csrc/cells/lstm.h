@@ -1,0 +1,40 @@
+// LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+// Slots i, f, g, o as in torch: pre-activations going in, activated gates coming out. Keeping the
+// activated gates and c is enough for backward, whose only exponential is tanh(c).
+#pragma once
+
+#include "cells/math.h"
+
+namespace fusedrnn {
+
+struct Lstm {
+  static constexpr int kGates = 4, kSlots = 4;
+  static constexpr bool kHasC = true, kUsesPreviousH = false, kKeepsSlots = true;
+
+  template <class V>
+  static V forward(V (&s)[kSlots], V /*h_prev*/, V& c) {
+    s[0] = sigmoid(s[0]);
+    s[1] = sigmoid(s[1]);
+    s[2] = tanh(s[2]);
+    s[3] = sigmoid(s[3]);
+    c = madd(s[1], c, s[0] * s[2]);
+    return s[3] * tanh(c);
+  }
+
+  // In: activated gates, dh and dc of this step. Out: gradients of the pre-activations in s, dc of
+  // the step before, dh = what reaches h_prev unweighted (nothing).
+  template <class V>
+  static void backward(V (&s)[kSlots], V /*h*/, V /*h_prev*/, V c_prev, V c, V& dh, V& dc) {
+    const V one(1.0f), i = s[0], f = s[1], g = s[2], o = s[3];
+    const V tanh_c = tanh(c);
+    const V d = madd(dh * o, one - tanh_c * tanh_c, dc);
+    s[0] = d * g * i * (one - i);
+    s[1] = d * c_prev * f * (one - f);
+    s[2] = d * i * (one - g * g);
+    s[3] = dh * tanh_c * o * (one - o);
+    dc = d * f;
+    dh = V(0.0f);
+  }
+};
+
+}  // namespace fusedrnn

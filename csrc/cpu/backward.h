@@ -1,0 +1,231 @@
+// The fused backward layer, chunk by chunk against the order of forward. For each step: gradients
+// of the gates from the kept gates, then dh of the step before by one product. When a chunk is done
+// its gate gradients are still in L2: dx is made from them, and after a barrier every thread adds
+// the chunk to its share of the weight gradients. Two chunk buffers in turn make one barrier a
+// chunk enough. The sums run over chunks in one order, whatever the number of threads.
+#pragma once
+
+#include "cpu/forward.h"
+#include "cpu/weight_gradients.h"
+
+namespace fusedrnn::cpu::FUSEDRNN_ISA {
+namespace {
+
+template <class T, class C, int kUnitVectors>
+class Backward {
+ public:
+  Backward(const BackwardParams& params, const Plan& plan)
+      : a_(params),
+        p_(params.problem),
+        plan_(plan),
+        g_(p_.cell, p_.H, kLanes<T>),
+        buf_(params.workspace, p_, g_, plan.stretch),
+        keep_(const_cast<void*>(params.reserve), p_, g_),
+        weights_(params, g_, buf_, keep_) {}
+
+  void operator()(int id, int n) {
+    prepare(id, n);
+    barrier_.wait(n);
+    const bool by_rows = plan_.split != Split::kHidden;
+    const Range rows = by_rows ? share_rows(p_, id, n) : Range{0, p_.B};
+    const Range panels = by_rows ? Range{0, g_.panels} : share(g_.panels, id, n);
+    const int among = by_rows ? 1 : n, me = by_rows ? 0 : id;
+    const int64_t chunks = (p_.T + plan_.stretch - 1) / plan_.stretch;
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t chunk = p_.reverse ? i : chunks - 1 - i;
+      const Range steps{chunk * plan_.stretch, std::min(p_.T, (chunk + 1) * plan_.stretch)};
+      const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
+      const GateChunk<T> gates{keep_.gates + first * g_.panels * kRow, size * kRow};
+      const GateChunk<T> grads{buf_.dgates[i % 2], size * kRow};
+      for (int64_t s = 0; s < steps.size(); ++s) {
+        const int64_t t = p_.reverse ? steps.begin + s : steps.end - 1 - s;
+        const bool last = i == chunks - 1 && s == steps.size() - 1;
+        const Range active{rows.begin, std::max(rows.begin, std::min(p_.rows(t), rows.end))};
+        if (p_.projected) {
+          project_back(t, active, p_.offset(t) - first, buf_.dh_projected[i % 2], me, among);
+          barrier_.wait(among);
+        }
+        cells(t, active, panels, gates, grads, p_.offset(t) - first);
+        barrier_.wait(among);
+        // With no h0 to reach, nothing is owed to the states before the last step.
+        if (!last || a_.dh0 || p_.offsets) {
+          previous_h(active, grads, p_.offset(t) - first, me, among);
+        }
+        barrier_.wait(among);
+      }
+      if (a_.dx) inputs(steps, rows, grads, me, among);
+      barrier_.wait(n);
+      weights_.add(steps, i, grads.base, id, n);
+    }
+    barrier_.wait(n);
+    weights_.finish(id, n);
+    const Range mine = by_rows ? rows : share(p_.B, id, n);
+    if (a_.dh0) unpad_rows(buf_.dh, dh_width(), static_cast<T*>(a_.dh0), p_.P, mine);
+    if (C::kHasC && a_.dc0) {
+      unpad_rows(buf_.dc, g_.width(), static_cast<T*>(a_.dc0), p_.H, mine);
+    }
+  }
+
+ private:
+  using V = Vec<T>;
+  static constexpr int W = kLanes<T>;
+  static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
+  static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
+  static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
+
+  int64_t dh_width() const { return round_up(p_.P, W); }
+
+  void prepare(int id, int n) {
+    const Range inputs = share(a_.dx ? groups_of(p_.I, W) : 0, id, n);
+    for (int64_t i = inputs.begin; i < inputs.end; ++i) {
+      pack_group(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih, i);
+    }
+    const Range states = share(groups_of(p_.P, W), id, n);
+    for (int64_t i = states.begin; i < states.end; ++i) {
+      pack_group(p_, g_, Side::kRecurrent, static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh, i);
+    }
+    if (p_.projected) {
+      const Range groups = share(groups_of(p_.H, W), id, n);
+      for (int64_t i = groups.begin; i < groups.end; ++i) {
+        pack_columns(static_cast<const T*>(a_.w_hr), p_.P, p_.H, buf_.w_hr, i);
+      }
+    }
+    weights_.clear(id, n);
+    const Range rows = share(p_.B, id, n);
+    pad_rows(static_cast<const T*>(a_.dh_n), p_.P, buf_.dh, dh_width(), rows);
+    if (C::kHasC) {
+      pad_rows(static_cast<const T*>(a_.dc_n), p_.H, buf_.dc, g_.width(), rows);
+      pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c0, g_.width(), rows);
+    }
+  }
+
+  // dh + dy of the projected h, kept for dW_hr; then dh before the projection.
+  void project_back(int64_t t, Range rows, int64_t chunk_row, T* kept, int id, int n) {
+    const int64_t width = dh_width();
+    const T* dy = static_cast<const T*>(a_.dy);
+    const Range part = share(rows.size(), id, n);
+    for (int64_t r = rows.begin + part.begin; r < rows.begin + part.end; ++r) {
+      const T* dh = buf_.dh + r * width;
+      T* out = kept + (chunk_row + r) * width;
+      for (int64_t i = 0; i < width; i += W) {
+        V sum = V::load(dh + i);
+        if (dy) {
+          sum = sum + V::load(dy + (p_.offset(t) + r) * a_.lddy + i,
+                              int(std::min<int64_t>(p_.P - i, W)));
+        }
+        sum.store(out + i);
+      }
+    }
+    barrier_.wait(n);
+    const Range groups = share(groups_of(p_.H, W), id, n);
+    for (int64_t i = groups.begin; i < groups.end; ++i) {
+      const Group group = group_of(p_.H, W, i);
+      product<T>(group.vectors,
+                 {kept + (chunk_row + rows.begin) * width, width, 1, 0, 1, p_.P,
+                  buf_.w_hr + group.column * p_.P, int64_t(group.vectors) * W, nullptr, 0,
+                  buf_.dh_hidden + rows.begin * g_.width() + group.column, g_.width(), rows.size(),
+                  W});
+    }
+  }
+
+  void cells(int64_t t, Range rows, Range panels, const GateChunk<T>& gates,
+             const GateChunk<T>& grads, int64_t chunk_row) {
+    const T* dy = p_.projected ? nullptr : static_cast<const T*>(a_.dy);
+    const T* y = static_cast<const T*>(a_.y);
+    const int64_t offset = p_.offset(t);
+    T* dh_state = p_.projected ? buf_.dh_hidden : buf_.dh;
+    const int64_t dh_stride = p_.projected ? g_.width() : dh_width();
+    const int64_t before = p_.reverse ? t + 1 : t - 1;
+    const int64_t carried = before >= 0 && before < p_.T ? p_.rows(before) : 0;
+    const T* h0 = static_cast<const T*>(a_.h0);
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      for (int u = 0; u < kUnitVectors; ++u) {
+        const int64_t unit = panel * g_.units() + u * W;
+        const int lanes = int(std::clamp<int64_t>(p_.H - unit, 0, W));
+        for (int64_t r = rows.begin; r < rows.end; ++r) {
+          const int64_t at = u * C::kSlots * W;
+          T* out = grads.at(panel, chunk_row + r, kRow) + at;
+          if (lanes == 0) {  // padding of the panel; the products read it
+            V(T(0)).store(out);
+            continue;
+          }
+          V s[C::kSlots], h{}, h_prev{}, c{}, c_prev{}, dc{};
+          if constexpr (C::kKeepsSlots) {
+            const T* in = gates.at(panel, chunk_row + r, kRow) + at;
+#pragma GCC unroll 4
+            for (int i = 0; i < C::kSlots; ++i) s[i] = V::load(in + i * W);
+          } else {
+            h = V::load(y + (offset + r) * a_.ldy + unit, lanes);
+          }
+          if constexpr (C::kUsesPreviousH) {
+            if (r < carried) {
+              h_prev = V::load(y + (p_.offset(before) + r) * a_.ldy + unit, lanes);
+            } else {
+              h_prev = h0 ? V::load(h0 + r * p_.P + unit, lanes) : V(T(0));
+            }
+          }
+          T* dc_state = buf_.dc + r * g_.width() + unit;
+          if constexpr (C::kHasC) {
+            c = V::load(keep_.c + (offset + r) * g_.width() + unit);
+            c_prev = V::load(r < carried ? keep_.c + (p_.offset(before) + r) * g_.width() + unit
+                                         : buf_.c0 + r * g_.width() + unit);
+            dc = V::load(dc_state);
+          }
+          V dh = V::load(dh_state + r * dh_stride + unit);
+          if (dy) dh = dh + V::load(dy + (offset + r) * a_.lddy + unit, lanes);
+          C::backward(s, h, h_prev, c_prev, c, dh, dc);
+#pragma GCC unroll 4
+          for (int i = 0; i < C::kSlots; ++i) s[i].store(out + i * W);
+          if constexpr (C::kHasC) dc.store(dc_state);
+          if constexpr (C::kUsesPreviousH) dh.store(dh_state + r * dh_stride + unit);
+        }
+      }
+    }
+  }
+
+  // dh of the step before = dgates W_hh (+ what the cell passes on unweighted).
+  void previous_h(Range rows, const GateChunk<T>& grads, int64_t chunk_row, int id, int n) {
+    const Range groups = share(groups_of(p_.P, W), id, n);
+    for (int64_t i = groups.begin; i < groups.end; ++i) {
+      const Group group = group_of(p_.P, W, i);
+      T* dh = buf_.dh + rows.begin * dh_width() + group.column;
+      product<T>(group.vectors,
+                 {grads.at(0, chunk_row + rows.begin, kRow) + kRecurrent, kRow, 1,
+                  grads.panel_stride, g_.panels, kDepth,
+                  buf_.w_hh + group.column * g_.panels * kDepth, int64_t(group.vectors) * W,
+                  C::kUsesPreviousH ? dh : nullptr, dh_width(), dh, dh_width(), rows.size(), W});
+    }
+  }
+
+  void inputs(Range steps, Range rows, const GateChunk<T>& grads, int id, int n) {
+    const bool whole = rows.size() == p_.B;
+    const Range groups = share(groups_of(p_.I, W), id, n);
+    const int64_t first = p_.offset(steps.begin);
+    for (int64_t i = groups.begin; i < groups.end; ++i) {
+      const Group group = group_of(p_.I, W, i);
+      for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
+        const int64_t count =
+            whole ? p_.offset(steps.end) - first : std::min(p_.rows(t), rows.end) - rows.begin;
+        if (count <= 0) break;
+        const int64_t row = p_.offset(t) + rows.begin;
+        T* dx = static_cast<T*>(a_.dx) + row * p_.I + group.column;
+        product<T>(group.vectors,
+                   {grads.at(0, row - first, kRow), kRow, 1, grads.panel_stride, g_.panels, kDepth,
+                    buf_.w_ih + group.column * g_.panels * kDepth, int64_t(group.vectors) * W,
+                    a_.accumulate_dx ? dx : nullptr, p_.I, dx, p_.I, count, group.tail});
+      }
+    }
+  }
+
+  const BackwardParams& a_;
+  const Problem& p_;
+  const Plan& plan_;
+  const Geometry g_;
+  const BackwardBuffers<T> buf_;
+  const Reserve<T> keep_;
+  WeightGradients<T, C, kUnitVectors> weights_;
+  Barrier barrier_;
+};
+
+}  // namespace
+}  // namespace fusedrnn::cpu::FUSEDRNN_ISA

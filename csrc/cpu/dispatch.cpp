@@ -1,0 +1,163 @@
+// Picks the instruction set variant once, plans, and hands a problem to the variant's kernels.
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/layout.h"
+#include "cpu/team.h"
+#include "cpu/variants.h"
+
+namespace fusedrnn::cpu {
+namespace {
+
+struct Isa {
+  const char* name;
+  const Variant* variant;
+};
+
+// What this machine can run, slowest first; ends with a null name.
+const Isa* isas() {
+  static const auto table = [] {
+    struct Table {
+      Isa items[4];
+    } t{};
+    int n = 0;
+    t.items[n++] = {"baseline", &baseline::variant()};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      t.items[n++] = {"avx2", &avx2::variant()};
+      if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+        t.items[n++] = {"avx512", &avx512::variant()};
+      }
+    }
+#endif
+    return t;
+  }();
+  return table.items;
+}
+
+const Isa& chosen() {
+  static const Isa isa = [] {
+    const char* wanted = std::getenv("FUSEDRNN_CPU_ISA");
+    std::string possible;
+    const Isa* best = nullptr;
+    for (const Isa* i = isas(); i->name; ++i) {
+      if (wanted && std::strcmp(wanted, i->name) == 0) return *i;
+      possible += std::string(best ? ", " : "") + i->name;
+      best = i;
+    }
+    if (wanted && *wanted) {
+      throw std::runtime_error("FUSEDRNN_CPU_ISA must be one of " + possible +
+                               " on this machine, got " + wanted);
+    }
+    return *best;
+  }();
+  return isa;
+}
+
+// Under this many FLOP a second thread costs more than it saves (a fork and join is 3 to 5 us).
+constexpr double kFlopPerThread = 4e5;
+
+int usable_threads(const Problem& p, int threads) {
+  const double flop = 2.0 * double(p.total_rows()) * double(gates_of(p.cell) * p.H) *
+                      double(p.I + p.P);
+  return int(std::clamp(flop / kFlopPerThread, 1.0, double(std::max(threads, 1))));
+}
+
+Plan plan(const Problem& p, int threads) {
+  const Isa& isa = chosen();
+  const int lanes = isa.variant->vector_bytes / int(size_of(p.dtype));
+  const Geometry g(p.cell, p.H, lanes);
+  Plan plan{};
+  plan.isa = isa.name;
+  plan.lanes = lanes;
+  plan.unit_vectors = g.unit_vectors;
+  plan.vectors = g.vectors;
+  plan.tile_rows = isa.variant->tile_rows[g.vectors - 1];
+  plan.panels = g.panels;
+  plan.stretch = stretch_of(p);
+  plan.threads = usable_threads(p, threads);
+  plan.split = Split::kBatch;
+  if (p.B < plan.threads) {
+    plan.split = Split::kHidden;
+    plan.threads = int(std::min<int64_t>(plan.threads, g.panels));
+  }
+  if (plan.threads == 1) plan.split = Split::kNone;
+  plan.reserve_size = reserve_width(p) * p.total_rows();
+  return plan;
+}
+
+}  // namespace
+
+int64_t reserve_width(const Problem& p) {
+  if (!p.training) return 0;
+  const Geometry g(p.cell, p.H, chosen().variant->vector_bytes / int(size_of(p.dtype)));
+  return Reserve<char>(nullptr, p, g).width;
+}
+
+Plan plan_forward(const Problem& p, int threads) {
+  Plan result = plan(p, threads);
+  const Geometry g(p.cell, p.H, result.lanes);
+  result.workspace_bytes = ForwardBuffers<char>(nullptr, p, g, result.stretch).used;
+  return result;
+}
+
+Plan plan_backward(const Problem& p, int threads) {
+  Plan result = plan(p, threads);
+  const Geometry g(p.cell, p.H, result.lanes);
+  result.workspace_bytes = BackwardBuffers<char>(nullptr, p, g, result.stretch).used;
+  return result;
+}
+
+void forward(const ForwardParams& params, const Plan& plan, const Team& team) {
+  chosen().variant->forward(params, plan, team);
+}
+
+void backward(const BackwardParams& params, const Plan& plan, const Team& team) {
+  chosen().variant->backward(params, plan, team);
+}
+
+const char* const* isa_names() {
+  static const auto names = [] {
+    struct Names {
+      const char* items[4];
+    } n{};
+    for (int i = 0; isas()[i].name; ++i) n.items[i] = isas()[i].name;
+    return n;
+  }();
+  return names.items;
+}
+
+const char* isa_name() { return chosen().name; }
+
+double fma_peak(const Team& team, double seconds) {
+  const Variant* widest = nullptr;
+  for (const Isa* i = isas(); i->name; ++i) widest = i->variant;
+  using Clock = std::chrono::steady_clock;
+  // Every thread counts only what it does while all of them run.
+  Barrier barrier;
+  std::atomic<double> total{0};
+  auto body = [&](int, int n) {
+    barrier.wait(n);
+    const auto start = Clock::now();
+    double flop = 0, elapsed = 0;
+    while (elapsed < seconds) {
+      flop += widest->spin(20000);
+      elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    for (double seen = total; !total.compare_exchange_weak(seen, seen + flop / elapsed * 1e-9);) {
+    }
+  };
+  run(team, team.threads, body);
+  return total;
+}
+
+void eval_activation(bool tanh_not_sigmoid, const float* x, float* y, int64_t n) {
+  chosen().variant->eval_activation(tanh_not_sigmoid, x, y, n);
+}
+
+}  // namespace fusedrnn::cpu

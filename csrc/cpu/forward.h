@@ -1,0 +1,249 @@
+// The fused forward layer. A thread owns rows of the batch (or, with fewer rows than threads, panels
+// of hidden units) for the whole sequence. For a chunk of steps it makes the input products of its
+// part at once; then, step by step and panel by panel, adds the recurrent product and applies the
+// cell to gates that are still in L1. Split by rows, threads never wait for each other.
+#pragma once
+
+#include "cpu/gemm.h"
+#include "cpu/pack.h"
+#include "cpu/team.h"
+
+namespace fusedrnn::cpu::FUSEDRNN_ISA {
+namespace {
+
+// A chunk of gates as a thread sees it: its own rows (or all), panel by panel.
+template <class T>
+struct GateChunk {
+  T* base;
+  int64_t panel_stride;
+  T* at(int64_t panel, int64_t row, int64_t width) const {
+    return base + panel * panel_stride + row * width;
+  }
+};
+
+// Rows [begin, end) of a step whose predecessors lie in one run of memory (null: zeros). Going
+// forward there is one; in reverse, sequences that begin at this step start from h0.
+template <class T>
+struct Segment {
+  Range rows;
+  const T* h_prev;  // of rows.begin
+  int64_t stride;
+};
+
+template <class T>
+struct Segments {
+  Segment<T> item[2];
+  int count = 0;
+
+  Segments(const Problem& p, int64_t t, Range slice, const T* y, int64_t ldy, const T* h0) {
+    const int64_t active = std::min(p.rows(t), slice.end);
+    const int64_t before = p.reverse ? t + 1 : t - 1;
+    const bool has_before = before >= 0 && before < p.T;
+    const int64_t carried =
+        has_before ? std::max(std::min(p.rows(before), active), slice.begin) : slice.begin;
+    if (carried > slice.begin) {
+      item[count++] = {{slice.begin, carried}, y + (p.offset(before) + slice.begin) * ldy, ldy};
+    }
+    if (active > carried) {
+      item[count++] = {{carried, active}, h0 ? h0 + carried * p.P : nullptr, p.P};
+    }
+  }
+};
+
+template <class T, class C, int kUnitVectors>
+class Forward {
+ public:
+  Forward(const ForwardParams& params, const Plan& plan)
+      : a_(params),
+        p_(params.problem),
+        plan_(plan),
+        g_(p_.cell, p_.H, kLanes<T>),
+        buf_(params.workspace, p_, g_, plan.stretch),
+        keep_(params.reserve, p_, g_) {}
+
+  void operator()(int id, int n) {
+    prepare(id, n);
+    barrier_.wait(n);
+    const bool by_rows = plan_.split != Split::kHidden;
+    const Range rows = by_rows ? share_rows(p_, id, n) : Range{0, p_.B};
+    const Range panels = by_rows ? Range{0, g_.panels} : share(g_.panels, id, n);
+    const int waiting = by_rows ? 1 : n;
+    const int64_t chunks = (p_.T + plan_.stretch - 1) / plan_.stretch;
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t chunk = p_.reverse ? chunks - 1 - i : i;
+      const Range steps{chunk * plan_.stretch, std::min(p_.T, (chunk + 1) * plan_.stretch)};
+      const GateChunk<T> gates = chunk_at(steps, rows);
+      project_inputs(steps, rows, panels, gates);
+      for (int64_t s = 0; s < steps.size(); ++s) {
+        const int64_t t = p_.reverse ? steps.end - 1 - s : steps.begin + s;
+        step(t, rows, panels, gates, chunk_row(steps, t, rows));
+        if (p_.projected) {
+          barrier_.wait(waiting);
+          project_hidden(t, rows, by_rows ? 0 : id, waiting);
+        }
+        barrier_.wait(waiting);
+      }
+    }
+    final_states(by_rows ? rows : share(p_.B, id, n));
+  }
+
+ private:
+  static constexpr int W = kLanes<T>;
+  static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
+  static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
+  static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;  // offset of the recurrent slots
+
+  const T* h0() const { return static_cast<const T*>(a_.h0); }
+  T* y() const { return static_cast<T*>(a_.y); }
+  bool keeps_gates() const { return C::kKeepsSlots && p_.training; }
+
+  void prepare(int id, int n) {
+    const Range panels = share(g_.panels, id, n);
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      pack_panels(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih, panel);
+      pack_panels(p_, g_, Side::kRecurrent, static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh, panel);
+      pack_bias(p_, g_, static_cast<const T*>(a_.b_ih), static_cast<const T*>(a_.b_hh), buf_.bias,
+                panel);
+    }
+    if (p_.projected) {
+      const Range groups = share(groups_of(p_.P, W), id, n);
+      for (int64_t i = groups.begin; i < groups.end; ++i) {
+        pack_transposed(static_cast<const T*>(a_.w_hr), p_.P, p_.H, buf_.w_hr, i);
+      }
+    }
+    if (C::kHasC) {
+      pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c, g_.width(), share(p_.B, id, n));
+    }
+  }
+
+  // Kept gates have room for every row; otherwise each slice of rows has its own part of a chunk.
+  GateChunk<T> chunk_at(Range steps, Range rows) const {
+    if (keeps_gates()) {
+      const int64_t from = p_.offset(steps.begin);
+      return {keep_.gates + from * g_.panels * kRow, (p_.offset(steps.end) - from) * kRow};
+    }
+    const int64_t room = std::min(plan_.stretch, p_.T);
+    return {buf_.gates + room * rows.begin * g_.panels * kRow, room * rows.size() * kRow};
+  }
+  // Row of the chunk where step t's rows, beginning with rows.begin, lie.
+  int64_t chunk_row(Range steps, int64_t t, Range rows) const {
+    if (keeps_gates()) return p_.offset(t) - p_.offset(steps.begin) + rows.begin;
+    return (t - steps.begin) * rows.size();
+  }
+
+  void project_inputs(Range steps, Range rows, Range panels, const GateChunk<T>& gates) {
+    const bool whole = rows.size() == p_.B && (keeps_gates() || !p_.offsets);
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
+        const int64_t n = whole ? p_.offset(steps.end) - p_.offset(t)
+                                : std::min(p_.rows(t), rows.end) - rows.begin;
+        if (n <= 0) break;  // packed steps only shrink
+        T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
+        const T* bias = buf_.bias + panel * kRow;
+        product<T, kVectors>({static_cast<const T*>(a_.x) + (p_.offset(t) + rows.begin) * p_.I,
+                              p_.I, 1, 0, 1, p_.I, buf_.w_ih + panel * p_.I * kDepth, kDepth, bias,
+                              0, out, kRow, n, W});
+        if constexpr (kRecurrent > 0) {
+          for (int64_t r = 0; r < n; ++r) {
+            std::copy(bias + kDepth, bias + kRow, out + r * kRow + kDepth);
+          }
+        }
+      }
+    }
+  }
+
+  void step(int64_t t, Range slice, Range panels, const GateChunk<T>& gates, int64_t chunk_row) {
+    const Segments<T> segments(p_, t, slice, y(), a_.ldy, h0());
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      for (int i = 0; i < segments.count; ++i) {
+        const Segment<T>& s = segments.item[i];
+        T* out = gates.at(panel, chunk_row + s.rows.begin - slice.begin, kRow);
+        if (s.h_prev) {
+          T* recurrent = out + kRecurrent;
+          product<T, kVectors>({s.h_prev, s.stride, 1, 0, 1, p_.P,
+                                buf_.w_hh + panel * p_.P * kDepth, kDepth, recurrent, kRow,
+                                recurrent, kRow, s.rows.size(), W});
+        }
+        cells(t, panel, s, out);
+      }
+    }
+  }
+
+  // The cell over one panel of one segment, on gates just made.
+  void cells(int64_t t, int64_t panel, const Segment<T>& s, T* gates) {
+    using V = Vec<T>;
+    const int64_t offset = p_.offset(t);
+    for (int u = 0; u < kUnitVectors; ++u) {
+      const int64_t unit = panel * g_.units() + u * W;
+      const int lanes = int(std::clamp<int64_t>(p_.H - unit, 0, W));
+      if (lanes == 0) continue;
+      T* slot = gates + u * C::kSlots * W;
+      for (int64_t r = s.rows.begin; r < s.rows.end; ++r, slot += kRow) {
+        V x[C::kSlots];
+#pragma GCC unroll 4
+        for (int i = 0; i < C::kSlots; ++i) x[i] = V::load(slot + i * W);
+        V c{}, h_prev{};
+        T* c_state = buf_.c + r * g_.width() + unit;
+        if constexpr (C::kHasC) c = V::load(c_state);
+        if constexpr (C::kUsesPreviousH) {
+          h_prev = s.h_prev ? V::load(s.h_prev + (r - s.rows.begin) * s.stride + unit, lanes)
+                            : V(T(0));
+        }
+        const V h = C::forward(x, h_prev, c);
+        if constexpr (C::kHasC) {
+          c.store(c_state);
+          if (p_.training) c.store(keep_.c + (offset + r) * g_.width() + unit);
+        }
+        if constexpr (C::kKeepsSlots) {
+          if (p_.training) {
+#pragma GCC unroll 4
+            for (int i = 0; i < C::kSlots; ++i) x[i].store(slot + i * W);
+          }
+        }
+        if (p_.projected) {
+          h.store(hidden(offset, r) + unit);
+        } else {
+          h.store(y() + (offset + r) * a_.ldy + unit, lanes);
+        }
+      }
+    }
+  }
+
+  T* hidden(int64_t offset, int64_t r) const {
+    return p_.training ? keep_.hidden + (offset + r) * g_.width() : buf_.hidden + r * g_.width();
+  }
+
+  // y = hidden W_hr', the columns in groups shared by the threads that share the rows.
+  void project_hidden(int64_t t, Range rows, int id, int n) {
+    const int64_t active = std::min(p_.rows(t), rows.end) - rows.begin, offset = p_.offset(t);
+    if (active <= 0) return;
+    const Range groups = share(groups_of(p_.P, W), id, n);
+    for (int64_t i = groups.begin; i < groups.end; ++i) {
+      const Group group = group_of(p_.P, W, i);
+      product<T>(group.vectors,
+                 {hidden(offset, rows.begin), g_.width(), 1, 0, 1, p_.H,
+                  buf_.w_hr + group.column * p_.H, int64_t(group.vectors) * W, nullptr, 0,
+                  y() + (offset + rows.begin) * a_.ldy + group.column, a_.ldy, active, group.tail});
+    }
+  }
+
+  void final_states(Range rows) {
+    for (int64_t r = rows.begin, t = p_.T - 1; r < rows.end; ++r) {
+      while (t > 0 && p_.rows(t) <= r) --t;
+      const T* last = y() + (p_.offset(p_.reverse ? 0 : t) + r) * a_.ldy;
+      std::copy(last, last + p_.P, static_cast<T*>(a_.h_n) + r * p_.P);
+    }
+    if (C::kHasC) unpad_rows(buf_.c, g_.width(), static_cast<T*>(a_.c_n), p_.H, rows);
+  }
+
+  const ForwardParams& a_;
+  const Problem& p_;
+  const Plan& plan_;
+  const Geometry g_;
+  const ForwardBuffers<T> buf_;
+  const Reserve<T> keep_;
+  Barrier barrier_;
+};
+
+}  // namespace
+}  // namespace fusedrnn::cpu::FUSEDRNN_ISA

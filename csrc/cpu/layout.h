@@ -1,0 +1,141 @@
+// Where things lie: panels, the reserve, and the workspace of each direction. Depends on the number
+// of lanes only, so that the plan, the fake kernels and every variant agree.
+//
+// A panel is what one register tile makes: `unit_vectors` vectors of hidden units times the gates
+// of the cell, padded to whole vectors. A step's rows of a panel hold `slots` vectors each.
+// A chunk of `stretch` steps is laid out panel by panel, [panels][rows of the chunk][slots*lanes],
+// so that a panel's rows are one contiguous run: what the products want.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "recurrence.h"
+
+namespace fusedrnn::cpu {
+namespace {  // compiled for several machines: see simd.h
+
+constexpr int kVectorsPerGroup = 4;  // columns of a product without gates come in groups of these
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+struct Geometry {
+  int lanes, unit_vectors, slots, vectors;  // slots and vectors of a whole panel
+  int64_t panels;
+
+  int64_t units() const { return int64_t(unit_vectors) * lanes; }
+  int64_t width() const { return panels * units(); }  // H, padded
+  int64_t row() const { return int64_t(slots) * lanes; }
+  int64_t depth() const { return int64_t(vectors) * lanes; }
+
+  // One gate leaves room for four vectors of units, unless the padding would cost a fourth more.
+  Geometry(Cell cell, int64_t H, int lanes) : lanes(lanes) {
+    const bool gated = cell == Cell::kLstm || cell == Cell::kGru;
+    unit_vectors = !gated && round_up(H, 4 * lanes) * 4 <= round_up(H, lanes) * 5 ? 4 : 1;
+    slots = unit_vectors * (gated ? 4 : 1);
+    vectors = unit_vectors * int(gates_of(cell));
+    panels = (H + units() - 1) / units();
+  }
+};
+
+// Chunks hold about 256 rows: enough to amortise a pass over the weights, few enough that the gates
+// of a chunk stay in L2.
+inline int64_t stretch_of(const Problem& p) {
+  return std::clamp<int64_t>(256 / std::max<int64_t>(p.B, 1), 1, std::max<int64_t>(p.T, 1));
+}
+
+// Hands out 64-byte aligned pieces of a buffer; with a null base it only counts.
+class Arena {
+ public:
+  explicit Arena(void* base, int64_t element) : base_(static_cast<char*>(base)), size_(element) {}
+  template <class T>
+  T* take(int64_t elements) {
+    char* piece = base_ ? base_ + used_ : nullptr;
+    used_ += round_up(std::max<int64_t>(elements, 0) * size_, 64);
+    return reinterpret_cast<T*>(piece);
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* base_;
+  int64_t size_;
+  int64_t used_ = 0;
+};
+
+// What forward keeps: activated gates (LSTM, GRU), c (LSTM), h before the projection.
+template <class T>
+struct Reserve {
+  T *gates, *c, *hidden;
+  int64_t width;  // elements a row
+
+  Reserve(void* base, const Problem& p, const Geometry& g) {
+    const bool gated = p.cell == Cell::kLstm || p.cell == Cell::kGru;
+    const int64_t gate_row = gated ? g.panels * g.row() : 0;
+    const int64_t c_row = p.cell == Cell::kLstm ? g.width() : 0;
+    const int64_t hidden_row = p.projected ? g.width() : 0;
+    width = gate_row + c_row + hidden_row;
+    const int64_t N = p.total_rows();
+    gates = static_cast<T*>(base);
+    c = gates + N * gate_row;
+    hidden = c + N * c_row;
+  }
+};
+
+template <class T>
+struct ForwardBuffers {
+  T *w_ih, *w_hh, *w_hr;  // packed: [panels][I][depth], [panels][P][depth], [columns of P][H]
+  T* bias;                // [panels][row]
+  T* c;                   // [B][width]  running cell state
+  T* hidden;              // [B][width]  h before the projection, when not kept
+  T* gates;               // one chunk, when not kept
+
+  int64_t used;
+
+  ForwardBuffers(void* base, const Problem& p, const Geometry& g, int64_t stretch) {
+    Arena arena(base, size_of(p.dtype));
+    const bool lstm = p.cell == Cell::kLstm, keeps = p.training && (lstm || p.cell == Cell::kGru);
+    w_ih = arena.take<T>(g.panels * p.I * g.depth());
+    w_hh = arena.take<T>(g.panels * p.P * g.depth());
+    w_hr = arena.take<T>(p.projected ? round_up(p.P, g.lanes) * p.H : 0);
+    bias = arena.take<T>(g.panels * g.row());
+    c = arena.take<T>(lstm ? p.B * g.width() : 0);
+    hidden = arena.take<T>(p.projected && !p.training ? p.B * g.width() : 0);
+    gates = arena.take<T>(keeps ? 0 : std::min(stretch, p.T) * p.B * g.panels * g.row());
+    used = arena.used();
+  }
+};
+
+template <class T>
+struct BackwardBuffers {
+  T *w_ih, *w_hh, *w_hr;  // packed for products with gate gradients: [columns][panels*depth]
+  T* dgates[2];           // a chunk each, in turn
+  T *dh, *dc;             // [B][P padded], [B][width]  running gradients of the states
+  T* c0;                  // [B][width]
+  T* dh_projected[2];     // [rows of a chunk][P padded]  dh after the projection, projected only
+  T* dh_hidden;           // [B][width]                   dh before it
+  T *dw_ih, *dw_hh;       // [panels][I][depth], [panels][P][depth]
+  T* dbias;               // [panels][row]
+  int64_t used;
+
+  BackwardBuffers(void* base, const Problem& p, const Geometry& g, int64_t stretch) {
+    Arena arena(base, size_of(p.dtype));
+    const bool lstm = p.cell == Cell::kLstm;
+    const int64_t P = round_up(p.P, g.lanes), rows = std::min(stretch, p.T) * p.B;
+    w_ih = arena.take<T>(g.panels * g.depth() * round_up(p.I, g.lanes));
+    w_hh = arena.take<T>(g.panels * g.depth() * P);
+    w_hr = arena.take<T>(p.projected ? p.P * g.width() : 0);
+    for (T*& chunk : dgates) chunk = arena.take<T>(rows * g.panels * g.row());
+    dh = arena.take<T>(p.B * P);
+    dc = arena.take<T>(lstm ? p.B * g.width() : 0);
+    c0 = arena.take<T>(lstm ? p.B * g.width() : 0);
+    for (T*& chunk : dh_projected) chunk = arena.take<T>(p.projected ? rows * P : 0);
+    dh_hidden = arena.take<T>(p.projected ? p.B * g.width() : 0);
+    dw_ih = arena.take<T>(g.panels * p.I * g.depth());
+    dw_hh = arena.take<T>(g.panels * p.P * g.depth());
+    dbias = arena.take<T>(g.panels * g.row());
+    used = arena.used();
+  }
+};
+
+}  // namespace
+}  // namespace fusedrnn::cpu

@@ -1,0 +1,197 @@
+// Weights from torch's rows into panels, and weight gradients back. A panel's vectors are gate g of
+// units [panel*units + u*lanes, + lanes): that map stands here, once, for both directions.
+#pragma once
+
+#include "cpu/layout.h"
+#include "cpu/simd.h"
+#include "cpu/team.h"
+
+namespace fusedrnn::cpu::FUSEDRNN_ISA {
+namespace {
+
+// Row of torch's [G*H, *] matrix and number of valid lanes behind vector v of a panel.
+struct GateRows {
+  int64_t row;
+  int lanes;
+};
+
+// GRU lays its gates r, z, n out as n, r, z for the input product (see cells/gru.h).
+enum class Side { kInput, kRecurrent };
+
+inline GateRows gate_rows(const Problem& p, const Geometry& g, Side side, int64_t panel, int v) {
+  const int gates = g.vectors / g.unit_vectors;
+  int gate = v % gates;
+  if (p.cell == Cell::kGru && side == Side::kInput) gate = (gate + 2) % 3;
+  const int64_t unit = panel * g.units() + int64_t(v / gates) * g.lanes;
+  const int64_t valid = std::clamp<int64_t>(p.H - unit, 0, g.lanes);
+  return {gate * p.H + unit, int(valid)};
+}
+
+// to[panel][k][depth] = w[G*H, K]' for the panels of a range.
+template <class T>
+void pack_panels(const Problem& p, const Geometry& g, Side side, const T* w, int64_t K, T* to,
+                 int64_t panel) {
+  constexpr int W = kLanes<T>;
+  for (int v = 0; v < g.vectors; ++v) {
+    const GateRows rows = gate_rows(p, g, side, panel, v);
+    const T* from = w + rows.row * K;
+    T* out = to + panel * K * g.depth() + v * W;
+    int64_t k = 0;
+    if (rows.lanes == W) {
+      for (; k + W <= K; k += W) {
+        Vec<T> block[W];
+        for (int i = 0; i < W; ++i) block[i] = Vec<T>::load(from + i * K + k);
+        transpose<T>(block);
+        for (int i = 0; i < W; ++i) block[i].store(out + (k + i) * g.depth());
+      }
+    }
+    for (; k < K; ++k) {
+      for (int i = 0; i < W; ++i) {
+        out[k * g.depth() + i] = i < rows.lanes ? from[i * K + k] : T(0);
+      }
+    }
+  }
+}
+
+// w[G*H, K] = from[panel][k][depth]', the inverse.
+template <class T>
+void unpack_panel(const Problem& p, const Geometry& g, Side side, const T* from, int64_t K, T* w,
+                  int64_t panel) {
+  constexpr int W = kLanes<T>;
+  for (int v = 0; v < g.vectors; ++v) {
+    const GateRows rows = gate_rows(p, g, side, panel, v);
+    T* out = w + rows.row * K;
+    const T* in = from + panel * K * g.depth() + v * W;
+    int64_t k = 0;
+    if (rows.lanes == W) {
+      for (; k + W <= K; k += W) {
+        Vec<T> block[W];
+        for (int i = 0; i < W; ++i) block[i] = Vec<T>::load(in + (k + i) * g.depth());
+        transpose<T>(block);
+        for (int i = 0; i < W; ++i) block[i].store(out + i * K + k);
+      }
+    }
+    for (; k < K; ++k) {
+      for (int i = 0; i < rows.lanes; ++i) out[i * K + k] = in[k * g.depth() + i];
+    }
+  }
+}
+
+// Columns [column, column + n) of a group, padded to whole vectors.
+struct Group {
+  int64_t column;
+  int vectors;
+  int tail;  // valid lanes of the last vector
+};
+
+inline int64_t groups_of(int64_t columns, int lanes) {
+  return (columns + kVectorsPerGroup * lanes - 1) / (kVectorsPerGroup * lanes);
+}
+
+inline Group group_of(int64_t columns, int lanes, int64_t index) {
+  const int64_t column = index * kVectorsPerGroup * lanes;
+  const int64_t n = std::min<int64_t>(columns - column, kVectorsPerGroup * lanes);
+  const int vectors = int((n + lanes - 1) / lanes);
+  return {column, vectors, int(n - (vectors - 1) * lanes)};
+}
+
+template <class T>
+FUSEDRNN_INLINE void copy_row(const T* from, const Group& group, int valid_row, T* to) {
+  for (int v = 0; v < group.vectors; ++v) {
+    const int n = v == group.vectors - 1 ? group.tail : kLanes<T>;
+    const auto x = valid_row ? Vec<T>::load(from + v * kLanes<T>, n) : Vec<T>(T(0));
+    x.store(to + v * kLanes<T>);
+  }
+}
+
+// Columns of w[G*H, columns] for products with gate gradients: rows in the order of panels.
+template <class T>
+void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int64_t columns, T* to,
+                int64_t index) {
+  const Group group = group_of(columns, g.lanes, index);
+  T* out = to + group.column * g.panels * g.depth();
+  for (int64_t panel = 0; panel < g.panels; ++panel) {
+    for (int v = 0; v < g.vectors; ++v) {
+      const GateRows rows = gate_rows(p, g, side, panel, v);
+      for (int i = 0; i < g.lanes; ++i, out += group.vectors * g.lanes) {
+        copy_row(w + (rows.row + i) * columns + group.column, group, i < rows.lanes, out);
+      }
+    }
+  }
+}
+
+// Columns of a plain matrix w[rows, columns]: the projection, going back.
+template <class T>
+void pack_columns(const T* w, int64_t rows, int64_t columns, T* to, int64_t index) {
+  const Group group = group_of(columns, kLanes<T>, index);
+  T* out = to + group.column * rows;
+  for (int64_t r = 0; r < rows; ++r, out += group.vectors * kLanes<T>) {
+    copy_row(w + r * columns + group.column, group, true, out);
+  }
+}
+
+// Rows of w[columns, depth] as columns: the projection, going forward.
+template <class T>
+void pack_transposed(const T* w, int64_t columns, int64_t depth, T* to, int64_t index) {
+  const Group group = group_of(columns, kLanes<T>, index);
+  const int64_t width = group.vectors * kLanes<T>;
+  T* out = to + group.column * depth;
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t i = 0; i < width; ++i) {
+      const int64_t column = group.column + i;
+      out[k * width + i] = column < columns ? w[column * depth + k] : T(0);
+    }
+  }
+}
+
+// [panel][row]: both biases where they add up before the gate; GRU keeps b_hn in h_n's slot.
+template <class T>
+void pack_bias(const Problem& p, const Geometry& g, const T* b_ih, const T* b_hh, T* to,
+               int64_t panel) {
+  T* out = to + panel * g.row();
+  std::fill(out, out + g.row(), T(0));
+  if (!b_ih) return;
+  const int first_recurrent = g.slots - g.vectors;
+  for (int v = 0; v < g.vectors; ++v) {
+    const GateRows in = gate_rows(p, g, Side::kInput, panel, v);
+    for (int i = 0; i < in.lanes; ++i) out[v * g.lanes + i] += b_ih[in.row + i];
+    const GateRows rec = gate_rows(p, g, Side::kRecurrent, panel, v);
+    for (int i = 0; i < rec.lanes; ++i) {
+      out[(v + first_recurrent) * g.lanes + i] += b_hh[rec.row + i];
+    }
+  }
+}
+
+template <class T>
+void unpack_bias(const Problem& p, const Geometry& g, const T* from, T* db_ih, T* db_hh,
+                 int64_t panel) {
+  const T* in = from + panel * g.row();
+  const int first_recurrent = g.slots - g.vectors;
+  for (int v = 0; v < g.vectors; ++v) {
+    const GateRows input = gate_rows(p, g, Side::kInput, panel, v);
+    for (int i = 0; db_ih && i < input.lanes; ++i) db_ih[input.row + i] = in[v * g.lanes + i];
+    const GateRows rec = gate_rows(p, g, Side::kRecurrent, panel, v);
+    for (int i = 0; db_hh && i < rec.lanes; ++i) {
+      db_hh[rec.row + i] = in[(v + first_recurrent) * g.lanes + i];
+    }
+  }
+}
+
+// Rows of a [B, n] state into rows of a padded one, and back; null reads as zeros.
+template <class T>
+void pad_rows(const T* from, int64_t n, T* to, int64_t padded, Range rows) {
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    T* out = to + r * padded;
+    if (from) std::copy(from + r * n, from + (r + 1) * n, out);
+    std::fill(out + (from ? n : 0), out + padded, T(0));
+  }
+}
+template <class T>
+void unpad_rows(const T* from, int64_t padded, T* to, int64_t n, Range rows) {
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    std::copy(from + r * padded, from + r * padded + n, to + r * n);
+  }
+}
+
+}  // namespace
+}  // namespace fusedrnn::cpu::FUSEDRNN_ISA

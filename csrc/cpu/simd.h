@@ -1,0 +1,172 @@
+// Vectors of T as wide as the instruction set of this translation unit, on GCC's vector
+// extensions, so that one source serves SSE2, NEON, AVX2 and AVX-512.
+//
+// Included once per variant (see kernels.h): everything here lives in the variant's own namespace
+// and has internal linkage, or the linker would merge functions built for different machines.
+#pragma once
+
+namespace fusedrnn::cpu::FUSEDRNN_ISA {
+namespace {
+
+#define FUSEDRNN_INLINE inline __attribute__((always_inline))
+
+template <class T>
+struct Native;
+template <>
+struct Native<float> {
+  using Bits = int32_t;
+  typedef float Type __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES)));
+  typedef int32_t Ints __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES)));
+  typedef float Unaligned __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES), aligned(4), may_alias));
+};
+template <>
+struct Native<double> {
+  using Bits = int64_t;
+  typedef double Type __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES)));
+  typedef int64_t Ints __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES)));
+  typedef double Unaligned
+      __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES), aligned(8), may_alias));
+};
+
+template <class T>
+constexpr int kLanes = FUSEDRNN_VECTOR_BYTES / sizeof(T);
+
+template <class T>
+struct Vec {
+  using Type = typename Native<T>::Type;
+  using Ints = typename Native<T>::Ints;
+  using Bits = typename Native<T>::Bits;
+  Type v;
+
+  Vec() = default;
+  FUSEDRNN_INLINE Vec(Type native) : v(native) {}
+  FUSEDRNN_INLINE explicit Vec(T scalar) : v(scalar - Type{}) {}
+
+  static FUSEDRNN_INLINE Vec load(const T* p) {
+    return Vec(Type(*reinterpret_cast<const typename Native<T>::Unaligned*>(p)));
+  }
+  FUSEDRNN_INLINE void store(T* p) const {
+    *reinterpret_cast<typename Native<T>::Unaligned*>(p) = v;
+  }
+
+  // The first n lanes; the others read as zero and are not touched in memory.
+  static FUSEDRNN_INLINE Vec load(const T* p, int n) {
+    if (n >= kLanes<T>) return load(p);
+#ifdef __AVX512F__
+    if constexpr (sizeof(T) == 4) {
+      return Vec(Type(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p)));
+    } else {
+      return Vec(Type(_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p)));
+    }
+#else
+    alignas(FUSEDRNN_VECTOR_BYTES) T lanes[kLanes<T>] = {};
+    for (int i = 0; i < n; ++i) lanes[i] = p[i];
+    return load(lanes);
+#endif
+  }
+  FUSEDRNN_INLINE void store(T* p, int n) const {
+    if (n >= kLanes<T>) return store(p);
+#ifdef __AVX512F__
+    if constexpr (sizeof(T) == 4) {
+      _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), __m512(v));
+    } else {
+      _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), __m512d(v));
+    }
+#else
+    for (int i = 0; i < n; ++i) p[i] = v[i];
+#endif
+  }
+};
+
+template <class T>
+FUSEDRNN_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) {
+  return a.v + b.v;
+}
+template <class T>
+FUSEDRNN_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) {
+  return a.v - b.v;
+}
+template <class T>
+FUSEDRNN_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) {
+  return a.v * b.v;
+}
+template <class T>
+FUSEDRNN_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return a.v / b.v;
+}
+// Built with -ffp-contract=fast: one fused operation where the machine has it.
+template <class T>
+FUSEDRNN_INLINE Vec<T> madd(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return a.v * b.v + c.v;
+}
+// A comparison with nan is false, so nan passes through clamp, relu and where_positive alike.
+template <class T>
+FUSEDRNN_INLINE Vec<T> clamp(Vec<T> x, Vec<T> lo, Vec<T> hi) {
+  x.v = x.v < lo.v ? lo.v : x.v;
+  return x.v > hi.v ? hi.v : x.v;
+}
+template <class T>
+FUSEDRNN_INLINE Vec<T> relu(Vec<T> x) {
+  return x.v < 0 ? typename Vec<T>::Type{} : x.v;
+}
+template <class T>
+FUSEDRNN_INLINE Vec<T> where_positive(Vec<T> x, Vec<T> value) {
+  return x.v <= 0 ? typename Vec<T>::Type{} : value.v;
+}
+
+FUSEDRNN_INLINE Vec<float> nearest(Vec<float> x) {
+  return (x.v + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: the sum has no fraction bits left
+}
+FUSEDRNN_INLINE Vec<float> exp2_int(Vec<float> n) {
+  using V = Vec<float>;
+  return V::Type((__builtin_convertvector(n.v, V::Ints) + 127) << 23);
+}
+FUSEDRNN_INLINE Vec<float> abs(Vec<float> x) {
+  using V = Vec<float>;
+  return V::Type(V::Ints(x.v) & 0x7fffffff);
+}
+FUSEDRNN_INLINE Vec<float> copy_sign(Vec<float> magnitude, Vec<float> sign) {
+  using V = Vec<float>;
+  return V::Type(V::Ints(magnitude.v) | (V::Ints(sign.v) & int32_t(0x80000000)));
+}
+
+// float64 is for gradcheck and science, where the last digit counts more than speed.
+FUSEDRNN_INLINE Vec<double> sigmoid(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x.v[i] = 1.0 / (1.0 + std::exp(-x.v[i]));
+  return x;
+}
+FUSEDRNN_INLINE Vec<double> tanh(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x.v[i] = std::tanh(x.v[i]);
+  return x;
+}
+
+// Interleaves the low (high) halves of a and b. log2(lanes) rounds of this perfect shuffle over
+// rows i and i + lanes/2 transpose a square of vectors.
+template <class T, bool kHigh, size_t... I>
+FUSEDRNN_INLINE typename Native<T>::Type interleave(typename Native<T>::Type a,
+                                                    typename Native<T>::Type b,
+                                                    std::index_sequence<I...>) {
+  using Bits = typename Native<T>::Bits;
+  const typename Native<T>::Ints mask = {
+      Bits((I >> 1) + (I & 1) * kLanes<T> + (kHigh ? kLanes<T> / 2 : 0))...};
+  return __builtin_shuffle(a, b, mask);
+}
+
+template <class T>
+FUSEDRNN_INLINE void transpose(Vec<T> (&m)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  constexpr auto lanes = std::make_index_sequence<n>();
+  for (int round = 1; round < n; round *= 2) {
+    Vec<T> next[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave<T, false>(m[i].v, m[i + n / 2].v, lanes);
+      next[2 * i + 1] = interleave<T, true>(m[i].v, m[i + n / 2].v, lanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) m[i] = next[i];
+  }
+}
+
+}  // namespace
+}  // namespace fusedrnn::cpu::FUSEDRNN_ISA

@@ -1,0 +1,71 @@
+// What the threads of one call share: a barrier light enough for one wait a time step, and the
+// division of work by counting.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+
+#include "recurrence.h"
+
+namespace fusedrnn::cpu {
+namespace {  // compiled for several machines: see simd.h
+
+class Barrier {
+ public:
+  void wait(int n) {
+    if (n == 1) return;
+    const unsigned phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      phase_.store(phase + 1, std::memory_order_release);
+      return;
+    }
+    // Yield after a while: with more threads than cores, the one waited for may not be running.
+    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
+      if (spins > 4096) std::this_thread::yield();
+    }
+  }
+
+ private:
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<unsigned> phase_{0};
+};
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+inline Range share(int64_t n, int id, int parts) {
+  return {n * id / parts, n * (id + 1) / parts};
+}
+
+// Rows of the batch for each part, of equal total length: packed sequences come longest first.
+inline Range share_rows(const Problem& p, int id, int parts) {
+  if (!p.offsets) return share(p.B, id, parts);
+  const int64_t total = p.total_rows();
+  auto first_row = [&](int part) {
+    const int64_t target = total * part / parts;
+    int64_t row = 0, sum = 0, t = p.T - 1;
+    for (; row < p.B && sum < target; ++row) {
+      while (t > 0 && p.rows(t) <= row) --t;  // row's length is t + 1
+      sum += t + 1;
+    }
+    return part == parts ? p.B : row;
+  };
+  return {first_row(id), first_row(id + 1)};
+}
+
+template <class Body>
+void run(const Team& team, int threads, Body& body) {
+  if (threads <= 1) {
+    body(0, 1);
+    return;
+  }
+  team.run(threads, [](void* context, int id, int n) { (*static_cast<Body*>(context))(id, n); },
+           &body);
+}
+
+}  // namespace
+}  // namespace fusedrnn::cpu

@@ -1,0 +1,43 @@
+// The table each instruction set variant fills in, and the headers its code needs, which must come
+// before any change of target.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/layout.h"
+#include "cpu/team.h"
+#include "recurrence.h"
+
+namespace fusedrnn::cpu {
+
+struct Variant {
+  int vector_bytes;
+  int tile_rows[4];  // by vectors of a panel, 1..4
+  void (*forward)(const ForwardParams&, const Plan&, const Team&);
+  void (*backward)(const BackwardParams&, const Plan&, const Team&);
+  double (*spin)(int64_t rounds);
+  void (*eval_activation)(bool tanh_not_sigmoid, const float* x, float* y, int64_t n);
+};
+
+namespace baseline {
+const Variant& variant();
+}
+#if defined(__x86_64__)
+namespace avx2 {
+const Variant& variant();
+}
+namespace avx512 {
+const Variant& variant();
+}
+#endif
+
+}  // namespace fusedrnn::cpu

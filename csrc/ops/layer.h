@@ -1,0 +1,38 @@
+// Declarations shared by the operator sources: the signature of a layer and its pieces.
+#pragma once
+
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "recurrence.h"
+
+namespace fusedrnn::ops {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, reserve
+
+Cell cell_of(c10::string_view mode);
+DType dtype_of(at::ScalarType type);
+// Weights of one direction: w_ih, w_hh, then b_ih and b_hh, then w_hr.
+int64_t weights_of_direction(Cell cell, bool has_biases, int64_t count);
+Team team();
+
+// Operators, called through the dispatcher so that autograd, tracing and fake tensors see them.
+LayerResult layer(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+                  const OptionalTensor& cx, at::TensorList weights, c10::string_view mode,
+                  bool has_biases, bool train);
+std::vector<Tensor> layer_backward(const OptionalTensor& grad_output,
+                                   const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+                                   const Tensor& input, const OptionalTensor& batch_sizes,
+                                   const OptionalTensor& hx, const OptionalTensor& cx,
+                                   at::TensorList weights, const Tensor& output,
+                                   const Tensor& reserve, c10::string_view mode, bool has_biases,
+                                   const c10::List<bool>& needs);
+
+}  // namespace fusedrnn::ops

@@ -1,0 +1,140 @@
+// What Python asks that is not a tensor operator: build information, the CPU variant, the plan.
+#include <torch/extension.h>
+
+#include "ops/layer.h"
+
+namespace py = pybind11;
+
+namespace fusedrnn::ops {
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = FUSEDRNN_VERSION;
+  info["torch"] = TORCH_VERSION;
+  info["compiler"] = __VERSION__;
+#ifdef FUSEDRNN_WITH_CUDA
+  info["cuda"] = true;
+#else
+  info["cuda"] = false;
+#endif
+  return info;
+}
+
+DType dtype_named(const std::string& name) {
+  if (name == "float64") return DType::kFloat64;
+  TORCH_CHECK_VALUE(name == "float32" || name == "bfloat16" || name == "float16",
+                    "fusedrnn: dtype must be float32, float64, bfloat16 or float16, got ", name);
+  return DType::kFloat32;
+}
+
+py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, int64_t B, int64_t I,
+                 int64_t H, int64_t P, int64_t D, bool packed, bool training, int threads) {
+  Problem p{};
+  p.cell = cell_of(mode);
+  p.dtype = dtype_named(dtype);
+  p.T = T;
+  p.B = B;
+  p.I = I;
+  p.H = H;
+  p.projected = P > 0;
+  p.P = p.projected ? P : H;
+  p.training = training;
+  const Plan plan = cpu::plan_forward(p, threads);
+  const int64_t backward = training ? cpu::plan_backward(p, threads).workspace_bytes : 0;
+
+  py::dict d;
+  d["device"] = "cpu";
+  d["kernel"] = std::string("fused_") + (training ? "training" : "inference");
+  d["isa"] = plan.isa;
+  d["threads"] = plan.threads;
+  d["split"] = plan.split == Split::kBatch ? "batch" : plan.split == Split::kHidden ? "hidden" : "none";
+  d["lanes"] = plan.lanes;
+  d["panel"] = std::to_string(plan.unit_vectors * plan.lanes) + " units x " +
+               std::to_string(plan.vectors / plan.unit_vectors) + " gates, " +
+               std::to_string(plan.panels) + " panels";
+  d["rows"] = plan.tile_rows;
+  d["stretch"] = plan.stretch;
+  d["workspace_bytes"] = std::max(plan.workspace_bytes, backward);
+  d["reserve_bytes"] = D * plan.reserve_size * size_of(p.dtype);
+  py::list rejected;
+  for (const char* const* isa = cpu::isa_names(); *isa; ++isa) {
+    if (std::string(*isa) != plan.isa) {
+      rejected.append(py::make_tuple(std::string("instruction set ") + *isa,
+                                     "narrower, or FUSEDRNN_CPU_ISA chose another"));
+    }
+  }
+  std::string reason;
+  if (plan.split == Split::kBatch) {
+    reason = "each thread owns rows of the batch for the whole sequence and waits for nobody";
+    rejected.append(py::make_tuple("split by hidden units",
+                                   "needs a barrier every step; the batch has a row for each thread"));
+  } else if (plan.split == Split::kHidden) {
+    reason = "fewer rows than threads: each thread owns panels of hidden units, one barrier a step";
+    rejected.append(py::make_tuple("split by batch rows", std::to_string(B) + " rows for " +
+                                                              std::to_string(threads) + " threads"));
+  } else {
+    reason = threads > 1 ? "too little work for a second thread to pay" : "one thread is available";
+    if (threads > 1) {
+      rejected.append(py::make_tuple(std::to_string(threads) + " threads",
+                                     "under 0.4 MFLOP a thread, starting one costs more"));
+    }
+  }
+  if (packed) reason += "; packed rows are shared out by total length";
+  if (dtype == "bfloat16" || dtype == "float16") reason += "; stored in " + dtype + ", computed in float32";
+  d["rejected"] = rejected;
+  d["reason"] = reason;
+  return d;
+}
+
+int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P) {
+  Problem p{};
+  p.cell = cell_of(mode);
+  p.dtype = dtype_named(dtype);
+  p.H = H;
+  p.projected = P > 0;
+  p.P = p.projected ? P : H;
+  p.training = true;
+  return cpu::reserve_width(p);
+}
+
+std::vector<std::string> cpu_isas() {
+  std::vector<std::string> names;
+  for (const char* const* isa = cpu::isa_names(); *isa; ++isa) names.emplace_back(*isa);
+  return names;
+}
+
+double fma_peak(int threads, double seconds) {
+  TORCH_CHECK_VALUE(threads > 0 && seconds > 0 && seconds <= 10,
+                    "fusedrnn: fma_peak takes threads > 0 and 0 < seconds <= 10, got ", threads,
+                    " and ", seconds);
+  Team workers = team();
+  workers.threads = std::min(threads, workers.threads);
+  py::gil_scoped_release release;
+  return cpu::fma_peak(workers, seconds);
+}
+
+at::Tensor eval_activation(bool tanh_not_sigmoid, const at::Tensor& x) {
+  TORCH_CHECK(x.scalar_type() == at::kFloat && x.device().is_cpu() && x.is_contiguous(),
+              "fusedrnn: eval_activation takes a contiguous float32 tensor on the CPU");
+  at::Tensor y = at::empty_like(x);
+  cpu::eval_activation(tanh_not_sigmoid, x.const_data_ptr<float>(), y.data_ptr<float>(), x.numel());
+  return y;
+}
+
+}  // namespace
+}  // namespace fusedrnn::ops
+
+PYBIND11_MODULE(_C, m) {
+  namespace ops = fusedrnn::ops;
+  m.def("build_info", &ops::build_info);
+  m.def("cpu_isa", [] { return std::string(fusedrnn::cpu::isa_name()); });
+  m.def("cpu_isas", &ops::cpu_isas);
+  m.def("fma_peak", &ops::fma_peak, py::arg("threads"), py::arg("seconds") = 0.05);
+  m.def("eval_activation", &ops::eval_activation, py::arg("tanh_not_sigmoid"), py::arg("x"));
+  m.def("explain", &ops::explain, py::arg("mode"), py::arg("dtype"), py::arg("T"), py::arg("B"),
+        py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("packed"),
+        py::arg("training"), py::arg("threads"));
+  m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
+        py::arg("P"));
+}

@@ -1,0 +1,23 @@
+from typing import Any
+
+from torch import Tensor
+
+def build_info() -> dict[str, Any]: ...
+def cpu_isa() -> str: ...
+def cpu_isas() -> list[str]: ...
+def fma_peak(threads: int, seconds: float = ...) -> float: ...
+def eval_activation(tanh_not_sigmoid: bool, x: Tensor) -> Tensor: ...
+def explain(
+    mode: str,
+    dtype: str,
+    T: int,
+    B: int,
+    I: int,  # noqa: E741
+    H: int,
+    P: int,
+    D: int,
+    packed: bool,
+    training: bool,
+    threads: int,
+) -> dict[str, Any]: ...
+def reserve_width(mode: str, dtype: str, H: int, P: int) -> int: ...

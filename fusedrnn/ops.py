@@ -1,0 +1,112 @@
+"""Loads the extension and tells torch what its operators do without running them.
+
+Importing this registers torch.ops.fusedrnn: ``layer`` (one layer, D directions),
+``layer_backward``, ``stack`` (all layers, dropout between them) and ``cell`` (one step). Here
+stand their fake kernels, which only know shapes, and the formula behind double backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C, reference
+
+build_info = _C.build_info
+cpu_isa = _C.cpu_isa
+cpu_isas = _C.cpu_isas
+explain = _C.explain
+fma_peak = _C.fma_peak
+
+
+def _directions(weights: Sequence[Tensor], has_biases: bool) -> int:
+    return 1 + (len(weights) >= (8 if has_biases else 4))
+
+
+@torch.library.register_fake("fusedrnn::layer")
+def _(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    mode: str,
+    has_biases: bool,
+    train: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    D = _directions(weights, has_biases)
+    gates = {"LSTM": 4, "GRU": 3}.get(mode, 1)
+    H, P = weights[1].size(0) // gates, weights[1].size(1)
+    N: Any  # an int, or a symbol under dynamic shapes
+    B: Any
+    if batch_sizes is None:
+        N, B = input.size(0) * input.size(1), input.size(1)
+    elif hx is not None:
+        N, B = input.size(0), hx.size(1)
+    else:  # the first batch size, which only the data can tell
+        N, B = input.size(0), torch.library.get_ctx().new_dynamic_size()
+    dtype = str(input.dtype).removeprefix("torch.")
+    width = _C.reserve_width(mode, dtype, H, P if len(weights) // D % 2 else 0) if train else 0
+    return (
+        input.new_empty((*input.shape[:-1], D * P)),
+        input.new_empty((D, B, P)),
+        input.new_empty((D, B, H) if mode == "LSTM" else (0,)),
+        input.new_empty((D, N, width) if train else (0,)),
+    )
+
+
+@torch.library.register_fake("fusedrnn::layer_backward")
+def _(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    output: Tensor,
+    reserve: Tensor,
+    mode: str,
+    has_biases: bool,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    inputs = (input, hx, cx, *weights)
+    return [
+        x.new_empty(x.shape) for x, need in zip(inputs, needs, strict=True) if need and x is not None
+    ]
+
+
+@torch.library.impl("fusedrnn::layer_backward_reference", "CompositeImplicitAutograd")
+def _(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    output: Tensor,
+    reserve: Tensor,
+    mode: str,
+    has_biases: bool,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """layer_backward by the definition, so that it can be differentiated again."""
+    outputs = reference.layer(input, batch_sizes, hx, cx, weights, mode, has_biases)
+    grads = (grad_output, grad_h_n, grad_c_n)
+    pairs = [(y, dy) for y, dy in zip(outputs, grads, strict=True) if dy is not None]
+    inputs = (input, hx, cx, *weights)
+    wanted = [x for x, need in zip(inputs, needs, strict=True) if need and x is not None]
+    found = torch.autograd.grad(
+        [y for y, _ in pairs],
+        wanted,
+        [dy for _, dy in pairs],
+        create_graph=True,
+        materialize_grads=True,
+    )
+    return list(found)
