@@ -12,7 +12,7 @@ def explain(
     dtype: str,
     T: int,
     B: int,
-    I: int,  # noqa: E741
+    I: int,
     H: int,
     P: int,
     D: int,

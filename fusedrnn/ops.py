@@ -26,7 +26,7 @@ def _directions(weights: Sequence[Tensor], has_biases: bool) -> int:
     return 1 + (len(weights) >= (8 if has_biases else 4))
 
 
-@torch.library.register_fake("fusedrnn::layer")
+@torch.library.register_fake("fusedrnn::layer")  # type: ignore[untyped-decorator]
 def _(
     input: Tensor,
     batch_sizes: Tensor | None,
@@ -58,7 +58,7 @@ def _(
     )
 
 
-@torch.library.register_fake("fusedrnn::layer_backward")
+@torch.library.register_fake("fusedrnn::layer_backward")  # type: ignore[untyped-decorator]
 def _(
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
@@ -76,7 +76,9 @@ def _(
 ) -> list[Tensor]:
     inputs = (input, hx, cx, *weights)
     return [
-        x.new_empty(x.shape) for x, need in zip(inputs, needs, strict=True) if need and x is not None
+        x.new_empty(x.shape)
+        for x, need in zip(inputs, needs, strict=True)
+        if need and x is not None
     ]
 
 

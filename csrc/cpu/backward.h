@@ -110,8 +110,8 @@ class Backward {
       for (int64_t i = 0; i < width; i += W) {
         V sum = V::load(dh + i);
         if (dy) {
-          sum = sum + V::load(dy + (p_.offset(t) + r) * a_.lddy + i,
-                              int(std::min<int64_t>(p_.P - i, W)));
+          sum = sum +
+                V::load(dy + (p_.offset(t) + r) * a_.lddy + i, int(std::min<int64_t>(p_.P - i, W)));
         }
         sum.store(out + i);
       }
@@ -120,11 +120,11 @@ class Backward {
     const Range groups = share(groups_of(p_.H, W), id, n);
     for (int64_t i = groups.begin; i < groups.end; ++i) {
       const Group group = group_of(p_.H, W, i);
-      product<T>(group.vectors,
-                 {kept + (chunk_row + rows.begin) * width, width, 1, 0, 1, p_.P,
-                  buf_.w_hr + group.column * p_.P, int64_t(group.vectors) * W, nullptr, 0,
-                  buf_.dh_hidden + rows.begin * g_.width() + group.column, g_.width(), rows.size(),
-                  W});
+      product<T>(
+          group.vectors,
+          {kept + (chunk_row + rows.begin) * width, width, 1, 0, 1, p_.P,
+           buf_.w_hr + group.column * p_.P, int64_t(group.vectors) * W, nullptr, 0,
+           buf_.dh_hidden + rows.begin * g_.width() + group.column, g_.width(), rows.size(), W});
     }
   }
 

@@ -63,8 +63,8 @@ const Isa& chosen() {
 constexpr double kFlopPerThread = 4e5;
 
 int usable_threads(const Problem& p, int threads) {
-  const double flop = 2.0 * double(p.total_rows()) * double(gates_of(p.cell) * p.H) *
-                      double(p.I + p.P);
+  const double flop =
+      2.0 * double(p.total_rows()) * double(gates_of(p.cell) * p.H) * double(p.I + p.P);
   return int(std::clamp(flop / kFlopPerThread, 1.0, double(std::max(threads, 1))));
 }
 

@@ -1,7 +1,7 @@
-// The fused forward layer. A thread owns rows of the batch (or, with fewer rows than threads, panels
-// of hidden units) for the whole sequence. For a chunk of steps it makes the input products of its
-// part at once; then, step by step and panel by panel, adds the recurrent product and applies the
-// cell to gates that are still in L1. Split by rows, threads never wait for each other.
+// The fused forward layer. A thread owns rows of the batch (or, with fewer rows than threads,
+// panels of hidden units) for the whole sequence. For a chunk of steps it makes the input products
+// of its part at once; then, step by step and panel by panel, adds the recurrent product and
+// applies the cell to gates that are still in L1. Split by rows, threads never wait for each other.
 #pragma once
 
 #include "cpu/gemm.h"
@@ -186,8 +186,8 @@ class Forward {
         T* c_state = buf_.c + r * g_.width() + unit;
         if constexpr (C::kHasC) c = V::load(c_state);
         if constexpr (C::kUsesPreviousH) {
-          h_prev = s.h_prev ? V::load(s.h_prev + (r - s.rows.begin) * s.stride + unit, lanes)
-                            : V(T(0));
+          h_prev =
+              s.h_prev ? V::load(s.h_prev + (r - s.rows.begin) * s.stride + unit, lanes) : V(T(0));
         }
         const V h = C::forward(x, h_prev, c);
         if constexpr (C::kHasC) {

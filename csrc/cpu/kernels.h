@@ -84,10 +84,12 @@ void eval_activation(bool tanh_not_sigmoid, const float* x, float* y, int64_t n)
 }  // namespace
 
 const Variant& variant() {
-  static const Variant kVariant{
-      FUSEDRNN_VECTOR_BYTES,      {kTileRows<1>, kTileRows<2>, kTileRows<3>, kTileRows<4>},
-      dispatch<Forward>,          dispatch<Backward>,
-      spin,                       eval_activation};
+  static const Variant kVariant{FUSEDRNN_VECTOR_BYTES,
+                                {kTileRows<1>, kTileRows<2>, kTileRows<3>, kTileRows<4>},
+                                dispatch<Forward>,
+                                dispatch<Backward>,
+                                spin,
+                                eval_activation};
   return kVariant;
 }
 

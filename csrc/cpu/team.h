@@ -37,9 +37,7 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-inline Range share(int64_t n, int id, int parts) {
-  return {n * id / parts, n * (id + 1) / parts};
-}
+inline Range share(int64_t n, int id, int parts) { return {n * id / parts, n * (id + 1) / parts}; }
 
 // Rows of the batch for each part, of equal total length: packed sequences come longest first.
 inline Range share_rows(const Problem& p, int id, int parts) {
@@ -63,8 +61,8 @@ void run(const Team& team, int threads, Body& body) {
     body(0, 1);
     return;
   }
-  team.run(threads, [](void* context, int id, int n) { (*static_cast<Body*>(context))(id, n); },
-           &body);
+  team.run(
+      threads, [](void* context, int id, int n) { (*static_cast<Body*>(context))(id, n); }, &body);
 }
 
 }  // namespace

@@ -38,8 +38,7 @@ class WeightGradients {
       if (from < inputs) {
         const Range range{from, std::min(to, inputs)};
         T* dw = buf_.dw_ih + (panel * p_.I + range.begin) * kDepth;
-        multiply(static_cast<const T*>(a_.x) + first * p_.I, p_.I, range, dgates, size,
-                 i > 0, dw);
+        multiply(static_cast<const T*>(a_.x) + first * p_.I, p_.I, range, dgates, size, i > 0, dw);
       }
       if (to > inputs) {
         const Range range{std::max(from, inputs) - inputs, to - inputs};
@@ -134,10 +133,9 @@ class WeightGradients {
     for (int64_t index = 0; index < groups_of(p_.H, W); ++index) {
       const Group group = group_of(p_.H, W, index);
       T* dw = static_cast<T*>(a_.dw_hr) + rows.begin * p_.H + group.column;
-      product<T>(group.vectors,
-                 {buf_.dh_projected[i % 2] + rows.begin, 1, width, 0, 1, size,
-                  keep_.hidden + first * g_.width() + group.column, g_.width(),
-                  i > 0 ? dw : nullptr, p_.H, dw, p_.H, rows.size(), group.tail});
+      product<T>(group.vectors, {buf_.dh_projected[i % 2] + rows.begin, 1, width, 0, 1, size,
+                                 keep_.hidden + first * g_.width() + group.column, g_.width(),
+                                 i > 0 ? dw : nullptr, p_.H, dw, p_.H, rows.size(), group.tail});
     }
   }
 

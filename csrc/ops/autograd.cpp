@@ -59,8 +59,12 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [output, h_n, c_n, reserve] =
         layer(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
-    std::vector<Tensor> saved{input, hx.value_or(Tensor()), cx.value_or(Tensor()),
-                              batch_sizes.value_or(Tensor()), output, reserve};
+    std::vector<Tensor> saved{input,
+                              hx.value_or(Tensor()),
+                              cx.value_or(Tensor()),
+                              batch_sizes.value_or(Tensor()),
+                              output,
+                              reserve};
     saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
     std::vector<Tensor> without{reserve};
@@ -113,8 +117,8 @@ LayerResult layer_autograd(const Tensor& input, const OptionalTensor& batch_size
     at::AutoDispatchBelowADInplaceOrView guard;
     return layer(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
   }
-  const variable_list result = LayerFunction::apply(input, hx, cx, weights, batch_sizes,
-                                                    std::string(mode), has_biases);
+  const variable_list result =
+      LayerFunction::apply(input, hx, cx, weights, batch_sizes, std::string(mode), has_biases);
   return {result[0], result[1], result[2], result[3]};
 }
 
@@ -185,9 +189,8 @@ std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTens
 
 // One step: a layer of one time step, whose rows are the batch.
 std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
-                                const Tensor& w_ih, const Tensor& w_hh,
-                                const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                                c10::string_view mode) {
+                                const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                                const OptionalTensor& b_hh, c10::string_view mode) {
   TORCH_CHECK(b_ih.has_value() == b_hh.has_value(),
               "fusedrnn: b_ih and b_hh must both be given, or neither");
   std::vector<Tensor> weights{w_ih, w_hh};
@@ -203,7 +206,8 @@ std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const Opt
 
 TORCH_LIBRARY(fusedrnn, m) {
   m.def(
-      "layer(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, str mode, "
+      "layer(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, str "
+      "mode, "
       "bool has_biases, bool train) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor reserve)");
   constexpr auto backward_arguments =
       "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, "
@@ -213,7 +217,8 @@ TORCH_LIBRARY(fusedrnn, m) {
     m.def((name + backward_arguments).c_str());
   }
   m.def(
-      "stack(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, str mode, "
+      "stack(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, str "
+      "mode, "
       "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional) -> "
       "(Tensor output, Tensor h_n, Tensor c_n)",
       stack);

@@ -1,7 +1,6 @@
 // The CPU kernels of layer and layer_backward: check, allocate, fill the parameters, call.
 #include <ATen/Functions.h>
-#include <ATen/Parallel.h>
-#include <omp.h>
+#include <ATen/Parallel.h>  // and omp.h
 #include <torch/library.h>
 
 #include <algorithm>
@@ -37,7 +36,7 @@ int64_t weights_of_direction(Cell cell, bool has_biases, int64_t count) {
 Team team() {
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   return {[](int wanted, void (*body)(void*, int, int), void* context) {
-            // torch's own pool: the wheel's libgomp is the one this is linked to.
+  // torch's own pool: the wheel's libgomp is the one this is linked to.
 #pragma omp parallel
             {
               const int n = std::min(wanted, omp_get_num_threads()), id = omp_get_thread_num();
@@ -67,8 +66,8 @@ void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
                   const char* symbols, const Tensor& input) {
   TORCH_CHECK(tensor.sizes() == shape, "fusedrnn: ", name, " must be ", shape, " ", symbols,
               ", got ", tensor.sizes());
-  TORCH_CHECK(tensor.device() == input.device(), "fusedrnn: ", name, " must be on ",
-              input.device(), " as input is, got ", tensor.device());
+  TORCH_CHECK(tensor.device() == input.device(), "fusedrnn: ", name, " must be on ", input.device(),
+              " as input is, got ", tensor.device());
   TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "fusedrnn: ", name, " must be ",
               input.scalar_type(), " as input is, got ", tensor.scalar_type());
 }
@@ -84,8 +83,8 @@ std::vector<int64_t> packed_offsets(const Tensor& batch_sizes, int64_t N) {
   std::vector<int64_t> offsets(sizes.numel() + 1, 0);
   for (int64_t t = 0; t < sizes.numel(); ++t) {
     TORCH_CHECK(rows[t] > 0 && (t == 0 || rows[t] <= rows[t - 1]),
-                "fusedrnn: batch_sizes must be positive and never rise, got ", rows[t],
-                " at step ", t);
+                "fusedrnn: batch_sizes must be positive and never rise, got ", rows[t], " at step ",
+                t);
     offsets[t + 1] = offsets[t] + rows[t];
   }
   TORCH_CHECK(offsets.back() == N, "fusedrnn: batch_sizes must add up to the ", N,
@@ -94,8 +93,8 @@ std::vector<int64_t> packed_offsets(const Tensor& batch_sizes, int64_t N) {
 }
 
 Call check(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-           const OptionalTensor& cx, at::TensorList weights, c10::string_view mode,
-           bool has_biases, bool train) {
+           const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
+           bool train) {
   Call call{};
   call.cell = cell_of(mode);
   const bool packed = batch_sizes.has_value();
@@ -185,8 +184,8 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const bool lstm = call.cell == Cell::kLstm;
   const int64_t rows = batch_sizes ? call.input.size(0) : shape.T * B;
-  Tensor output = batch_sizes ? at::empty({rows, D * P}, options)
-                              : at::empty({shape.T, B, D * P}, options);
+  Tensor output =
+      batch_sizes ? at::empty({rows, D * P}, options) : at::empty({shape.T, B, D * P}, options);
   Tensor h_n = at::empty({D, B, P}, options);
   Tensor c_n = lstm ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(direction(call, 0));
@@ -218,12 +217,14 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
   return {output, h_n, c_n, reserve};
 }
 
-std::vector<Tensor> layer_backward_cpu(
-    const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-    const OptionalTensor& grad_c_n, const Tensor& input, const OptionalTensor& batch_sizes,
-    const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
-    const Tensor& output, const Tensor& reserve, c10::string_view mode, bool has_biases,
-    const c10::List<bool>& needs) {
+std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
+                                       const OptionalTensor& grad_h_n,
+                                       const OptionalTensor& grad_c_n, const Tensor& input,
+                                       const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+                                       const OptionalTensor& cx, at::TensorList weights,
+                                       const Tensor& output, const Tensor& reserve,
+                                       c10::string_view mode, bool has_biases,
+                                       const c10::List<bool>& needs) {
   const Call call = check(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
   const Problem& shape = call.problem;
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
@@ -268,7 +269,8 @@ std::vector<Tensor> layer_backward_cpu(
     BackwardParams a{};
     a.problem = direction(call, d);
     const Plan plan = cpu::plan_backward(a.problem, workers.threads);
-    const Tensor workspace = at::empty({plan.workspace_bytes}, call.input.options().dtype(at::kByte));
+    const Tensor workspace =
+        at::empty({plan.workspace_bytes}, call.input.options().dtype(at::kByte));
     a.x = read(call.input);
     a.h0 = read(call.hx, d * B * P);
     a.c0 = read(call.cx, d * B * H);

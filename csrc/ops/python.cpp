@@ -48,7 +48,9 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   d["kernel"] = std::string("fused_") + (training ? "training" : "inference");
   d["isa"] = plan.isa;
   d["threads"] = plan.threads;
-  d["split"] = plan.split == Split::kBatch ? "batch" : plan.split == Split::kHidden ? "hidden" : "none";
+  d["split"] = plan.split == Split::kBatch    ? "batch"
+               : plan.split == Split::kHidden ? "hidden"
+                                              : "none";
   d["lanes"] = plan.lanes;
   d["panel"] = std::to_string(plan.unit_vectors * plan.lanes) + " units x " +
                std::to_string(plan.vectors / plan.unit_vectors) + " gates, " +
@@ -67,12 +69,14 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   std::string reason;
   if (plan.split == Split::kBatch) {
     reason = "each thread owns rows of the batch for the whole sequence and waits for nobody";
-    rejected.append(py::make_tuple("split by hidden units",
-                                   "needs a barrier every step; the batch has a row for each thread"));
+    rejected.append(
+        py::make_tuple("split by hidden units",
+                       "needs a barrier every step; the batch has a row for each thread"));
   } else if (plan.split == Split::kHidden) {
     reason = "fewer rows than threads: each thread owns panels of hidden units, one barrier a step";
-    rejected.append(py::make_tuple("split by batch rows", std::to_string(B) + " rows for " +
-                                                              std::to_string(threads) + " threads"));
+    rejected.append(
+        py::make_tuple("split by batch rows",
+                       std::to_string(B) + " rows for " + std::to_string(threads) + " threads"));
   } else {
     reason = threads > 1 ? "too little work for a second thread to pay" : "one thread is available";
     if (threads > 1) {
@@ -81,7 +85,8 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
     }
   }
   if (packed) reason += "; packed rows are shared out by total length";
-  if (dtype == "bfloat16" || dtype == "float16") reason += "; stored in " + dtype + ", computed in float32";
+  if (dtype == "bfloat16" || dtype == "float16")
+    reason += "; stored in " + dtype + ", computed in float32";
   d["rejected"] = rejected;
   d["reason"] = reason;
   return d;
