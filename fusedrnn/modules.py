@@ -50,7 +50,8 @@ class _Recurrent(nn.RNNBase):
                 data = input.unsqueeze(0 if self.batch_first else 1)
             if hx is not None:
                 hx = self._check_hidden_dim(hx, dim)
-        if hx is None:
+        # A tracer cannot know the batch of packed rows; the operator compares it when it runs.
+        if hx is None or (batch_sizes is not None and torch.compiler.is_compiling()):
             self.check_input(data, batch_sizes)
         else:
             self.check_forward_args(data, hx, batch_sizes)

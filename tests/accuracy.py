@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Roundings of the largest exact value. In float64 nothing more precise decides, and torch.nn
+# Roundings of the largest exact value. Measured over 5,500 results, ours need up to 0, 0, 10 and
+# 11 beyond twice torch.nn's error, most where H = 1 and nothing averages out. In float64 torch.nn
 # may do the very operations of the reference, so that its own error is zero.
-FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 8, torch.float64: 256}
+FLOOR = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 16, torch.float64: 32}
 
 
 def assert_as_accurate_as(

@@ -167,6 +167,9 @@ def run(problem: Problem, by: str) -> dict[str, Tensor | None]:
         module.double()
     input, states, leaves = inputs(p, torch.float64 if by == "exact" else p.dtype)
     torch.manual_seed(3)  # for dropout
+    threads = torch.get_num_threads()
+    if by != "fusedrnn":  # per-step operators on several threads crawl on a busy machine
+        torch.set_num_threads(1)
     if by == "exact":
         outputs = _exact(p, module, input, states)
     else:
@@ -181,6 +184,7 @@ def run(problem: Problem, by: str) -> dict[str, Tensor | None]:
     slopes = [torch.randn(v.shape, dtype=torch.float64, generator=generator) for v in used]
     slopes = [s.to(p.dtype).to(v.dtype) for s, v in zip(slopes, used, strict=True)]
     torch.autograd.backward(used, slopes)
+    torch.set_num_threads(threads)
     leaf_names = ("input", "hx", "cx")
     results |= {f"grad {k}": v.grad for k, v in zip(leaf_names, leaves, strict=False)}
     results |= {f"grad {k}": v.grad for k, v in module.named_parameters()}
@@ -193,9 +197,10 @@ def check(problem: Problem, *, factor: float = 2) -> dict[str, Tensor | None]:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         expected, reference = theirs[name], exact[name]
-        if value is None or expected is None or reference is None:
-            assert value is expected is reference, f"{name}: expected {expected}, got {value}"
+        if expected is None or reference is None:  # no path to the outputs used
+            assert value is None or not value.count_nonzero(), f"{name}: expected no gradient"
         else:
+            assert value is not None, f"{name}: expected a gradient, got None"
             assert_as_accurate_as(value, expected, reference, factor=factor, name=name)
     return ours
 

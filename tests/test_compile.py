@@ -10,6 +10,7 @@ import torch
 from oracle import tensors_of
 from problems import MODES
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn
 
@@ -50,6 +51,41 @@ def test_opcheck_passes_with_packed_rows_and_projection() -> None:
         torch.ops.fusedrnn.layer.default,
         (data, sizes, h, c, _weights("LSTM", P=2), "LSTM", True, True),
     )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_opcheck_passes_on_layer_backward(mode: str, packed: bool) -> None:
+    x = torch.randn(7, 3) if packed else torch.randn(4, 3, 3)
+    sizes = torch.tensor([3, 2, 2]) if packed else None
+    h = torch.randn(1, 3, 5)
+    c = torch.randn(1, 3, 5) if mode == "LSTM" else None
+    weights = [w.detach() for w in _weights(mode)]
+    y, h_n, c_n, reserve = torch.ops.fusedrnn.layer(x, sizes, h, c, weights, mode, True, True)
+    slopes = [
+        torch.randn_like(y),
+        torch.randn_like(h_n),
+        torch.randn_like(c_n) if c is not None else None,
+    ]
+    for needs in ([True] * 7, [False, True, False, True, False, False, True]):
+        needs[2] = needs[2] and c is not None
+        torch.library.opcheck(
+            torch.ops.fusedrnn.layer_backward.default,
+            (
+                *slopes[:2],
+                None if c is None else slopes[2],
+                x,
+                sizes,
+                h,
+                c,
+                weights,
+                y,
+                reserve,
+                mode,
+                True,
+                needs,
+            ),
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -101,21 +137,29 @@ def test_cell_compiles_to_one_graph_forward_and_backward(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_compiled_module_serves_any_T_and_B_with_one_graph(name: str) -> None:
+def test_compiled_module_serves_any_T_and_B_without_recompiling(name: str) -> None:
     torch._dynamo.reset()
-    module = getattr(fusedrnn, name)(3, 5, 2, dropout=0.0)
-    graphs = 0
-    aot_eager: Any = torch._dynamo.lookup_backend("aot_eager")
+    module = getattr(fusedrnn, name)(3, 5, 2)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for T, B in ((7, 6), (9, 4), (2, 8), (30, 2)):  # none equal to another size
+            compare_compiled(module, compiled, torch.randn(T, B, 3))
 
-    def counting(graph: Any, example: Any) -> Any:
-        nonlocal graphs
-        graphs += 1
-        return aot_eager(graph, example)
 
-    compiled = torch.compile(module, backend=counting, fullgraph=True, dynamic=True)
-    for T, B in ((5, 3), (9, 4), (2, 7), (30, 2)):
-        compare_compiled(module, compiled, torch.randn(T, B, 3))
-    assert graphs == 1
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_sequences_compile_within_a_model(name: str) -> None:
+    torch._dynamo.reset()
+    module = getattr(fusedrnn, name)(3, 5, 2, bidirectional=True)
+    h = torch.randn(4, 3, 5)
+    hx = (h, h) if name == "LSTM" else h
+
+    def model(data: Tensor, sizes: Tensor) -> Any:
+        output, state = module(PackedSequence(data, sizes), hx)
+        return output.data.tanh(), state
+
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    data, sizes = torch.randn(7, 3), torch.tensor([3, 2, 2])
+    torch.testing.assert_close(compiled(data, sizes), model(data, sizes))
 
 
 def test_compiled_dropout_module_trains_and_sees_new_weights() -> None:

@@ -35,6 +35,8 @@ def operators(problem: Problem, *, backward: bool = True) -> Counter[str]:
     """How often each operator is dispatched by one forward (and backward)."""
     module = build(problem, fusedrnn)
     input, states, _ = inputs(problem, problem.dtype)
+    if isinstance(input, PackedSequence):
+        input = input._replace(data=input.data.detach().requires_grad_())
     hx: Any = (states if problem.mode == "LSTM" else states[0]) if states else None
 
     def step() -> None:
@@ -62,9 +64,8 @@ def test_operator_count_does_not_grow_with_time(problem: Problem, backward: bool
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_layer_is_a_handful_of_operators(mode: str) -> None:
-    # Measured: see the assertion. What is above it is host time on every call.
-    count = operators(Problem(mode), backward=False).total()
-    assert count <= 20, count
+    # Measured: stack, layer, and 5 allocations. Each more is host time on every call.
+    assert operators(Problem(mode), backward=False).total() <= 8
 
 
 def test_the_count_sees_operators_inside_a_python_loop() -> None:

@@ -105,8 +105,8 @@ def test_input_that_is_not_2d_or_3d_is_refused(shape: tuple[int, ...]) -> None:
     ("change", "message"),
     [
         ({"x": (6, 4, 7)}, "input.size(-1) must be equal to input_size. Expected 3, got 7"),
-        ({"h": (1, 2, 5)}, "Expected hidden[0] size (1, 4, 5), got [1, 2, 5]"),
-        ({"c": (1, 4, 6)}, "Expected hidden[1] size (1, 4, 5), got [1, 4, 6]"),
+        ({"h": (1, 2, 5)}, "hx must be [1, 4, 5] (D, B, P), got [1, 2, 5]"),
+        ({"c": (1, 4, 6)}, "cx must be [1, 4, 5] (D, B, H), got [1, 4, 6]"),
         ({"x": (0, 4, 3)}, "Expected sequence length to be larger than 0 in RNN"),
     ],
 )
