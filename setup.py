@@ -152,7 +152,15 @@ def extension(cuda: bool) -> Extension:
     ext.define_macros += [("FUSEDRNN_WITH_CUDA", None)] if cuda else []
     warnings = ["-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
     ext.extra_compile_args = {
-        "cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp", *warnings, *system],
+        "cxx": [
+            "-O3",
+            "-g0",
+            "-ffp-contract=fast",
+            "-fvisibility=hidden",
+            "-fopenmp",
+            *warnings,
+            *system,
+        ],
         # No folders of torch's here: kernels do without, and torch drops every -gencode when a flag
         # so much as contains "arch", as /home/research would.
         "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden,-Wall"],
