@@ -118,7 +118,9 @@ Call check(const Tensor& input, const OptionalTensor& batch_sizes, const Optiona
   p.P = weights[1].size(1);
   TORCH_CHECK(input.size(-1) == p.I, "input.size(-1) must be equal to input_size. Expected ", p.I,
               ", got ", input.size(-1));
-  TORCH_CHECK(p.H > 0 && p.P > 0, "fusedrnn: hidden_size must be greater than zero");
+  TORCH_CHECK(p.I > 0 && p.H > 0 && p.P > 0,
+              "fusedrnn: input_size, hidden_size and the size of h must be greater than zero, got ",
+              p.I, ", ", p.H, " and ", p.P);
   if (packed) {
     call.offsets = packed_offsets(*batch_sizes, input.size(0));
     p.T = int64_t(call.offsets.size()) - 1;
