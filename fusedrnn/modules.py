@@ -308,12 +308,17 @@ def _step(
     batched = input.dim() == 2
     if not batched:
         input = input.unsqueeze(0)
+    if input.size(1) != cell.input_size:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {input.size(1)} expected {cell.input_size}"
+        )
     if states is None:
         h = c = input.new_zeros(input.size(0), cell.hidden_size)
     else:
+        states = states if batched else [state.unsqueeze(0) for state in states]
+        for i, state in enumerate(states):
+            _check_cell_state(cell, input, state, i)
         h, c = states[0], states[-1]
-        if not batched:
-            h, c = h.unsqueeze(0), c.unsqueeze(0)
     h, c = _cell(
         input,
         h,
@@ -325,6 +330,18 @@ def _step(
         mode,
     )
     return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+
+def _check_cell_state(cell: nn.RNNCellBase, input: Tensor, state: Tensor, i: int) -> None:
+    if state.size(0) != input.size(0):
+        raise RuntimeError(
+            f"Input batch size {input.size(0)} doesn't match hidden{i} batch size {state.size(0)}"
+        )
+    if state.size(1) != cell.hidden_size:
+        raise RuntimeError(
+            f"hidden{i} has inconsistent hidden_size: got {state.size(1)}, "
+            f"expected {cell.hidden_size}"
+        )
 
 
 def _check_cell_dim(cell: str, name: str, value: Tensor) -> None:
@@ -352,6 +369,8 @@ class RNNCell(nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Advance one step; see the class for shapes."""
+        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
+            return super().forward(input, hx)
         _check_cell_dim("RNNCell", "input", input)
         if hx is not None:
             _check_cell_dim("RNNCell", "hidden", hx)
@@ -382,6 +401,8 @@ class LSTMCell(nn.LSTMCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Advance one step; see the class for shapes."""
+        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
+            return super().forward(input, hx)
         _check_cell_dim("LSTMCell", "input", input)
         if hx is not None:
             for i, value in enumerate(hx):
@@ -408,6 +429,8 @@ class GRUCell(nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Advance one step; see the class for shapes."""
+        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
+            return super().forward(input, hx)
         _check_cell_dim("GRUCell", "input", input)
         if hx is not None:
             _check_cell_dim("GRUCell", "hidden", hx)

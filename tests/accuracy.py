@@ -11,10 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Roundings of the largest exact value. Measured over 5,500 results, ours need up to 0, 0, 10 and
-# 11 beyond twice torch.nn's error, most where H = 1 and nothing averages out. In float64 torch.nn
-# may do the very operations of the reference, so that its own error is zero.
-FLOOR = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 16, torch.float64: 32}
+# Roundings of the largest exact value. In float64 nothing more precise decides, and torch.nn may
+# do the very operations of the reference, so that its own error is zero.
+FLOOR = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 8, torch.float64: 16}
+# A gradient of one element can be a sum that cancels, and nothing averages torch.nn's luck: over
+# 5,500 results ours needs up to 94 roundings beyond twice torch.nn's error there, 10 from 16
+# elements on.
+ALONE = 15
 
 
 def assert_as_accurate_as(
@@ -46,7 +49,8 @@ def assert_as_accurate_as(
     error = torch.where(finite, (ours64 - exact).abs(), zero)
     their_error = torch.where(finite & theirs64.isfinite(), (theirs64 - exact).abs(), zero).max()
     scale = torch.where(finite, exact.abs(), zero).max()
-    floor = FLOOR[ours.dtype] * torch.finfo(ours.dtype).eps * scale
+    few = 1 + ALONE / exact.numel()
+    floor = FLOOR[ours.dtype] * few * torch.finfo(ours.dtype).eps * scale
     allowed = factor * their_error + floor
     assert error.max() <= allowed, _worst(
         f"{name}: error {error.max():.3g} exceeds {allowed:.3g} = {factor} x {their_error:.3g} "

@@ -33,6 +33,7 @@ def flat(result: Any) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_forward_and_gradients_match_torch_and_float64(variant: Any, dtype: torch.dtype) -> None:
+    torch.set_num_threads(1)  # torch.nn's many small operators crawl on a busy machine
     name, options = variant
     for (B, I, H), bias, given in product(  # noqa: E741
         ((1, 1, 1), (3, 5, 37), (130, 28, 100), (2, 64, 256)), (True, False), (True, False)
