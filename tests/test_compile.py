@@ -146,12 +146,15 @@ def test_compiled_module_serves_any_T_and_B_without_recompiling(name: str) -> No
             compare_compiled(module, compiled, torch.randn(T, B, 3))
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["hx given", "no hx"])
 @pytest.mark.parametrize("name", NAMES)
-def test_packed_sequences_compile_within_a_model(name: str) -> None:
+def test_packed_sequences_compile_within_a_model(name: str, given: bool) -> None:
     torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 2, bidirectional=True)
     h = torch.randn(4, 3, 5)
-    hx = (h, h) if name == "LSTM" else h
+    hx: Any = None
+    if given:
+        hx = (h, h) if name == "LSTM" else h
 
     def model(data: Tensor, sizes: Tensor) -> Any:
         output, state = module(PackedSequence(data, sizes), hx)

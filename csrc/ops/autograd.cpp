@@ -104,10 +104,27 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
   }
 };
 
+// Here rather than in a kernel: which kernel runs is chosen by device, and a mix of meta and CPU
+// tensors would be taken for a shape inference.
+void check_devices(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
+                   at::TensorList weights) {
+  for (const Tensor& weight : weights) {
+    TORCH_CHECK(weight.device() == input.device(),
+                "Input and parameter tensors are not at the same device, found input tensor at ",
+                input.device(), " and parameter tensor at ", weight.device());
+  }
+  for (const OptionalTensor* state : {&hx, &cx}) {
+    TORCH_CHECK(!*state || (*state)->device() == input.device(),
+                "Input and hidden tensors are not at the same device, found input tensor at ",
+                input.device(), " and hidden tensor at ", (*state)->device());
+  }
+}
+
 LayerResult layer_autograd(const Tensor& input, const OptionalTensor& batch_sizes,
                            const OptionalTensor& hx, const OptionalTensor& cx,
                            at::TensorList weights, c10::string_view mode, bool has_biases,
                            bool train) {
+  check_devices(input, hx, cx, weights);
   bool differentiate = at::GradMode::is_enabled() &&
                        (input.requires_grad() || wants_gradient(hx) || wants_gradient(cx));
   for (size_t i = 0; at::GradMode::is_enabled() && !differentiate && i < weights.size(); ++i) {
@@ -160,7 +177,8 @@ std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTens
     if (c) to(*c);
   };
   const auto device = input.device().type();
-  if (at::autocast::is_autocast_enabled(device) && outside != at::kDouble) {
+  if (at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device) &&
+      outside != at::kDouble) {
     outside = at::autocast::get_autocast_dtype(device);
     convert(outside);
   }
@@ -169,12 +187,18 @@ std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTens
   std::vector<Tensor> h_n, c_n;
   for (int64_t l = 0; l < num_layers; ++l) {
     auto state = [&](const OptionalTensor& s) -> OptionalTensor {
-      if (!s || num_layers == 1) return s;
-      return s->narrow(0, l * D, D);
+      if (s) return num_layers == 1 ? *s : s->narrow(0, l * D, D);
+      return std::nullopt;
     };
     const at::TensorList of_layer(w.data() + l * per_layer, per_layer);
+    OptionalTensor h_0 = state(h);
+    // Traced with symbols, only the data of a packed batch knows B: the first layer's symbol has to
+    // serve all of them.
+    if (!h && batch_sizes && l > 0 && h_n[0].unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
+      h_0 = at::zeros_like(h_n[0]);
+    }
     auto [y, h_l, c_l, reserve] =
-        layer(x, batch_sizes, state(h), state(c), of_layer, mode, has_biases, false);
+        layer(x, batch_sizes, h_0, state(c), of_layer, mode, has_biases, false);
     x = dropout > 0 && train && l + 1 < num_layers ? at::dropout(y, dropout, true) : y;
     h_n.push_back(h_l);
     c_n.push_back(c_l);
