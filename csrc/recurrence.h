@@ -56,29 +56,29 @@ struct ForwardParams {
 
 struct BackwardParams {
   Problem problem;
-  const void* x;  // [N, I]
-  const void* h0;
-  const void* c0;
-  const void* w_ih;
-  const void* w_hh;
-  const void* w_hr;
-  const void* y;  // [N, P], row stride ldy
+  const void* x;     // [N, I]
+  const void* h0;    // [B, P]
+  const void* c0;    // [B, H]    LSTM
+  const void* w_ih;  // [G*H, I]
+  const void* w_hh;  // [G*H, P]
+  const void* w_hr;  // [P, H]    projected
+  const void* y;     // [N, P]    row stride ldy
   int64_t ldy;
-  const void* reserve;
-  const void* dy;  // [N, P], row stride lddy
+  const void* reserve;  // as forward left it
+  const void* dy;       // [N, P]    row stride lddy
   int64_t lddy;
   const void* dh_n;  // [B, P]
-  const void* dc_n;  // [B, H]
-  void* dx;          // [N, I]; added to when accumulate_dx
+  const void* dc_n;  // [B, H]    LSTM
+  void* dx;          // [N, I]    added to when accumulate_dx
   bool accumulate_dx;
-  void* dh0;  // [B, P]
-  void* dc0;  // [B, H]
-  void* dw_ih;
-  void* dw_hh;
-  void* db_ih;
-  void* db_hh;
-  void* dw_hr;
-  void* workspace;
+  void* dh0;        // [B, P]
+  void* dc0;        // [B, H]    LSTM
+  void* dw_ih;      // [G*H, I]
+  void* dw_hh;      // [G*H, P]
+  void* db_ih;      // [G*H]
+  void* db_hh;      // [G*H]
+  void* dw_hr;      // [P, H]    projected
+  void* workspace;  // as forward's
 };
 
 // How a problem is run. `stretch` is the number of time steps whose input projection (and, going
@@ -94,6 +94,7 @@ struct Plan {
   int unit_vectors;  // vectors of hidden units in a panel
   int vectors;       // vectors of a panel: unit_vectors * gates
   int tile_rows;     // most rows of a register tile
+  bool direct;       // forward reads the weights where they lie, without packing them first
   int64_t panels;
   int64_t stretch;
   int64_t workspace_bytes;
