@@ -2,7 +2,9 @@
 
 Importing this registers torch.ops.fusedrnn: ``layer`` (one layer, D directions),
 ``layer_backward``, ``stack`` (all layers, dropout between them) and ``cell`` (one step). Here
-stand their fake kernels, which only know shapes, and the formula behind double backward.
+stand their fake kernels, which only know shapes, and ``layer_reference`` and
+``layer_backward_reference``: the definition in plain torch, for what the kernels cannot do
+(double backward, forward-mode AD, torch.func, complex numbers).
 """
 
 from __future__ import annotations
@@ -99,6 +101,14 @@ def _(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """layer_backward by the definition, so that it can be differentiated again."""
+
+    # Aliases: where one input depends on another (h0 on x, tied weights) the engine adds up their
+    # gradients; a path through the inputs themselves would count them twice.
+    def alias(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.view_as(x)
+
+    input, hx, cx = input.view_as(input), alias(hx), alias(cx)
+    weights = [w.view_as(w) for w in weights]
     outputs = reference.layer(input, batch_sizes, hx, cx, weights, mode, has_biases)
     grads = (grad_output, grad_h_n, grad_c_n)
     pairs = [(y, dy) for y, dy in zip(outputs, grads, strict=True) if dy is not None]
@@ -112,3 +122,17 @@ def _(
         materialize_grads=True,
     )
     return list(found)
+
+
+@torch.library.impl("fusedrnn::layer_reference", "CompositeImplicitAutograd")
+def _(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    mode: str,
+    has_biases: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """layer by the definition: forward-mode AD, torch.func transforms and complex numbers."""
+    return reference.layer(input, batch_sizes, hx, cx, weights, mode, has_biases)

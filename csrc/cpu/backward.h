@@ -175,7 +175,11 @@ class Backward {
           if (dy) dh = dh + V::load(dy + (offset + r) * a_.lddy + unit, lanes);
           C::backward(s, h, h_prev, c_prev, c, dh, dc);
 #pragma GCC unroll 4
-          for (int i = 0; i < C::kSlots; ++i) s[i].store(out + i * W);
+          for (int i = 0; i < C::kSlots; ++i) {
+            // Padded lanes may hold inf * 0 = nan, which the products would spread.
+            if (lanes < W) V(T(0)).store(out + i * W);
+            s[i].store(out + i * W, lanes);
+          }
           if constexpr (C::kHasC) dc.store(dc_state);
           if constexpr (C::kUsesPreviousH) dh.store(dh_state + r * dh_stride + unit);
         }

@@ -22,8 +22,13 @@ class Barrier {
       return;
     }
     // Yield after a while: with more threads than cores, the one waited for may not be running.
-    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-      if (spins > 4096) std::this_thread::yield();
+    int spins = 4096;
+    while (phase_.load(std::memory_order_acquire) == phase) {
+      if (spins > 0) {
+        --spins;
+      } else {
+        std::this_thread::yield();
+      }
     }
   }
 

@@ -5,33 +5,9 @@
 
 #include <algorithm>
 
-#include "ops/layer.h"
+#include "ops/check.h"
 
 namespace fusedrnn::ops {
-
-Cell cell_of(c10::string_view mode) {
-  if (mode == "LSTM") return Cell::kLstm;
-  if (mode == "GRU") return Cell::kGru;
-  if (mode == "RNN_TANH") return Cell::kRnnTanh;
-  if (mode == "RNN_RELU") return Cell::kRnnRelu;
-  TORCH_CHECK(false, "fusedrnn: mode must be LSTM, GRU, RNN_TANH or RNN_RELU, got ", mode);
-}
-
-DType dtype_of(at::ScalarType type) {
-  if (type == at::kFloat) return DType::kFloat32;
-  if (type == at::kDouble) return DType::kFloat64;
-  TORCH_CHECK(false, "fusedrnn: a layer computes in float32 or float64, got ", type,
-              "; call the stack operator or the modules, which convert");
-}
-
-int64_t weights_of_direction(Cell cell, bool has_biases, int64_t count) {
-  const int64_t plain = has_biases ? 4 : 2;
-  if (cell == Cell::kLstm && (count == plain + 1 || count == 2 * (plain + 1))) return plain + 1;
-  TORCH_CHECK(count == plain || count == 2 * plain, "fusedrnn: a layer takes ", plain, " or ",
-              2 * plain, " weights", cell == Cell::kLstm ? " (one more a direction projected)" : "",
-              ", got ", count);
-  return plain;
-}
 
 Team team() {
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
@@ -47,125 +23,6 @@ Team team() {
 }
 
 namespace {
-
-// A layer's arguments once they are known to fit together; tensors here are contiguous.
-struct Call {
-  Cell cell;
-  int64_t D, per_direction;
-  Problem problem;  // of the forward direction
-  std::vector<int64_t> offsets;
-  Tensor input, hx, cx;
-  std::vector<Tensor> weights;
-
-  const Tensor& weight(int64_t direction, int64_t i) const {
-    return weights[direction * per_direction + i];
-  }
-};
-
-void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
-                  const char* symbols, const Tensor& input) {
-  TORCH_CHECK(tensor.sizes() == shape, "fusedrnn: ", name, " must be ", shape, " ", symbols,
-              ", got ", tensor.sizes());
-  TORCH_CHECK(tensor.device() == input.device(), "fusedrnn: ", name, " must be on ", input.device(),
-              " as input is, got ", tensor.device());
-  TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "fusedrnn: ", name, " must be ",
-              input.scalar_type(), " as input is, got ", tensor.scalar_type());
-}
-
-std::vector<int64_t> packed_offsets(const Tensor& batch_sizes, int64_t N) {
-  TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.scalar_type() == at::kLong &&
-                  batch_sizes.device().is_cpu(),
-              "fusedrnn: batch_sizes must be an int64 vector on the CPU, got ",
-              batch_sizes.scalar_type(), " ", batch_sizes.sizes(), " on ", batch_sizes.device());
-  TORCH_CHECK(batch_sizes.numel() > 0, "Expected sequence length to be larger than 0 in RNN");
-  const Tensor sizes = batch_sizes.contiguous();
-  const int64_t* rows = sizes.const_data_ptr<int64_t>();
-  std::vector<int64_t> offsets(sizes.numel() + 1, 0);
-  for (int64_t t = 0; t < sizes.numel(); ++t) {
-    TORCH_CHECK(rows[t] > 0 && (t == 0 || rows[t] <= rows[t - 1]),
-                "fusedrnn: batch_sizes must be positive and never rise, got ", rows[t], " at step ",
-                t);
-    offsets[t + 1] = offsets[t] + rows[t];
-  }
-  TORCH_CHECK(offsets.back() == N, "fusedrnn: batch_sizes must add up to the ", N,
-              " rows of input, got ", offsets.back());
-  return offsets;
-}
-
-Call check(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-           const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-           bool train) {
-  Call call{};
-  call.cell = cell_of(mode);
-  const bool packed = batch_sizes.has_value();
-  TORCH_CHECK(input.dim() == (packed ? 2 : 3), "fusedrnn: input must be ",
-              packed ? "2-D (N, I) with batch_sizes" : "3-D (T, B, I)", ", got ", input.sizes());
-  call.per_direction = weights_of_direction(call.cell, has_biases, int64_t(weights.size()));
-  call.D = int64_t(weights.size()) / call.per_direction;
-  const bool projected = call.per_direction % 2 == 1;
-
-  Problem& p = call.problem;
-  p.cell = call.cell;
-  p.dtype = dtype_of(input.scalar_type());
-  p.training = train;
-  p.projected = projected;
-  TORCH_CHECK(weights[0].dim() == 2 && weights[1].dim() == 2,
-              "fusedrnn: w_ih and w_hh must be matrices, got ", weights[0].sizes(), " and ",
-              weights[1].sizes());
-  const int64_t gates = gates_of(p.cell);
-  p.I = weights[0].size(1);
-  p.H = weights[0].size(0) / gates;
-  p.P = weights[1].size(1);
-  TORCH_CHECK(input.size(-1) == p.I, "input.size(-1) must be equal to input_size. Expected ", p.I,
-              ", got ", input.size(-1));
-  TORCH_CHECK(p.I > 0 && p.H > 0 && p.P > 0,
-              "fusedrnn: input_size, hidden_size and the size of h must be greater than zero, got ",
-              p.I, ", ", p.H, " and ", p.P);
-  if (packed) {
-    call.offsets = packed_offsets(*batch_sizes, input.size(0));
-    p.T = int64_t(call.offsets.size()) - 1;
-    p.B = call.offsets[1];
-  } else {
-    p.T = input.size(0);
-    p.B = input.size(1);
-    TORCH_CHECK(p.T > 0, "Expected sequence length to be larger than 0 in RNN");
-  }
-  call.weights.reserve(weights.size());
-  for (int64_t d = 0; d < call.D; ++d) {
-    const Tensor* w = weights.data() + d * call.per_direction;
-    check_tensor("w_ih", w[0], {gates * p.H, p.I}, "(G*H, I)", input);
-    check_tensor("w_hh", w[1], {gates * p.H, p.P}, "(G*H, P)", input);
-    if (has_biases) {
-      check_tensor("b_ih", w[2], {gates * p.H}, "(G*H)", input);
-      check_tensor("b_hh", w[3], {gates * p.H}, "(G*H)", input);
-    }
-    if (projected) {
-      check_tensor("w_hr", w[call.per_direction - 1], {p.P, p.H}, "(P, H)", input);
-    } else {
-      TORCH_CHECK(p.P == p.H, "fusedrnn: w_hh must be ", at::IntArrayRef({gates * p.H, p.H}),
-                  " (G*H, H), got ", w[1].sizes());
-    }
-    for (int64_t i = 0; i < call.per_direction; ++i) call.weights.push_back(w[i].contiguous());
-  }
-  if (hx) {
-    check_tensor("hx", *hx, {call.D, p.B, p.P}, "(D, B, P)", input);
-    call.hx = hx->contiguous();
-  }
-  TORCH_CHECK(!cx || p.cell == Cell::kLstm, "fusedrnn: only an LSTM takes cx, got one for ", mode);
-  if (cx) {
-    check_tensor("cx", *cx, {call.D, p.B, p.H}, "(D, B, H)", input);
-    call.cx = cx->contiguous();
-  }
-  call.input = input.contiguous();
-  return call;
-}
-
-Problem direction(const Call& call, int64_t d) {
-  Problem p = call.problem;
-  p.reverse = d == 1;
-  p.offsets = call.offsets.empty() ? nullptr : call.offsets.data();
-  return p;
-}
 
 const void* read(const Tensor& tensor, int64_t element = 0) {
   if (!tensor.defined()) return nullptr;
@@ -190,14 +47,14 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
       batch_sizes ? at::empty({rows, D * P}, options) : at::empty({shape.T, B, D * P}, options);
   Tensor h_n = at::empty({D, B, P}, options);
   Tensor c_n = lstm ? at::empty({D, B, H}, options) : at::empty({0}, options);
-  const int64_t width = cpu::reserve_width(direction(call, 0));
+  const int64_t width = cpu::reserve_width(call.direction(0));
   Tensor reserve = train ? at::empty({D, rows, width}, options) : at::empty({0}, options);
   if (B == 0) return {output, h_n, c_n, reserve};
 
   const Team workers = team();
   for (int64_t d = 0; d < D; ++d) {
     ForwardParams a{};
-    a.problem = direction(call, d);
+    a.problem = call.direction(d);
     const Plan plan = cpu::plan_forward(a.problem, workers.threads);
     const Tensor workspace = at::empty({plan.workspace_bytes}, options.dtype(at::kByte));
     a.x = read(call.input);
@@ -231,7 +88,7 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
   const Problem& shape = call.problem;
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const int64_t rows = batch_sizes ? call.input.size(0) : shape.T * B;
-  const int64_t width = cpu::reserve_width(direction(call, 0));
+  const int64_t width = cpu::reserve_width(call.direction(0));
   TORCH_CHECK(needs.size() == 3 + weights.size(), "fusedrnn: needs must have an entry for input, ",
               "hx, cx and each of the ", weights.size(), " weights, got ", needs.size());
   TORCH_CHECK((hx || !needs[1]) && (cx || !needs[2]),
@@ -269,7 +126,7 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
   for (int64_t d = 0; B > 0 && d < D; ++d) {
     const Tensor* dw = dweights.data() + d * call.per_direction;
     BackwardParams a{};
-    a.problem = direction(call, d);
+    a.problem = call.direction(d);
     const Plan plan = cpu::plan_backward(a.problem, workers.threads);
     const Tensor workspace =
         at::empty({plan.workspace_bytes}, call.input.options().dtype(at::kByte));

@@ -35,4 +35,13 @@ std::vector<Tensor> layer_backward(const OptionalTensor& grad_output,
                                    const Tensor& reserve, c10::string_view mode, bool has_biases,
                                    const c10::List<bool>& needs);
 
+std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTensor& batch_sizes,
+                                         const OptionalTensor& hx, const OptionalTensor& cx,
+                                         at::TensorList weights, c10::string_view mode,
+                                         bool has_biases, int64_t num_layers, double dropout,
+                                         bool train, bool bidirectional);
+std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
+                                const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                                const OptionalTensor& b_hh, c10::string_view mode);
+
 }  // namespace fusedrnn::ops

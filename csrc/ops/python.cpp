@@ -28,8 +28,31 @@ DType dtype_named(const std::string& name) {
   return DType::kFloat32;
 }
 
+// Of packed rows, as Problem has them; empty where every step has B rows.
+std::vector<int64_t> offsets_of(const std::optional<std::vector<int64_t>>& batch_sizes, int64_t T,
+                                int64_t B) {
+  if (!batch_sizes) return {};
+  TORCH_CHECK_VALUE(
+      !batch_sizes->empty() && int64_t(batch_sizes->size()) == T && batch_sizes->front() == B,
+      "fusedrnn: batch_sizes must have T = ", T, " entries, the first of them B = ", B, ", got ",
+      at::IntArrayRef(*batch_sizes));
+  std::vector<int64_t> offsets{0};
+  int64_t last = B;
+  for (const int64_t rows : *batch_sizes) {
+    TORCH_CHECK_VALUE(0 < rows && rows <= last,
+                      "fusedrnn: batch_sizes must be positive and never rise, got ",
+                      at::IntArrayRef(*batch_sizes));
+    offsets.push_back(offsets.back() + rows);
+    last = rows;
+  }
+  return offsets;
+}
+
 py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, int64_t B, int64_t I,
-                 int64_t H, int64_t P, int64_t D, bool packed, bool training, int threads) {
+                 int64_t H, int64_t P, int64_t D,
+                 const std::optional<std::vector<int64_t>>& batch_sizes, bool training,
+                 int threads) {
+  const std::vector<int64_t> offsets = offsets_of(batch_sizes, T, B);
   Problem p{};
   p.cell = cell_of(mode);
   p.dtype = dtype_named(dtype);
@@ -40,6 +63,7 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   p.projected = P > 0;
   p.P = p.projected ? P : H;
   p.training = training;
+  p.offsets = batch_sizes ? offsets.data() : nullptr;
   const Plan plan = cpu::plan_forward(p, threads);
   const int64_t backward = training ? cpu::plan_backward(p, threads).workspace_bytes : 0;
 
@@ -57,13 +81,18 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
                std::to_string(plan.panels) + " panels";
   d["rows"] = plan.tile_rows;
   d["stretch"] = plan.stretch;
+  d["weights"] = plan.direct ? "read in place" : "packed";
   d["workspace_bytes"] = std::max(plan.workspace_bytes, backward);
   d["reserve_bytes"] = D * plan.reserve_size * size_of(p.dtype);
   py::list rejected;
+  const std::string ruled_out = std::string("FUSEDRNN_CPU_ISA=") + plan.isa + " rules it out";
+  bool wider = false;  // the names come slowest first
   for (const char* const* isa = cpu::isa_names(); *isa; ++isa) {
-    if (std::string(*isa) != plan.isa) {
+    if (std::string(*isa) == plan.isa) {
+      wider = true;
+    } else {
       rejected.append(py::make_tuple(std::string("instruction set ") + *isa,
-                                     "narrower, or FUSEDRNN_CPU_ISA chose another"));
+                                     wider ? ruled_out : "narrower vectors"));
     }
   }
   std::string reason;
@@ -84,7 +113,8 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
                                      "under 0.4 MFLOP a thread, starting one costs more"));
     }
   }
-  if (packed) reason += "; packed rows are shared out by total length";
+  if (batch_sizes && plan.split == Split::kBatch)
+    reason += "; packed rows are shared out by total length";
   if (dtype == "bfloat16" || dtype == "float16")
     reason += "; stored in " + dtype + ", computed in float32";
   d["rejected"] = rejected;
@@ -138,7 +168,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("fma_peak", &ops::fma_peak, py::arg("threads"), py::arg("seconds") = 0.05);
   m.def("eval_activation", &ops::eval_activation, py::arg("tanh_not_sigmoid"), py::arg("x"));
   m.def("explain", &ops::explain, py::arg("mode"), py::arg("dtype"), py::arg("T"), py::arg("B"),
-        py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("packed"),
+        py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("batch_sizes"),
         py::arg("training"), py::arg("threads"));
   m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
         py::arg("P"));
