@@ -16,7 +16,7 @@ def explain(
     H: int,
     P: int,
     D: int,
-    packed: bool,
+    batch_sizes: list[int] | None,
     training: bool,
     threads: int,
 ) -> dict[str, Any]: ...

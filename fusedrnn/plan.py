@@ -23,7 +23,8 @@ class LayerPlan:
 
     ``panel`` is the block of weights a core works on, ``rows`` the batch rows that pass it
     together, ``lanes`` the hidden units in a vector, ``stretch`` the steps whose weight
-    gradients are summed at a time, ``rejected`` the other candidates, each with its reason.
+    gradients are summed at a time, ``weights`` whether the forward pass packs the weights into
+    panels first, ``rejected`` the other candidates, each with its reason.
     """
 
     T: int
@@ -41,6 +42,7 @@ class LayerPlan:
     panel: str
     rows: int
     stretch: int
+    weights: str
     workspace_bytes: int
     reserve_bytes: int
     reason: str
@@ -53,7 +55,8 @@ class LayerPlan:
             f"kernel     {self.kernel} ({self.device}, {self.isa}, {self.lanes} lanes): "
             f"{self.reason}",
             f"threads    {self.threads}, split: {self.split}",
-            f"blocking   {self.panel}, {self.rows} rows, {self.stretch} steps a stretch",
+            f"blocking   {self.panel}, {self.rows} rows, {self.stretch} steps a stretch, "
+            f"weights {self.weights}",
             f"memory     {_bytes(self.workspace_bytes)} workspace, "
             f"{_bytes(self.reserve_bytes)} kept for backward",
         ]
@@ -95,7 +98,7 @@ def explain(
 ) -> Plan:
     """The plan that ``module(input, hx)`` would follow now; nothing is computed.
 
-    It depends on torch.get_num_threads() and on whether gradients would be kept.
+    It depends on torch.get_num_threads(), on autocast and on whether gradients would be kept.
 
     Args:
         module: a fusedrnn module or cell (or torch.nn's: what would replace it).
@@ -109,9 +112,10 @@ def explain(
     tensors = [data, *states, *module.parameters()]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     mode, L, D, P = _stack(module)
-    packed = isinstance(input, PackedSequence)
+    batch_sizes: list[int] | None = None
     if isinstance(input, PackedSequence):
-        T, B = len(input.batch_sizes), int(input.batch_sizes[0])
+        batch_sizes = input.batch_sizes.tolist()
+        T, B = len(batch_sizes), batch_sizes[0]
     elif isinstance(module, nn.RNNCellBase):
         T, B = 1, input.size(0) if input.dim() == 2 else 1
     else:
@@ -119,15 +123,24 @@ def explain(
         if input.dim() == 3 and module.batch_first:
             T, B = B, T
     H: int = module.hidden_size  # type: ignore[assignment]
-    dtype = str(data.dtype).removeprefix("torch.")
+    dtype = str(_dtype(data)).removeprefix("torch.")
     threads = torch.get_num_threads()
     layers = []
     for i in range(L):
         width: int = D * (P or H) if i else module.input_size  # type: ignore[assignment]
-        plan = ops.explain(mode, dtype, T, B, width, H, P, D, packed, training, threads)
+        plan = ops.explain(mode, dtype, T, B, width, H, P, D, batch_sizes, training, threads)
         plan["rejected"] = tuple((str(name), str(why)) for name, why in plan["rejected"])
         layers.append(LayerPlan(T=T, B=B, I=width, H=H, P=P, D=D, **plan))
-    return Plan(mode, dtype, packed, training, tuple(layers))
+    return Plan(mode, dtype, batch_sizes is not None, training, tuple(layers))
+
+
+def _dtype(input: Tensor) -> torch.dtype:
+    """What autocast makes of the input's dtype, as the operators do."""
+    device = input.device.type
+    applies = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if applies and input.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return input.dtype
 
 
 def _stack(module: nn.Module) -> tuple[str, int, int, int]:
