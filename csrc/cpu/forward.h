@@ -100,8 +100,11 @@ class Forward {
   void prepare(int id, int n) {
     const Range panels = share(g_.panels, id, n);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-      pack_panels(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih, panel);
-      pack_panels(p_, g_, Side::kRecurrent, static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh, panel);
+      if (!plan_.direct) {
+        pack_panels(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih, panel);
+        pack_panels(p_, g_, Side::kRecurrent, static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh,
+                    panel);
+      }
       pack_bias(p_, g_, static_cast<const T*>(a_.b_ih), static_cast<const T*>(a_.b_hh), buf_.bias,
                 panel);
     }
@@ -140,15 +143,33 @@ class Forward {
         if (n <= 0) break;  // packed steps only shrink
         T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
         const T* bias = buf_.bias + panel * kRow;
-        product<T, kVectors>({static_cast<const T*>(a_.x) + (p_.offset(t) + rows.begin) * p_.I,
-                              p_.I, 1, 0, 1, p_.I, buf_.w_ih + panel * p_.I * kDepth, kDepth, bias,
-                              0, out, kRow, n, W});
+        const T* x = static_cast<const T*>(a_.x) + (p_.offset(t) + rows.begin) * p_.I;
+        multiply(Side::kInput, panel, x, p_.I, bias, 0, out, n);
         if constexpr (kRecurrent > 0) {
           for (int64_t r = 0; r < n; ++r) {
             std::copy(bias + kDepth, bias + kRow, out + r * kRow + kDepth);
           }
         }
       }
+    }
+  }
+
+  // out[rows][vectors of a panel] = init + a . w', a the inputs or the h of the step before.
+  void multiply(Side side, int64_t panel, const T* a, int64_t a_row, const T* init,
+                int64_t init_row, T* out, int64_t rows) {
+    const bool input = side == Side::kInput;
+    const int64_t depth = input ? p_.I : p_.P;
+    if (!plan_.direct) {
+      const T* w = (input ? buf_.w_ih : buf_.w_hh) + panel * depth * kDepth;
+      product<T, kVectors>(
+          {a, a_row, 1, 0, 1, depth, w, kDepth, init, init_row, out, kRow, rows, W});
+      return;
+    }
+    const T* w = static_cast<const T*>(input ? a_.w_ih : a_.w_hh);
+    for (int v = 0; v < kVectors; ++v) {
+      const GateRows gate = gate_rows(p_, g_, side, panel, v);
+      dot_product(a, a_row, w + gate.row * depth, depth, gate.lanes, init + v * W, init_row,
+                  out + v * W, kRow, rows);
     }
   }
 
@@ -160,9 +181,8 @@ class Forward {
         T* out = gates.at(panel, chunk_row + s.rows.begin - slice.begin, kRow);
         if (s.h_prev) {
           T* recurrent = out + kRecurrent;
-          product<T, kVectors>({s.h_prev, s.stride, 1, 0, 1, p_.P,
-                                buf_.w_hh + panel * p_.P * kDepth, kDepth, recurrent, kRow,
-                                recurrent, kRow, s.rows.size(), W});
+          multiply(Side::kRecurrent, panel, s.h_prev, s.stride, recurrent, kRow, recurrent,
+                   s.rows.size());
         }
         cells(t, panel, s, out);
       }

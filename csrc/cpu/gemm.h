@@ -165,6 +165,90 @@ void product(Product<T> p) {
   }
 }
 
+// Sums of the lanes of U = lanes/2 vectors, in the first U lanes of one: pairs are interleaved and
+// added until a single vector holds two halves of every sum.
+template <class T, int U>
+FUSEDRNN_INLINE Vec<T> lane_sums(Vec<T> (&m)[U]) {
+  constexpr auto lanes = std::make_index_sequence<kLanes<T>>();
+  for (int half = U / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) {
+      m[i] = Vec<T>(interleave<T, false>(m[i].v, m[i + half].v, lanes)) +
+             Vec<T>(interleave<T, true>(m[i].v, m[i + half].v, lanes));
+    }
+  }
+  return m[0] + Vec<T>(swap_halves<T>(m[0].v, lanes));
+}
+
+// R rows of A against U rows of a matrix that lies as torch keeps it, both along k.
+template <class T, int R>
+__attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const T* w, int64_t depth,
+                                        const T* init, int64_t init_row, T* c, int64_t c_row) {
+  using V = Vec<T>;
+  constexpr int W = kLanes<T>, U = W / 2;
+  V acc[R][U];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) acc[r][u] = V(T(0));
+  auto step = [&](int64_t k, int n) __attribute__((always_inline)) {
+    V x[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) x[r] = V::load(a + r * a_row + k, n);
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) {
+      const V y = V::load(w + u * depth + k, n);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) acc[r][u] = madd(x[r], y, acc[r][u]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + W <= depth; k += W) step(k, W);
+  if (k < depth) step(k, int(depth - k));
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    V sum = lane_sums<T, U>(acc[r]);
+    if (init) sum = sum + V::load(init + r * init_row, U);
+    sum.store(c + r * c_row, U);
+  }
+}
+
+// c[row][0..units) = init + a[row] . w[unit], for units <= lanes, the rest of the vector zeros (or
+// init): one vector of a panel, from weights that were never packed. For so few rows that packing
+// would cost more than the product; with long k also as fast (3 rows x lanes/2 units a tile).
+template <class T>
+void dot_product(const T* a, int64_t a_row, const T* w, int64_t depth, int units, const T* init,
+                 int64_t init_row, T* c, int64_t c_row, int64_t rows) {
+  constexpr int W = kLanes<T>, U = W / 2;
+  for (int from = 0; from < W; from += U) {
+    const T *w_from = w + from * depth, *init_from = init ? init + from : nullptr;
+    if (from + U <= units) {
+      int64_t row = 0;
+      for (; row + 3 <= rows; row += 3) {
+        dot_tile<T, 3>(a + row * a_row, a_row, w_from, depth,
+                       init ? init_from + row * init_row : nullptr, init_row,
+                       c + row * c_row + from, c_row);
+      }
+      for (; row < rows; ++row) {
+        dot_tile<T, 1>(a + row * a_row, a_row, w_from, depth,
+                       init ? init_from + row * init_row : nullptr, init_row,
+                       c + row * c_row + from, c_row);
+      }
+      continue;
+    }
+    for (int64_t row = 0; row < rows; ++row) {  // the last units of H
+      for (int u = 0; u < U; ++u) {
+        T sum = init ? init_from[row * init_row + u] : T(0);
+        T product = T(0);
+        for (int64_t k = 0; from + u < units && k < depth; ++k) {
+          product += a[row * a_row + k] * w_from[u * depth + k];
+        }
+        c[row * c_row + from + u] = sum + product;
+      }
+    }
+  }
+}
+
 // NV chosen at run time, for the last, narrower group of columns.
 template <class T>
 void product(int vectors, const Product<T>& p) {

@@ -44,6 +44,12 @@ inline int64_t stretch_of(const Problem& p) {
   return std::clamp<int64_t>(256 / std::max<int64_t>(p.B, 1), 1, std::max<int64_t>(p.T, 1));
 }
 
+// Few time steps do not pay for packing the weights (LSTM H=128, one step: 21 us packed, 10 not).
+// Longer k makes products without packing cheaper. Never by B: a row's bits may not depend on it.
+inline bool reads_in_place(const Problem& p) {
+  return p.T == 1 || (p.T <= 4 && p.P >= 256) || (p.T <= 16 && p.P >= 512);
+}
+
 // Hands out 64-byte aligned pieces of a buffer; with a null base it only counts.
 class Arena {
  public:
@@ -94,8 +100,9 @@ struct ForwardBuffers {
   ForwardBuffers(void* base, const Problem& p, const Geometry& g, int64_t stretch) {
     Arena arena(base, size_of(p.dtype));
     const bool lstm = p.cell == Cell::kLstm, keeps = p.training && (lstm || p.cell == Cell::kGru);
-    w_ih = arena.take<T>(g.panels * p.I * g.depth());
-    w_hh = arena.take<T>(g.panels * p.P * g.depth());
+    const int64_t packed = reads_in_place(p) ? 0 : g.panels * g.depth();
+    w_ih = arena.take<T>(packed * p.I);
+    w_hh = arena.take<T>(packed * p.P);
     w_hr = arena.take<T>(p.projected ? round_up(p.P, g.lanes) * p.H : 0);
     bias = arena.take<T>(g.panels * g.row());
     c = arena.take<T>(lstm ? p.B * g.width() : 0);

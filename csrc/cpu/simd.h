@@ -185,6 +185,14 @@ FUSEDRNN_INLINE typename Native<T>::Type interleave(typename Native<T>::Type a,
   return __builtin_shuffle(a, b, mask);
 }
 
+template <class T, size_t... I>
+FUSEDRNN_INLINE typename Native<T>::Type swap_halves(typename Native<T>::Type a,
+                                                     std::index_sequence<I...>) {
+  using Bits = typename Native<T>::Bits;
+  const typename Native<T>::Ints mask = {Bits((I + kLanes<T> / 2) % kLanes<T>)...};
+  return __builtin_shuffle(a, mask);
+}
+
 template <class T>
 FUSEDRNN_INLINE void transpose(Vec<T> (&m)[kLanes<T>]) {
   constexpr int n = kLanes<T>;
