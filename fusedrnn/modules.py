@@ -76,6 +76,20 @@ class _Recurrent(nn.RNNBase):
         }
 
 
+def _hands_on(input: Tensor | PackedSequence) -> bool:
+    """Whether nn.LSTM hands hx on as it is; to reshape or sort it, it picks the first two."""
+    if isinstance(input, PackedSequence):
+        return input.sorted_indices is None
+    return input.dim() == 3
+
+
+def _refuse_states(name: str, hx: Sequence[Tensor]) -> None:
+    """Raise what torch.nn raises for states of an LSTM that are not a pair."""
+    if isinstance(hx, Tensor):
+        raise TypeError(f"{name}(): argument 'hx' must be tuple of Tensors, not Tensor")
+    raise RuntimeError(f"{name} expects two hidden states")
+
+
 def _refuse_projection(proj_size: int | None) -> None:
     if proj_size is not None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -232,6 +246,8 @@ class LSTM(_Recurrent):
         """Run all layers over whole sequences; see the class for shapes."""
         weights = self._current_weights()
         self._check(input, hx)
+        if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and _hands_on(input):
+            _refuse_states("lstm", hx)
         return functional.lstm(input, hx, weights, **self._options())
 
 
@@ -407,6 +423,9 @@ class LSTMCell(nn.LSTMCell):
         if hx is not None:
             for i, value in enumerate(hx):
                 _check_cell_dim("LSTMCell", f"hx[{i}]", value)
+            if input.dim() == 2 and (len(hx) != 2 or isinstance(hx, Tensor)):
+                _refuse_states("lstm_cell", hx)
+            hx = (hx[0], hx[1])
         return _step(self, "LSTM", input, hx)
 
 
