@@ -95,3 +95,44 @@ def test_build_info_says_what_this_binary_is() -> None:
     assert str(info["torch"]).split("+")[0] == torch.__version__.split("+")[0]
     assert isinstance(info["cuda"], bool)
     assert info["compiler"]
+
+
+def test_packed_rows_are_counted_as_they_are_not_as_if_padded() -> None:
+    rows = pack_sequence([torch.randn(n, 3) for n in (9, 2, 1)])
+    module = fusedrnn.LSTM(3, 8)
+    packed = fusedrnn.explain(module, rows).layers[0]
+    padded = fusedrnn.explain(module, torch.randn(9, 3, 3)).layers[0]
+    assert packed.reserve_bytes * 27 == padded.reserve_bytes * 12
+
+
+@pytest.mark.parametrize("batch_sizes", [[], [2], [3, 2], [2, 3], [2, 0], [2, -1]], ids=str)
+def test_batch_sizes_that_no_packed_batch_has_are_refused(batch_sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="batch_sizes must"):
+        _C.explain("GRU", "float32", 2, 2, 3, 4, 0, 1, batch_sizes, True, 1)
+
+
+def test_each_other_instruction_set_is_rejected_for_its_own_reason() -> None:
+    isas = _C.cpu_isas()
+    chosen = isas.index(_C.cpu_isa())
+    rejected = dict(fusedrnn.explain(fusedrnn.GRU(3, 4), torch.randn(5, 2, 3)).layers[0].rejected)
+    for i, isa in enumerate(isas):
+        reason = rejected.get(f"instruction set {isa}")
+        ruled_out = f"FUSEDRNN_CPU_ISA={isas[chosen]} rules it out"
+        assert reason == (None if i == chosen else "narrower vectors" if i < chosen else ruled_out)
+
+
+def test_autocast_is_followed_except_by_float64() -> None:
+    x = torch.randn(5, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fusedrnn.explain(fusedrnn.GRU(3, 4), x).dtype == "bfloat16"
+        assert fusedrnn.explain(fusedrnn.GRU(3, 4).double(), x.double()).dtype == "float64"
+    assert fusedrnn.explain(fusedrnn.GRU(3, 4), x).dtype == "float32"
+
+
+def test_plan_says_whether_weights_are_packed() -> None:
+    torch.set_num_threads(1)
+    module = fusedrnn.LSTM(64, 256)
+    found = {T: fusedrnn.explain(module, torch.randn(T, 1, 64)).layers[0] for T in (1, 200)}
+    assert found[1].weights == "read in place"
+    assert found[200].weights == "packed"
+    assert "weights packed" in str(found[200])
