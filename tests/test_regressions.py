@@ -184,16 +184,7 @@ def test_one_value_that_is_not_finite_spoils_what_it_spoils_in_torch(
 ) -> None:
     ours, theirs = with_one(value, name, H, T)
     for key, expected in theirs.items():
-        assert torch.equal(ours[key].isfinite(), expected.isfinite()), key
-        if key != "dweight_ih_l0":
-            assert torch.equal(kinds(ours[key]), kinds(expected)), key
-
-
-@pytest.mark.xfail(reason="sigmoid(-inf) is 6e-39 in float32: inf where torch.nn has 0 * inf = nan")
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_a_closed_gate_times_an_infinite_input_has_torchs_gradient(name: str) -> None:
-    ours, theirs = (kinds(r["dweight_ih_l0"]) for r in with_one(torch.inf, name, 9, 5))
-    assert torch.equal(ours, theirs)
+        assert torch.equal(kinds(ours[key]), kinds(expected)), key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -318,9 +309,7 @@ FEW: list[dict[str, Any]] = [
 @pytest.mark.parametrize("problem", each(MODES, FEW), ids=str)
 def test_few_steps_are_as_accurate_as_torch(problem: Problem) -> None:
     torch.set_num_threads(1)
-    # The weight gradient of one row is an outer product: a gate's rounding stands in each of its I
-    # elements, so that nothing averages torch.nn's luck. Ours needs 2.8 at worst (I300-H5).
-    check(problem, factor=4 if problem.T * problem.B == 1 else 2)
+    check(problem)
 
 
 FEW_OTHERWISE: list[dict[str, Any]] = [

@@ -70,7 +70,7 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
           N x = V::load(w + v * kLanes<T>).v;
           FUSEDRNN_KEEP(x);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) acc[r][v] += b[r] * x;
+          for (int r = 0; r < R; ++r) acc[r][v] = madd(V(b[r]), V(x), V(acc[r][v])).v;
         }
       } else {
         N x[NV];
@@ -83,7 +83,7 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
         for (int r = 0; r < R; ++r) {
           const N b = a[r][at] - N{};
 #pragma GCC unroll 4
-          for (int v = 0; v < NV; ++v) acc[r][v] += b * x[v];
+          for (int v = 0; v < NV; ++v) acc[r][v] = madd(V(b), V(x[v]), V(acc[r][v])).v;
         }
       }
     }
@@ -213,6 +213,23 @@ __attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const T* w, i
   }
 }
 
+template <class T>
+T dot(const T* a, const T* w, int64_t depth) {
+  using V = Vec<T>;
+  constexpr int W = kLanes<T>;
+  V acc(T(0));
+  for (int64_t k = 0; k < depth; k += W) {
+    const int n = int(depth - k < W ? depth - k : W);
+    acc = madd(V::load(a + k, n), V::load(w + k, n), acc);
+  }
+  alignas(FUSEDRNN_VECTOR_BYTES) T lanes[W];
+  acc.store(lanes);
+  for (int half = W / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
 // c[row][0..units) = init + a[row] . w[unit], for units <= lanes, the rest of the vector zeros (or
 // init): one vector of a panel, from weights that were never packed. For so few rows that packing
 // would cost more than the product; with long k also as fast (3 rows x lanes/2 units a tile).
@@ -239,11 +256,8 @@ void dot_product(const T* a, int64_t a_row, const T* w, int64_t depth, int units
     for (int64_t row = 0; row < rows; ++row) {  // the last units of H
       for (int u = 0; u < U; ++u) {
         T sum = init ? init_from[row * init_row + u] : T(0);
-        T product = T(0);
-        for (int64_t k = 0; from + u < units && k < depth; ++k) {
-          product += a[row * a_row + k] * w_from[u * depth + k];
-        }
-        c[row * c_row + from + u] = sum + product;
+        if (from + u < units) sum += dot(a + row * a_row, w_from + u * depth, depth);
+        c[row * c_row + from + u] = sum;
       }
     }
   }

@@ -99,10 +99,26 @@ template <class T>
 FUSEDRNN_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
   return a.v / b.v;
 }
-// Built with -ffp-contract=fast: one fused operation where the machine has it.
+// One rounding where the machine has FMA. By intrinsics: left to itself, GCC now and then contracts
+// a product in one kernel and not in its twin, and a row's bits would depend on its batch.
 template <class T>
 FUSEDRNN_INLINE Vec<T> madd(Vec<T> a, Vec<T> b, Vec<T> c) {
-  return a.v * b.v + c.v;
+  using N = typename Vec<T>::Type;
+#if FUSEDRNN_AVX512
+  if constexpr (sizeof(T) == 4) {
+    return N(_mm512_fmadd_ps(a.v, b.v, c.v));
+  } else {
+    return N(_mm512_fmadd_pd(a.v, b.v, c.v));
+  }
+#elif FUSEDRNN_AVX2
+  if constexpr (sizeof(T) == 4) {
+    return N(_mm256_fmadd_ps(a.v, b.v, c.v));
+  } else {
+    return N(_mm256_fmadd_pd(a.v, b.v, c.v));
+  }
+#else
+  return N(a.v * b.v + c.v);
+#endif
 }
 // A comparison with nan is false, so nan passes through at_least, at_most, relu, where_positive;
 // x86's max and min give their second operand then.
@@ -129,6 +145,10 @@ FUSEDRNN_INLINE Vec<T> relu(Vec<T> x) {
   return x.v < 0 ? typename Vec<T>::Type{} : x.v;
 }
 template <class T>
+FUSEDRNN_INLINE Vec<T> zero_below(Vec<T> x, Vec<T> low, Vec<T> value) {
+  return x.v < low.v ? typename Vec<T>::Type{} : value.v;
+}
+template <class T>
 FUSEDRNN_INLINE Vec<T> where_positive(Vec<T> x, Vec<T> value) {
   return x.v <= 0 ? typename Vec<T>::Type{} : value.v;
 }
@@ -138,7 +158,7 @@ FUSEDRNN_INLINE Vec<T> where_positive(Vec<T> x, Vec<T> value) {
 FUSEDRNN_INLINE Vec<float> divide(Vec<float> a, Vec<float> b) {
 #if FUSEDRNN_AVX512
   const Vec<float>::Type r = _mm512_rcp14_ps(b.v), q = a.v * r;
-  return q + r * (a.v - b.v * q);
+  return madd(Vec<float>(r), Vec<float>(a.v - b.v * q), Vec<float>(q));
 #else
   return a.v / b.v;
 #endif
