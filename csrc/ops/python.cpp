@@ -99,13 +99,15 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   if (plan.split == Split::kBatch) {
     reason = "each thread owns rows of the batch for the whole sequence and waits for nobody";
     rejected.append(
-        py::make_tuple("split by hidden units",
-                       "needs a barrier every step; the batch has a row for each thread"));
+        py::make_tuple("split by hidden units", "needs a barrier every step; W_hh stays in L2"));
   } else if (plan.split == Split::kHidden) {
-    reason = "fewer rows than threads: each thread owns panels of hidden units, one barrier a step";
+    const bool few = B < plan.threads;
+    reason = std::string(few ? "fewer rows than threads" : "W_hh overflows L2") +
+             ": each thread owns panels of hidden units, one barrier a step";
     rejected.append(
         py::make_tuple("split by batch rows",
-                       std::to_string(B) + " rows for " + std::to_string(threads) + " threads"));
+                       few ? std::to_string(B) + " rows for " + std::to_string(threads) + " threads"
+                           : "every thread would read all of W_hh every step"));
   } else {
     reason = threads > 1 ? "too little work for a second thread to pay" : "one thread is available";
     if (threads > 1) {
