@@ -124,15 +124,5 @@ def _(
     return list(found)
 
 
-@torch.library.impl("fusedrnn::layer_reference", "CompositeImplicitAutograd")
-def _(
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: Tensor | None,
-    cx: Tensor | None,
-    weights: Sequence[Tensor],
-    mode: str,
-    has_biases: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """layer by the definition: forward-mode AD, torch.func transforms and complex numbers."""
-    return reference.layer(input, batch_sizes, hx, cx, weights, mode, has_biases)
+# layer by the definition: forward-mode AD, torch.func transforms and complex numbers.
+torch.library.impl("fusedrnn::layer_reference", "CompositeImplicitAutograd")(reference.layer)
