@@ -1,0 +1,102 @@
+// Everything the kernels ask of the hardware, in one place: what is specific to an architecture is
+// here and nowhere else. The tests put a header of this name before it on the include path that
+// gives the same functions on a CPU (tests/cuda_host), and so run the kernels' own source.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#define FUSEDRNN_DEVICE __device__ __forceinline__
+#define FUSEDRNN_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+
+namespace fusedrnn::cuda {
+
+FUSEDRNN_DEVICE unsigned char* shared_memory() {
+  extern __shared__ __align__(128) unsigned char memory[];
+  return memory;
+}
+FUSEDRNN_DEVICE int thread_index() { return int(threadIdx.x); }
+FUSEDRNN_DEVICE int64_t block_index() { return blockIdx.x; }
+FUSEDRNN_DEVICE int grid_row() { return int(blockIdx.y); }
+FUSEDRNN_DEVICE int64_t grid_threads() { return int64_t(gridDim.x) * blockDim.x; }
+FUSEDRNN_DEVICE void block_sync() { __syncthreads(); }
+FUSEDRNN_DEVICE float shuffle_xor(float value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+// 2^x and 1/x to 2 and 1 ulp; overflow and underflow go to inf and 0.
+FUSEDRNN_DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FUSEDRNN_DEVICE float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Clusters of blocks and their barriers: compute capability 9.0 on. A barrier completes a phase
+// once it has been armed with a number of bytes and these have arrived.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define FUSEDRNN_HAS_CLUSTERS 1
+FUSEDRNN_DEVICE uint32_t shared_address(const void* pointer) {
+  return uint32_t(__cvta_generic_to_shared(pointer));
+}
+FUSEDRNN_DEVICE uint32_t shared_address_in(const void* pointer, int rank) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(address)
+      : "r"(shared_address(pointer)), "r"(rank));
+  return address;
+}
+FUSEDRNN_DEVICE int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return int(rank);
+}
+FUSEDRNN_DEVICE void cluster_sync() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+// For one arrival a phase, barrier_arm's. The fence lets the other blocks see it.
+FUSEDRNN_DEVICE void barrier_init(uint64_t* barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+FUSEDRNN_DEVICE void barrier_arm(uint64_t* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+// Waits for the end of the phase of this parity. The default .acquire.cta suffices for data that
+// came with st.async; .acquire.cluster would add an L1 invalidation a step.
+FUSEDRNN_DEVICE void barrier_wait(uint64_t* barrier, int parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "WAIT_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra WAIT_%=;\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+// Stores value where `to` lies in the shared memory of block `rank`, and counts 4 bytes on that
+// block's `barrier`.
+FUSEDRNN_DEVICE void send(float* to, int rank, float value, uint64_t* barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
+          shared_address_in(to, rank)),
+      "r"(__float_as_uint(value)), "r"(shared_address_in(barrier, rank))
+      : "memory");
+}
+#else
+#define FUSEDRNN_HAS_CLUSTERS 0
+#endif
+
+}  // namespace fusedrnn::cuda

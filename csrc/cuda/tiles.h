@@ -1,0 +1,140 @@
+// The persistent kernels there are, and how each is cut up: one table, read by the plan that picks
+// a row of it, by the kernels that are built from it and by the tests that hold the compiler's
+// figures to it. Host and device code; no CUDA headers.
+#pragma once
+
+#include "recurrence.h"
+
+namespace fusedrnn::cuda {
+
+// W_hh stays on chip for the whole sequence: shared by the `cluster` blocks that advance `rows`
+// batch rows together. A thread keeps `registers` float4 of its weights in registers, the rest of
+// them lies in shared memory. `lanes` threads of a warp split each sum.
+struct Cut {
+  int lanes;
+  int registers;
+};
+
+struct Tile {
+  Cell cell;  // kRnnTanh stands for both nonlinearities
+  int hidden;
+  int cluster;
+  int rows;
+  Cut forward, backward;
+};
+
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// What follows from a row of the table. Forward, a thread makes all gates of `units` hidden units;
+// backward, the gradient of h at 8 units. `quads` counts a thread's float4 of weights.
+struct Shape {
+  int threads;
+  int units;       // hidden units of a block
+  int outputs;     // sums of a thread for one batch row
+  int sum_quads;   // float4 in a whole sum
+  int lane_quads;  // of these, a lane's, the last lanes' padded with zeros
+  int quads;
+  int shared_quads;
+  int64_t shared_bytes;
+
+  constexpr int registers() const {
+    const int most = 65536 / threads / 8 * 8;
+    return most > 255 ? 255 : most;
+  }
+};
+
+constexpr int units_of_thread(Cell cell) {
+  return cell == Cell::kLstm ? 2 : cell == Cell::kGru ? 4 : 8;
+}
+constexpr int kBarrierBytes = 64;
+
+constexpr Shape forward_shape(const Tile& tile) {
+  Shape s{};
+  s.units = tile.hidden / tile.cluster;
+  s.outputs = units_of_thread(tile.cell) * int(gates_of(tile.cell));
+  s.threads = s.units / units_of_thread(tile.cell) * tile.forward.lanes;
+  s.sum_quads = tile.hidden / 4;
+  s.lane_quads = ceil_div(s.sum_quads, tile.forward.lanes);
+  s.quads = s.outputs * s.lane_quads;
+  s.shared_quads = s.quads > tile.forward.registers ? s.quads - tile.forward.registers : 0;
+  // Two buffers of h.
+  s.shared_bytes = int64_t(16) * (s.shared_quads * s.threads +
+                                  2 * tile.rows * s.lane_quads * tile.forward.lanes) +
+                   kBarrierBytes;
+  return s;
+}
+
+constexpr Shape backward_shape(const Tile& tile) {
+  Shape s{};
+  s.units = tile.hidden / tile.cluster;
+  s.outputs = 8;
+  s.threads = tile.hidden / s.outputs * tile.backward.lanes;
+  s.sum_quads = int(gates_of(tile.cell)) * s.units / 4;
+  s.lane_quads = ceil_div(s.sum_quads, tile.backward.lanes);
+  s.quads = s.outputs * s.lane_quads;
+  s.shared_quads = s.quads > tile.backward.registers ? s.quads - tile.backward.registers : 0;
+  // Two buffers of gate gradients and, in a cluster, two of what every block sends.
+  s.shared_bytes = int64_t(16) * (s.shared_quads * s.threads +
+                                  2 * tile.rows * s.lane_quads * tile.backward.lanes) +
+                   (tile.cluster > 1 ? 8 * tile.cluster * s.units * tile.rows : 0) + kBarrierBytes;
+  return s;
+}
+
+// Registers: the most without spills (tests/test_cuda_compile.py), found by trial.
+inline constexpr Tile kTiles[] = {
+    //                H  blocks rows  forward  backward
+    {Cell::kLstm, 32, 1, 1, {8, 8}, {16, 16}},
+    {Cell::kLstm, 64, 1, 1, {4, 32}, {16, 32}},
+    {Cell::kLstm, 64, 1, 2, {4, 32}, {16, 32}},
+    {Cell::kLstm, 96, 1, 1, {4, 48}, {16, 48}},
+    {Cell::kLstm, 96, 1, 2, {4, 48}, {16, 48}},
+    {Cell::kLstm, 128, 1, 1, {4, 50}, {16, 50}},
+    {Cell::kLstm, 128, 1, 2, {4, 46}, {16, 46}},
+    {Cell::kLstm, 128, 1, 4, {4, 36}, {16, 36}},
+    {Cell::kLstm, 160, 2, 1, {8, 32}, {16, 32}},
+    {Cell::kLstm, 160, 2, 2, {8, 28}, {16, 28}},
+    {Cell::kLstm, 192, 2, 1, {8, 28}, {16, 28}},
+    {Cell::kLstm, 192, 4, 2, {16, 24}, {16, 24}},
+    {Cell::kLstm, 256, 4, 1, {8, 50}, {8, 44}},
+    {Cell::kLstm, 256, 4, 2, {8, 46}, {8, 44}},
+    {Cell::kLstm, 256, 8, 2, {16, 32}, {8, 32}},
+    {Cell::kLstm, 256, 4, 4, {8, 36}, {8, 36}},
+    {Cell::kLstm, 384, 8, 1, {16, 28}, {8, 28}},
+    {Cell::kLstm, 384, 8, 2, {16, 24}, {8, 24}},
+    {Cell::kLstm, 512, 16, 1, {16, 50}, {4, 44}},
+    {Cell::kLstm, 512, 16, 2, {16, 46}, {4, 44}},
+    {Cell::kLstm, 512, 16, 4, {16, 36}, {4, 36}},
+
+    {Cell::kGru, 32, 1, 1, {8, 12}, {16, 16}},
+    {Cell::kGru, 64, 1, 1, {8, 24}, {16, 24}},
+    {Cell::kGru, 64, 1, 2, {8, 24}, {16, 24}},
+    {Cell::kGru, 96, 1, 1, {8, 36}, {16, 40}},
+    {Cell::kGru, 96, 1, 2, {8, 36}, {16, 40}},
+    {Cell::kGru, 128, 1, 1, {8, 48}, {16, 48}},
+    {Cell::kGru, 128, 1, 2, {8, 44}, {16, 44}},
+    {Cell::kGru, 128, 1, 4, {8, 32}, {16, 32}},
+    {Cell::kGru, 192, 2, 1, {16, 28}, {16, 28}},
+    {Cell::kGru, 192, 2, 2, {16, 24}, {16, 24}},
+    {Cell::kGru, 256, 4, 1, {16, 48}, {8, 44}},
+    {Cell::kGru, 256, 4, 2, {16, 44}, {8, 44}},
+    {Cell::kGru, 256, 4, 4, {16, 32}, {8, 32}},
+    {Cell::kGru, 384, 8, 1, {32, 28}, {8, 28}},
+    {Cell::kGru, 384, 8, 2, {32, 24}, {8, 24}},
+    {Cell::kGru, 512, 16, 1, {32, 48}, {4, 44}},
+    {Cell::kGru, 512, 16, 2, {32, 44}, {4, 44}},
+
+    {Cell::kRnnTanh, 64, 1, 1, {16, 8}, {16, 8}},
+    {Cell::kRnnTanh, 128, 1, 1, {16, 16}, {16, 16}},
+    {Cell::kRnnTanh, 128, 1, 2, {16, 16}, {16, 16}},
+    {Cell::kRnnTanh, 192, 1, 1, {8, 48}, {8, 48}},
+    {Cell::kRnnTanh, 192, 1, 2, {8, 46}, {8, 46}},
+    {Cell::kRnnTanh, 256, 1, 1, {8, 50}, {8, 50}},
+    {Cell::kRnnTanh, 256, 1, 2, {8, 46}, {8, 46}},
+    {Cell::kRnnTanh, 256, 1, 4, {8, 36}, {8, 36}},
+    {Cell::kRnnTanh, 384, 4, 1, {16, 48}, {4, 48}},
+    {Cell::kRnnTanh, 512, 4, 1, {16, 50}, {4, 44}},
+    {Cell::kRnnTanh, 512, 4, 2, {16, 46}, {4, 44}},
+};
+inline constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
+
+}  // namespace fusedrnn::cuda
