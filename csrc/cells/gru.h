@@ -15,7 +15,7 @@ struct Gru {
   static constexpr bool kHasC = false, kUsesPreviousH = true, kKeepsSlots = true;
 
   template <class V>
-  static V forward(V (&s)[kSlots], V h_prev, V& /*c*/) {
+  FUSEDRNN_CELL static V forward(V (&s)[kSlots], V h_prev, V& /*c*/) {
     s[1] = sigmoid(s[1]);
     s[2] = sigmoid(s[2]);
     s[0] = tanh(madd(s[1], s[3], s[0]));
@@ -25,7 +25,8 @@ struct Gru {
   // In: n, r, z, h_n and dh. Out: gradients of the slots; dh = dh * z, what reaches h_prev
   // unweighted.
   template <class V>
-  static void backward(V (&s)[kSlots], V /*h*/, V h_prev, V /*c_prev*/, V /*c*/, V& dh, V& /*dc*/) {
+  FUSEDRNN_CELL static void backward(V (&s)[kSlots], V /*h*/, V h_prev, V /*c_prev*/, V /*c*/,
+                                     V& dh, V& /*dc*/) {
     const V one(1.0f), n = s[0], r = s[1], z = s[2], h_n = s[3];
     const V dn = dh * (one - z) * (one - n * n);
     s[0] = dn;

@@ -12,11 +12,17 @@ struct Lstm {
   static constexpr bool kHasC = true, kUsesPreviousH = false, kKeepsSlots = true;
 
   template <class V>
-  static V forward(V (&s)[kSlots], V /*h_prev*/, V& c) {
+  FUSEDRNN_CELL static V forward(V (&s)[kSlots], V /*h_prev*/, V& c) {
     s[0] = sigmoid(s[0]);
     s[1] = sigmoid(s[1]);
     s[2] = tanh(s[2]);
     s[3] = sigmoid(s[3]);
+    return update(s, c);
+  }
+
+  // From activated gates.
+  template <class V>
+  FUSEDRNN_CELL static V update(const V (&s)[kSlots], V& c) {
     c = madd(s[1], c, s[0] * s[2]);
     return s[3] * tanh(c);
   }
@@ -24,7 +30,8 @@ struct Lstm {
   // In: activated gates, dh and dc of this step. Out: gradients of the pre-activations in s, dc of
   // the step before, dh = what reaches h_prev unweighted (nothing).
   template <class V>
-  static void backward(V (&s)[kSlots], V /*h*/, V /*h_prev*/, V c_prev, V c, V& dh, V& dc) {
+  FUSEDRNN_CELL static void backward(V (&s)[kSlots], V /*h*/, V /*h_prev*/, V c_prev, V c, V& dh,
+                                     V& dc) {
     const V one(1.0f), i = s[0], f = s[1], g = s[2], o = s[3];
     const V tanh_c = tanh(c);
     const V d = madd(dh * o, one - tanh_c * tanh_c, dc);

@@ -10,6 +10,12 @@
 // Error in fp32 over every 97th float: sigmoid 2.4 ulp, tanh 2.5 ulp (tests/test_activations.py).
 #pragma once
 
+#ifdef __CUDACC__
+#define FUSEDRNN_CELL __host__ __device__ __forceinline__
+#else
+#define FUSEDRNN_CELL inline
+#endif
+
 namespace fusedrnn {
 
 // e^y = 2^n * (1 + p), |y| <= 89. The polynomial is the degree-6 minimax fit on [-ln2/2, ln2/2].
@@ -19,7 +25,7 @@ struct Exp {
 };
 
 template <class V>
-inline Exp<V> exp_parts(V y) {
+FUSEDRNN_CELL Exp<V> exp_parts(V y) {
   const V n = nearest(y * V(1.44269504088896341f));
   V r = madd(n, V(-0.693359375f), y);
   r = madd(n, V(2.12194440e-4f), r);
@@ -33,7 +39,7 @@ inline Exp<V> exp_parts(V y) {
 
 // 1 / (1 + e^-x). The clamp keeps the divisor finite; what lies below every normal is 0.
 template <class V>
-inline V sigmoid(V x) {
+FUSEDRNN_CELL V sigmoid(V x) {
   const Exp<V> e = exp_parts(at_most(at_least(V(0.0f) - x, V(-88.0f)), V(88.0f)));
   const V one(1.0f);
   return zero_below(x, V(-88.0f), divide(one, one + exp2_int(e.n) * (one + e.p)));
@@ -41,7 +47,7 @@ inline V sigmoid(V x) {
 
 // With m = e^(-2|x|) - 1, tanh|x| = -m / (m + 2); m keeps its relative accuracy near 0.
 template <class V>
-inline V tanh(V x) {
+FUSEDRNN_CELL V tanh(V x) {
   const Exp<V> e = exp_parts(at_least(abs(x) * V(-2.0f), V(-20.0f)));
   const V scale = exp2_int(e.n);
   const V m = madd(scale, e.p, scale - V(1.0f));

@@ -12,7 +12,7 @@ struct Rnn {
   static constexpr bool kHasC = false, kUsesPreviousH = false, kKeepsSlots = false;
 
   template <class V>
-  static V forward(V (&s)[kSlots], V /*h_prev*/, V& /*c*/) {
+  FUSEDRNN_CELL static V forward(V (&s)[kSlots], V /*h_prev*/, V& /*c*/) {
     if constexpr (kRelu) {
       return relu(s[0]);
     } else {
@@ -22,7 +22,8 @@ struct Rnn {
 
   // In: h and dh. Out: s[0] = gradient of the pre-activation; dh = what reaches h_prev unweighted.
   template <class V>
-  static void backward(V (&s)[kSlots], V h, V /*h_prev*/, V /*c_prev*/, V /*c*/, V& dh, V& /*dc*/) {
+  FUSEDRNN_CELL static void backward(V (&s)[kSlots], V h, V /*h_prev*/, V /*c_prev*/, V /*c*/,
+                                     V& dh, V& /*dc*/) {
     if constexpr (kRelu) {
       s[0] = where_positive(h, dh);
     } else {
