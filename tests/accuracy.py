@@ -27,7 +27,7 @@ def assert_as_accurate_as(
 
     Args:
         ours, theirs: results in the dtype under test; shapes and dtypes must agree.
-        exact: the same in float64.
+        exact: the same in float64, on any device.
         factor: allowed ratio of the largest errors.
         name: what is compared, for the message.
     """
@@ -38,14 +38,14 @@ def assert_as_accurate_as(
     assert ours.device == theirs.device, f"{name}: expected {theirs.device}, got {ours.device}"
     if not exact.numel():
         return
-    ours64, theirs64, exact = (t.detach().double() for t in (ours, theirs, exact))
+    ours64, theirs64, exact = (t.detach().cpu().double() for t in (ours, theirs, exact))
     rounded = exact.to(ours.dtype).double()
     finite = rounded.isfinite()
     if not finite.all() or not ours64.isfinite().all():
         kept = (ours64 == rounded) | (ours64.isnan() & rounded.isnan())
         wrong = (ours64.isfinite() != finite) | (~finite & ~kept)
         assert not wrong.any(), _worst(f"{name}: inf/nan pattern", wrong, ours64, theirs64, rounded)
-    zero = torch.zeros(())
+    zero = exact.new_zeros(())
     error = torch.where(finite, (ours64 - exact).abs(), zero)
     their_error = torch.where(finite & theirs64.isfinite(), (theirs64 - exact).abs(), zero).max()
     scale = torch.where(finite, exact.abs(), zero).max()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_sequence
 
 import fusedrnn
 
@@ -59,3 +60,23 @@ def tensors_of(result: Any) -> tuple[Tensor, ...]:
     if isinstance(result, PackedSequence):
         return (result.data,)
     return tuple(t for item in result for t in tensors_of(item))
+
+
+def packed(rows: Sequence[Tensor], *, enforce_sorted: bool = True) -> PackedSequence:
+    """torch's pack_sequence, which loses its way when the default device is no CPU: lengths
+    belong on the CPU."""
+    lengths = torch.tensor([len(row) for row in rows], device="cpu")
+    return pack_padded_sequence(pad_sequence(list(rows)), lengths, enforce_sorted=enforce_sorted)
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """torch.nn on its own kernels, which can what cuDNN can't: gradients in eval mode and of
+    gradients, strided states, empty batches. Without effect on the CPU."""
+    # torch.backends.cudnn.flags would also reset the precision.
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled

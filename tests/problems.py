@@ -3,7 +3,8 @@
 A Problem is everything that decides a call: sizes, flags, which inputs require gradients
 and which outputs are used. Weights and inputs are drawn in float64 and rounded to the dtype
 under test, and the float64 run starts from the rounded values, so that all three compute
-the same function. `covering` picks problems such that every pair of choices meets.
+the same function. They are drawn on the CPU, whatever the device under test, and the float64 run
+stays there. `covering` picks problems such that every pair of choices meets.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import combinations, product
 from typing import Any
 
@@ -73,7 +75,17 @@ class Problem:
         return 1 + self.bidirectional
 
 
-def build(problem: Problem, namespace: Any) -> nn.RNNBase:
+def device_under_test() -> torch.device:
+    """Where ours and torch.nn's run: torch's default device, which ``--device`` sets."""
+    return torch.get_default_device()
+
+
+def on_device(problem: Problem) -> Problem:
+    """The problem as the device under test can be held to it: cuDNN draws dropout of its own."""
+    return problem if device_under_test().type == "cpu" else replace(problem, dropout=0.0)
+
+
+def build(problem: Problem, namespace: Any, device: torch.device | None = None) -> nn.RNNBase:
     """The problem's module from ``fusedrnn`` or ``torch.nn``, with the problem's weights."""
     p = problem
     options: dict[str, Any] = {
@@ -83,6 +95,7 @@ def build(problem: Problem, namespace: Any) -> nn.RNNBase:
         "dropout": p.dropout,
         "bidirectional": p.bidirectional,
         "dtype": torch.float64,
+        "device": "cpu",
     }
     if p.mode == "LSTM":
         options["proj_size"] = p.P
@@ -90,36 +103,39 @@ def build(problem: Problem, namespace: Any) -> nn.RNNBase:
         options["nonlinearity"] = p.mode[4:].lower()
     torch.manual_seed(1)
     module: nn.RNNBase = getattr(namespace, p.mode[:4].rstrip("_"))(p.I, p.H, **options)
-    module.to(p.dtype)
+    module.to(device or device_under_test(), p.dtype)
     for name, parameter in module.named_parameters():
         frozen = p.frozen == "all" or (p.frozen == "hh" and "weight_hh" in name)
         parameter.requires_grad_(not frozen)
     return module
 
 
-def inputs(problem: Problem, dtype: torch.dtype) -> tuple[Any, tuple[Tensor, ...], list[Tensor]]:
+def inputs(
+    problem: Problem, dtype: torch.dtype, device: torch.device | None = None
+) -> tuple[Any, tuple[Tensor, ...], list[Tensor]]:
     """(input, states or (), the leaves among them that may get a gradient)."""
     p = problem
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator("cpu").manual_seed(2)
+    device = device or device_under_test()
 
     def draw(*shape: int) -> Tensor:
-        values = torch.randn(shape, dtype=torch.float64, generator=generator)
-        return values.to(p.dtype).to(dtype)
+        values = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
+        return values.to(p.dtype).to(device, dtype)
 
     shape = {"unbatched": (p.T, p.I), "batch_first": (p.B, p.T, p.I)}.get(p.form, (p.T, p.B, p.I))
     x = draw(*shape)
     if p.strided:
-        wide = torch.full((*shape[:-1], 2 * shape[-1] + 1), torch.nan, dtype=dtype)
+        wide = torch.full((*shape[:-1], 2 * shape[-1] + 1), torch.nan, dtype=dtype, device=device)
         wide[..., 1::2] = x
         x = wide[..., 1::2].detach()
     leaves = [x.requires_grad_()]
     input: Any = x
     if p.form in ("sorted", "unsorted"):
-        lengths = torch.randint(1, p.T + 1, (p.B,), generator=generator)
+        lengths = torch.randint(1, p.T + 1, (p.B,), generator=generator, device="cpu")
         lengths[0] = p.T
         lengths = lengths.sort(descending=True).values
         if p.form == "unsorted":
-            lengths = lengths[torch.randperm(p.B, generator=generator)]
+            lengths = lengths[torch.randperm(p.B, generator=generator, device="cpu")]
         input = pack_padded_sequence(x, lengths, enforce_sorted=p.form == "sorted")
     states: tuple[Tensor, ...] = ()
     if p.hx != "none":
@@ -159,13 +175,14 @@ def _exact(
     return (y.transpose(0, 1) if p.form == "batch_first" else y, *final)
 
 
-def run(problem: Problem, by: str) -> dict[str, Tensor | None]:
+def run(problem: Problem, by: str, device: torch.device | None = None) -> dict[str, Tensor | None]:
     """Outputs and gradients by "fusedrnn", "torch" or "exact" (the reference in float64)."""
-    p = problem
-    module = build(p, fusedrnn if by == "fusedrnn" else nn)
+    p = on_device(problem)
+    device = torch.device("cpu") if by == "exact" else device or device_under_test()
+    module = build(p, fusedrnn if by == "fusedrnn" else nn, device)
     if by == "exact":
         module.double()
-    input, states, leaves = inputs(p, torch.float64 if by == "exact" else p.dtype)
+    input, states, leaves = inputs(p, torch.float64 if by == "exact" else p.dtype, device)
     torch.manual_seed(3)  # for dropout
     threads = torch.get_num_threads()
     if by != "fusedrnn":  # per-step operators on several threads crawl on a busy machine
@@ -180,9 +197,9 @@ def run(problem: Problem, by: str) -> dict[str, Tensor | None]:
     names = ("output", "h_n", "c_n")
     results: dict[str, Tensor | None] = dict(zip(names, outputs, strict=False))
     used = [v for k, v in zip(names, outputs, strict=False) if p.use in ("all", k)]
-    generator = torch.Generator().manual_seed(4)
-    slopes = [torch.randn(v.shape, dtype=torch.float64, generator=generator) for v in used]
-    slopes = [s.to(p.dtype).to(v.dtype) for s, v in zip(slopes, used, strict=True)]
+    generator = torch.Generator("cpu").manual_seed(4)
+    draw = partial(torch.randn, dtype=torch.float64, generator=generator, device="cpu")
+    slopes = [draw(v.shape).to(p.dtype).to(v) for v in used]
     torch.autograd.backward(used, slopes)
     torch.set_num_threads(threads)
     leaf_names = ("input", "hx", "cx")

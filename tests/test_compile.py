@@ -44,7 +44,7 @@ def test_opcheck_passes_on_stack_and_layer(mode: str) -> None:
 
 
 def test_opcheck_passes_with_packed_rows_and_projection() -> None:
-    data, sizes = torch.randn(7, 3, requires_grad=True), torch.tensor([3, 2, 2])
+    data, sizes = torch.randn(7, 3, requires_grad=True), torch.tensor([3, 2, 2], device="cpu")
     h = torch.randn(1, 3, 2, requires_grad=True)
     c = torch.randn(1, 3, 5, requires_grad=True)
     torch.library.opcheck(
@@ -57,7 +57,7 @@ def test_opcheck_passes_with_packed_rows_and_projection() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_opcheck_passes_on_layer_backward(mode: str, packed: bool) -> None:
     x = torch.randn(7, 3) if packed else torch.randn(4, 3, 3)
-    sizes = torch.tensor([3, 2, 2]) if packed else None
+    sizes = torch.tensor([3, 2, 2], device="cpu") if packed else None
     h = torch.randn(1, 3, 5)
     c = torch.randn(1, 3, 5) if mode == "LSTM" else None
     weights = [w.detach() for w in _weights(mode)]
@@ -161,7 +161,7 @@ def test_packed_sequences_compile_within_a_model(name: str, given: bool) -> None
         return output.data.tanh(), state
 
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    data, sizes = torch.randn(7, 3), torch.tensor([3, 2, 2])
+    data, sizes = torch.randn(7, 3), torch.tensor([3, 2, 2], device="cpu")
     torch.testing.assert_close(compiled(data, sizes), model(data, sizes))
 
 

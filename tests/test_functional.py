@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from oracle import packed
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import functional
 
@@ -62,19 +63,19 @@ def test_packed_results_keep_the_input_order() -> None:
     module = nn.GRU(3, 5, **OPTIONS)
     sequences = [torch.randn(n, 3) for n in (2, 5, 1, 4)]
     hx = torch.randn(4, 4, 5)
-    packed = pack_sequence(sequences, enforce_sorted=False)
-    output, h_n = functional.gru(packed, hx, flat(module), **OPTIONS)
-    theirs, their_h_n = module(packed, hx)
+    rows = packed(sequences, enforce_sorted=False)
+    output, h_n = functional.gru(rows, hx, flat(module), **OPTIONS)
+    theirs, their_h_n = module(rows, hx)
     assert isinstance(output, PackedSequence)
-    assert output.batch_sizes is packed.batch_sizes
-    assert output.sorted_indices is packed.sorted_indices
-    assert output.unsorted_indices is packed.unsorted_indices
+    assert output.batch_sizes is rows.batch_sizes
+    assert output.sorted_indices is rows.sorted_indices
+    assert output.unsorted_indices is rows.unsorted_indices
     close((output.data, h_n), (theirs.data, their_h_n))
 
 
 def test_sorted_packed_output_has_no_indices() -> None:
-    packed = pack_sequence([torch.randn(n, 3) for n in (5, 2)])
-    output, _ = functional.rnn(packed, None, flat(nn.RNN(3, 4)))
+    rows = packed([torch.randn(n, 3) for n in (5, 2)])
+    output, _ = functional.rnn(rows, None, flat(nn.RNN(3, 4)))
     assert output.sorted_indices is None
     assert output.unsorted_indices is None
 
@@ -144,6 +145,6 @@ def test_batch_sizes_that_do_not_fit_are_refused() -> None:
     weights = flat(nn.GRU(3, 5))
     data = torch.randn(6, 3)
     for sizes in ([3, 2], [2, 4], [3, 3, 0], [7], [], [-1, 7]):
-        packed = PackedSequence(data, torch.tensor(sizes, dtype=torch.int64))
+        rows = PackedSequence(data, torch.tensor(sizes, dtype=torch.int64, device="cpu"))
         with pytest.raises(RuntimeError):
-            functional.gru(packed, None, weights)
+            functional.gru(rows, None, weights)

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 from accuracy import assert_as_accurate_as
-from oracle import pair, refusal, states, tensors_of
+from oracle import packed, pair, refusal, states, tensors_of, without_cudnn
 from problems import MODES, Problem, check, each
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp
-from torch.nn.utils.rnn import pack_sequence
 
 import fusedrnn
 from fusedrnn import reference
@@ -72,17 +71,19 @@ def test_inputs_that_depend_on_each_other_are_not_counted_twice_by_create_graph(
         v = x.clone().requires_grad_()
         leaves = [v, *module.parameters()]
         options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
-        loss = (call(module, v) * slope).sum()
-        first = torch.autograd.grad(loss, leaves, create_graph=True, **options)
-        plain = torch.autograd.grad((call(module, v) * slope).sum(), leaves, **options)
-        torch.testing.assert_close(first, plain)
-        penalty = torch.stack([(g * g).sum() for g in first]).sum()
-        results.append((first, torch.autograd.grad(penalty, leaves, **options)))
+        with without_cudnn():
+            loss = (call(module, v) * slope).sum()
+            first = torch.autograd.grad(loss, leaves, create_graph=True, **options)
+            plain = torch.autograd.grad((call(module, v) * slope).sum(), leaves, **options)
+            torch.testing.assert_close(first, plain)
+            penalty = torch.stack([(g * g).sum() for g in first]).sum()
+            results.append((first, torch.autograd.grad(penalty, leaves, **options)))
     torch.testing.assert_close(results[0], results[1])
 
 
 def theirs_in_forward_mode(module: Any, x: Tensor, weights: dict[str, Tensor]) -> Any:
-    """Output and final states of torch.nn's module by the definition: nn.LSTM has no tangents."""
+    """Output and final states of torch.nn's module by the definition: nn.LSTM has no tangents, nor
+    has any of torch.nn's on a GPU."""
     zeros = x.new_zeros(1, x.size(1), module.hidden_size)
     y, h, c = reference.layer(x, None, zeros, zeros, list(weights.values()), module.mode, True)
     return (y, h, c) if module.mode == "LSTM" else (y, h)
@@ -100,7 +101,8 @@ def test_forward_mode_tangents_are_torchs(name: str, frozen: bool, which: str) -
     ours.requires_grad_(not frozen)
     x = randn(4, 2, 3)
     weights = {k: v.detach() for k, v in theirs.named_parameters()}
-    expected_by: Any = theirs_in_forward_mode if name == "LSTM" else called
+    by_definition = name == "LSTM" or x.device.type != "cpu"
+    expected_by: Any = theirs_in_forward_mode if by_definition else called
 
     def tangents(by: Any, module: Any, own: dict[str, Tensor]) -> Any:
         if which == "input":
@@ -154,13 +156,15 @@ def test_functional_derivatives_are_autograds(name: str, frozen: bool) -> None:
 
 
 def with_one(value: float, name: str, H: int, T: int) -> list[dict[str, Any]]:
-    """Results and gradients, ours and torch.nn's, in float32, of an input with one such value."""
+    """Results and gradients in float32 of an input with one such value: ours, and torch.nn's on the
+    CPU."""
     x = torch.randn(T, 4, 6)
     x[T // 2, 1, 2] = value
     hx = states(name, 1, 4, H)
     results = []
-    for module in modules(name, 6, H, dtype=torch.float32):
-        leaves = [t.detach().clone().requires_grad_() for t in tensors_of((x, hx))]
+    ours, theirs = modules(name, 6, H, dtype=torch.float32)
+    for module, device in ((ours, x.device), (theirs.cpu(), "cpu")):
+        leaves = [t.detach().clone().to(device).requires_grad_() for t in tensors_of((x, hx))]
         own: Any = tuple(leaves[1:]) if name == "LSTM" else leaves[1]
         outputs = tensors_of(module(leaves[0], own))
         torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
@@ -184,9 +188,10 @@ def test_one_value_that_is_not_finite_spoils_what_it_spoils_in_torch(
 ) -> None:
     ours, theirs = with_one(value, name, H, T)
     for key, expected in theirs.items():
-        assert torch.equal(kinds(ours[key]), kinds(expected)), key
+        assert torch.equal(kinds(ours[key]).cpu(), kinds(expected)), key
 
 
+@pytest.mark.cpu_only("cuDNN has words of its own")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 def test_a_mix_of_devices_is_refused_in_every_grad_mode(name: str, mode: Any) -> None:
@@ -252,12 +257,13 @@ def test_cells_refuse_mixed_dtypes_and_name_both(name: str) -> None:
 def test_autocast_does_not_convert_integers(name: str) -> None:
     module, _ = modules(name, 3, 5, dtype=torch.float32)
     x = torch.ones(4, 2, 3, dtype=torch.int64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         assert refusal(partial(run_stack, x, detached(module), module.mode))[0] is RuntimeError
         cell = getattr(fusedrnn, name + "Cell")(3, 5)
         assert refusal(partial(cell, x[0]))[0] is RuntimeError
 
 
+@pytest.mark.cpu_only("torch.nn has no complex kernels elsewhere")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -336,6 +342,7 @@ def test_few_steps_of_every_kind_are_as_accurate_as_torch(problem: Problem) -> N
     check(problem)
 
 
+@pytest.mark.cpu_only("elsewhere the matrix product's own kernel depends on the batch")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("H", [5, 37, 300, 512])
 @pytest.mark.parametrize("threads", [1, 2])
@@ -385,7 +392,7 @@ def same_refusal(ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("which", range(4))
 def test_states_that_are_no_pair_are_refused_where_torch_does(which: int) -> None:
     ours, theirs = modules("LSTM", 3, 5, dtype=torch.float32)
-    rows = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    rows = packed([torch.randn(4, 3), torch.randn(2, 3)])
     hx = odd_states(1, 2, 5)[which]
     for x in (torch.randn(4, 2, 3), rows):
         same_refusal(partial(ours, x, hx), partial(theirs, x, hx))
@@ -402,6 +409,6 @@ def test_unbatched_input_and_unsorted_rows_take_the_first_two_states_as_in_torch
     x, hx = randn(4, 3), [randn(1, 5) for _ in range(3)]
     torch.testing.assert_close(ours(x, hx), theirs(x, hx))
     torch.testing.assert_close(ours(x, torch.stack(hx)), theirs(x, torch.stack(hx)))
-    rows = pack_sequence([randn(2, 3), randn(4, 3)], enforce_sorted=False)
+    rows = packed([randn(2, 3), randn(4, 3)], enforce_sorted=False)
     hx = [randn(1, 2, 5) for _ in range(3)]
     torch.testing.assert_close(tensors_of(ours(rows, hx)), tensors_of(theirs(rows, hx)))
