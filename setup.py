@@ -125,8 +125,11 @@ def listed(root: Path, pattern: str) -> list[str]:
 
 
 def sources(root: Path, cuda: bool) -> list[str]:
-    """The extension's translation units; CUDA's are csrc/cuda and the glue in csrc/ops/cuda."""
-    units = listed(root, "csrc/cpu/**/*.cpp") + listed(root, "csrc/ops/**/*.cpp")
+    """The extension's translation units. CUDA's own are the kernels in csrc/cuda and the glue in
+    csrc/ops/cuda; the plan, plain C++, tells of GPUs in every build."""
+    units = [
+        unit for part in ("cpu", "cuda", "ops") for unit in listed(root, f"csrc/{part}/**/*.cpp")
+    ]
     units = [unit for unit in units if cuda or not unit.startswith("csrc/ops/cuda/")]
     return units + (listed(root, "csrc/cuda/**/*.cu") if cuda else [])
 

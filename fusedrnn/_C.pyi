@@ -20,4 +20,35 @@ def explain(
     training: bool,
     threads: int,
 ) -> dict[str, Any]: ...
-def reserve_width(mode: str, dtype: str, H: int, P: int) -> int: ...
+def reserve_width(mode: str, dtype: str, H: int, P: int, device: str) -> int: ...
+def cuda_allowed() -> int: ...
+def cuda_device(index: int) -> dict[str, Any]: ...
+def cuda_plan(
+    backward: bool,
+    mode: str,
+    dtype: str,
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    P: int,
+    D: int,
+    packed: bool,
+    training: bool,
+    device: dict[str, Any],
+    allowed: int,
+) -> dict[str, Any]: ...
+def hands_to_torch(
+    mode: str,
+    dtype: str,
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    P: int,
+    D: int,
+    packed: bool,
+    training: bool,
+    device: dict[str, Any],
+    allowed: int,
+) -> bool: ...

@@ -20,8 +20,12 @@ from . import _C, reference
 build_info = _C.build_info
 cpu_isa = _C.cpu_isa
 cpu_isas = _C.cpu_isas
+cuda_allowed = _C.cuda_allowed
+cuda_device = _C.cuda_device
+cuda_plan = _C.cuda_plan
 explain = _C.explain
 fma_peak = _C.fma_peak
+hands_to_torch = _C.hands_to_torch
 
 
 def _directions(weights: Sequence[Tensor], has_biases: bool) -> int:
@@ -51,7 +55,10 @@ def _(
     else:  # the first batch size, which only the data can tell
         N, B = input.size(0), torch.library.get_ctx().new_dynamic_size()
     dtype = str(input.dtype).removeprefix("torch.")
-    width = _C.reserve_width(mode, dtype, H, P if len(weights) // D % 2 else 0) if train else 0
+    width = 0
+    if train:
+        projected = P if len(weights) // D % 2 else 0
+        width = _C.reserve_width(mode, dtype, H, projected, input.device.type)
     return (
         input.new_empty((*input.shape[:-1], D * P)),
         input.new_empty((D, B, P)),

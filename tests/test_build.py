@@ -149,7 +149,7 @@ def test_the_architecture_list_is_fixed_unless_given(
 def test_sources_come_sorted_and_cuda_ones_only_on_demand(
     build: ModuleType, tmp_path: Path
 ) -> None:
-    cpp = ["csrc/cpu/a.cpp", "csrc/cpu/b.cpp", "csrc/ops/library.cpp"]
+    cpp = ["csrc/cpu/a.cpp", "csrc/cpu/b.cpp", "csrc/cuda/plan.cpp", "csrc/ops/library.cpp"]
     for name in [*reversed(cpp), "csrc/ops/cuda/glue.cpp", "csrc/cuda/inst/block.cu"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -182,11 +182,13 @@ def test_build_info_agrees_with_the_distribution_and_torch() -> None:
     from fusedrnn import _C
 
     info: dict[str, Any] = _C.build_info()
-    assert set(info) == {"version", "torch", "compiler", "cuda"}
+    assert set(info) == {"version", "torch", "compiler", "cuda", "cuda_toolkit", "cuda_arches"}
     assert info["version"] == importlib.metadata.version("fusedrnn")
     assert info["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert info["compiler"]
     assert isinstance(info["cuda"], bool)
+    assert (info["cuda_toolkit"] is not None) == info["cuda"]
+    assert (info["cuda_arches"] is not None) == info["cuda"]
 
 
 def test_the_distribution_installs_its_package_and_nothing_else() -> None:

@@ -1,6 +1,9 @@
 // See check.h.
 #include "ops/check.h"
 
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
+
 namespace fusedrnn::ops {
 
 Cell cell_of(c10::string_view mode) {
@@ -38,9 +41,11 @@ void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
 
 void check_devices(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
                    at::TensorList weights) {
+#ifndef FUSEDRNN_WITH_CUDA
   TORCH_CHECK_NOT_IMPLEMENTED(!input.is_cuda(),
                               "fusedrnn was built without CUDA kernels: move the module and its ",
                               "input to the CPU, or use torch.nn on ", input.device());
+#endif
   for (const Tensor& weight : weights) {
     TORCH_CHECK(weight.device() == input.device(),
                 "Input and parameter tensors are not at the same device, found input tensor at ",
@@ -143,6 +148,63 @@ Call check(const Tensor& input, const OptionalTensor& batch_sizes, const Optiona
   }
   call.input = input.contiguous();
   return call;
+}
+
+BackwardCall check_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                            const OptionalTensor& grad_c_n, const Tensor& input,
+                            const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+                            const OptionalTensor& cx, at::TensorList weights, const Tensor& output,
+                            const Tensor& reserve, c10::string_view mode, bool has_biases,
+                            const c10::List<bool>& needs,
+                            int64_t (*reserve_width)(const Problem& problem)) {
+  BackwardCall call{};
+  static_cast<Call&>(call) = check(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
+  const int64_t D = call.D, B = call.problem.B, H = call.problem.H, P = call.problem.P;
+  TORCH_CHECK(needs.size() == 3 + weights.size(), "fusedrnn: needs must have an entry for input, ",
+              "hx, cx and each of the ", weights.size(), " weights, got ", needs.size());
+  TORCH_CHECK((hx || !needs[1]) && (cx || !needs[2]),
+              "fusedrnn: the gradient of a state that was not given was asked for");
+  check_tensor("reserve", reserve, {D, call.rows(), reserve_width(call.direction(0))},
+               "(D, N, width), what layer(train=True) made", call.input);
+  std::vector<int64_t> y_shape(input.sizes().begin(), input.sizes().end() - 1);
+  y_shape.push_back(D * P);
+  check_tensor("output", output, y_shape, "(*, D*P)", call.input);
+  if (grad_output) {
+    check_tensor("grad_output", *grad_output, y_shape, "(*, D*P)", call.input);
+    call.dy = grad_output->contiguous();
+  }
+  if (grad_h_n) {
+    check_tensor("grad_h_n", *grad_h_n, {D, B, P}, "(D, B, P)", call.input);
+    call.dh_n = grad_h_n->contiguous();
+  }
+  if (grad_c_n && call.cell == Cell::kLstm) {
+    check_tensor("grad_c_n", *grad_c_n, {D, B, H}, "(D, B, H)", call.input);
+    call.dc_n = grad_c_n->contiguous();
+  }
+  call.y = output.contiguous();
+  call.reserve = reserve.contiguous();
+
+  auto gradient = [&](bool wanted, const Tensor& of) {
+    return !wanted ? Tensor() : B == 0 ? at::zeros_like(of) : at::empty_like(of);
+  };
+  call.dx = gradient(needs[0], call.input);
+  call.dhx = gradient(needs[1], call.hx);
+  call.dcx = gradient(needs[2], call.cx);
+  for (size_t i = 0; i < call.weights.size(); ++i) {
+    call.dweights.push_back(gradient(needs[3 + i], call.weights[i]));
+  }
+  return call;
+}
+
+std::vector<Tensor> BackwardCall::results() const {
+  std::vector<Tensor> asked_for;
+  for (const Tensor& gradient : {dx, dhx, dcx}) {
+    if (gradient.defined()) asked_for.push_back(gradient);
+  }
+  for (const Tensor& gradient : dweights) {
+    if (gradient.defined()) asked_for.push_back(gradient);
+  }
+  return asked_for;
 }
 
 Problem Call::direction(int64_t d) const {

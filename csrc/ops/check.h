@@ -22,6 +22,21 @@ struct Call {
   const Tensor& weight(int64_t direction, int64_t i) const {
     return weights[direction * per_direction + i];
   }
+  // Of all steps together.
+  int64_t rows() const { return offsets.empty() ? problem.T * problem.B : offsets.back(); }
+};
+
+// layer_backward's arguments likewise, and its results: made, not yet computed (but zero where the
+// batch is empty). An undefined tensor is a gradient that was not given, or not asked for.
+struct BackwardCall : Call {
+  Tensor y, reserve, dy, dh_n, dc_n;
+  Tensor dx, dhx, dcx;
+  std::vector<Tensor> dweights;
+
+  const Tensor* dweight(int64_t direction) const {
+    return dweights.data() + direction * per_direction;
+  }
+  std::vector<Tensor> results() const;
 };
 
 void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
@@ -33,5 +48,22 @@ void check_devices(const Tensor& input, const OptionalTensor& hx, const Optional
 Call check(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
            const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
            bool train);
+BackwardCall check_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                            const OptionalTensor& grad_c_n, const Tensor& input,
+                            const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+                            const OptionalTensor& cx, at::TensorList weights, const Tensor& output,
+                            const Tensor& reserve, c10::string_view mode, bool has_biases,
+                            const c10::List<bool>& needs,
+                            int64_t (*reserve_width)(const Problem& problem));
+
+// The address of a tensor's element; null for one that is not there.
+inline const void* read(const Tensor& tensor, int64_t element = 0) {
+  if (!tensor.defined()) return nullptr;
+  return static_cast<const char*>(tensor.const_data_ptr()) + element * tensor.element_size();
+}
+inline void* write(const Tensor& tensor, int64_t element = 0) {
+  if (!tensor.defined()) return nullptr;
+  return static_cast<char*>(tensor.data_ptr()) + element * tensor.element_size();
+}
 
 }  // namespace fusedrnn::ops

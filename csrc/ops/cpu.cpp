@@ -24,16 +24,6 @@ Team team() {
 
 namespace {
 
-const void* read(const Tensor& tensor, int64_t element = 0) {
-  if (!tensor.defined()) return nullptr;
-  return static_cast<const char*>(tensor.const_data_ptr()) + element * tensor.element_size();
-}
-
-void* write(const Tensor& tensor, int64_t element = 0) {
-  if (!tensor.defined()) return nullptr;
-  return static_cast<char*>(tensor.data_ptr()) + element * tensor.element_size();
-}
-
 LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
                       const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
                       c10::string_view mode, bool has_biases, bool train) {
@@ -42,7 +32,7 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
   const auto options = call.input.options();
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const bool lstm = call.cell == Cell::kLstm;
-  const int64_t rows = batch_sizes ? call.input.size(0) : shape.T * B;
+  const int64_t rows = call.rows();
   Tensor output =
       batch_sizes ? at::empty({rows, D * P}, options) : at::empty({shape.T, B, D * P}, options);
   Tensor h_n = at::empty({D, B, P}, options);
@@ -84,47 +74,15 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
                                        const Tensor& output, const Tensor& reserve,
                                        c10::string_view mode, bool has_biases,
                                        const c10::List<bool>& needs) {
-  const Call call = check(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
+  const BackwardCall call =
+      check_backward(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
+                     reserve, mode, has_biases, needs, cpu::reserve_width);
   const Problem& shape = call.problem;
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
-  const int64_t rows = batch_sizes ? call.input.size(0) : shape.T * B;
-  const int64_t width = cpu::reserve_width(call.direction(0));
-  TORCH_CHECK(needs.size() == 3 + weights.size(), "fusedrnn: needs must have an entry for input, ",
-              "hx, cx and each of the ", weights.size(), " weights, got ", needs.size());
-  TORCH_CHECK((hx || !needs[1]) && (cx || !needs[2]),
-              "fusedrnn: the gradient of a state that was not given was asked for");
-  check_tensor("reserve", reserve, {D, rows, width}, "(D, N, width), what layer(train=True) made",
-               call.input);
-  std::vector<int64_t> y_shape(input.sizes().begin(), input.sizes().end() - 1);
-  y_shape.push_back(D * P);
-  check_tensor("output", output, y_shape, "(*, D*P)", call.input);
-  Tensor dy, dh_n, dc_n;
-  if (grad_output) {
-    check_tensor("grad_output", *grad_output, y_shape, "(*, D*P)", call.input);
-    dy = grad_output->contiguous();
-  }
-  if (grad_h_n) {
-    check_tensor("grad_h_n", *grad_h_n, {D, B, P}, "(D, B, P)", call.input);
-    dh_n = grad_h_n->contiguous();
-  }
-  if (grad_c_n && call.cell == Cell::kLstm) {
-    check_tensor("grad_c_n", *grad_c_n, {D, B, H}, "(D, B, H)", call.input);
-    dc_n = grad_c_n->contiguous();
-  }
-  const Tensor y = output.contiguous(), kept = reserve.contiguous();
-
-  auto gradient = [&](bool wanted, const Tensor& of) {
-    return !wanted ? Tensor() : B == 0 ? at::zeros_like(of) : at::empty_like(of);
-  };
-  const Tensor dx = gradient(needs[0], call.input);
-  const Tensor dhx = gradient(needs[1], call.hx), dcx = gradient(needs[2], call.cx);
-  std::vector<Tensor> dweights;
-  for (size_t i = 0; i < call.weights.size(); ++i) {
-    dweights.push_back(gradient(needs[3 + i], call.weights[i]));
-  }
+  const int64_t rows = call.rows(), width = call.reserve.size(2);
   const Team workers = team();
   for (int64_t d = 0; B > 0 && d < D; ++d) {
-    const Tensor* dw = dweights.data() + d * call.per_direction;
+    const Tensor* dw = call.dweight(d);
     BackwardParams a{};
     a.problem = call.direction(d);
     const Plan plan = cpu::plan_backward(a.problem, workers.threads);
@@ -136,17 +94,17 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
     a.w_ih = read(call.weight(d, 0));
     a.w_hh = read(call.weight(d, 1));
     a.w_hr = shape.projected ? read(call.weight(d, call.per_direction - 1)) : nullptr;
-    a.y = read(y, d * P);
+    a.y = read(call.y, d * P);
     a.ldy = D * P;
-    a.reserve = read(kept, d * rows * width);
-    a.dy = read(dy, d * P);
+    a.reserve = read(call.reserve, d * rows * width);
+    a.dy = read(call.dy, d * P);
     a.lddy = D * P;
-    a.dh_n = read(dh_n, d * B * P);
-    a.dc_n = read(dc_n, d * B * H);
-    a.dx = write(dx);
+    a.dh_n = read(call.dh_n, d * B * P);
+    a.dc_n = read(call.dc_n, d * B * H);
+    a.dx = write(call.dx);
     a.accumulate_dx = d > 0;
-    a.dh0 = write(dhx, d * B * P);
-    a.dc0 = write(dcx, d * B * H);
+    a.dh0 = write(call.dhx, d * B * P);
+    a.dc0 = write(call.dcx, d * B * H);
     a.dw_ih = write(dw[0]);
     a.dw_hh = write(dw[1]);
     a.db_ih = has_biases ? write(dw[2]) : nullptr;
@@ -156,14 +114,7 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
     cpu::backward(a, plan, workers);
   }
 
-  std::vector<Tensor> result;
-  for (const Tensor& gradient : {dx, dhx, dcx}) {
-    if (gradient.defined()) result.push_back(gradient);
-  }
-  for (const Tensor& gradient : dweights) {
-    if (gradient.defined()) result.push_back(gradient);
-  }
-  return result;
+  return call.results();
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// What Python asks that is not a tensor operator: build information, the CPU variant, the plan.
+// What Python asks that is not a tensor operator: build information, the CPU variant, the plans.
 #include <torch/extension.h>
 
+#include "ops/choice.h"
 #include "ops/layer.h"
 
 namespace py = pybind11;
@@ -15,8 +16,12 @@ py::dict build_info() {
   info["compiler"] = __VERSION__;
 #ifdef FUSEDRNN_WITH_CUDA
   info["cuda"] = true;
+  info["cuda_toolkit"] = FUSEDRNN_CUDA_TOOLKIT;
+  info["cuda_arches"] = FUSEDRNN_CUDA_ARCHES;
 #else
   info["cuda"] = false;
+  info["cuda_toolkit"] = py::none();
+  info["cuda_arches"] = py::none();
 #endif
   return info;
 }
@@ -48,11 +53,8 @@ std::vector<int64_t> offsets_of(const std::optional<std::vector<int64_t>>& batch
   return offsets;
 }
 
-py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, int64_t B, int64_t I,
-                 int64_t H, int64_t P, int64_t D,
-                 const std::optional<std::vector<int64_t>>& batch_sizes, bool training,
-                 int threads) {
-  const std::vector<int64_t> offsets = offsets_of(batch_sizes, T, B);
+Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
+                   int64_t I, int64_t H, int64_t P, bool training, const int64_t* offsets) {
   Problem p{};
   p.cell = cell_of(mode);
   p.dtype = dtype_named(dtype);
@@ -63,7 +65,17 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   p.projected = P > 0;
   p.P = p.projected ? P : H;
   p.training = training;
-  p.offsets = batch_sizes ? offsets.data() : nullptr;
+  p.offsets = offsets;
+  return p;
+}
+
+py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, int64_t B, int64_t I,
+                 int64_t H, int64_t P, int64_t D,
+                 const std::optional<std::vector<int64_t>>& batch_sizes, bool training,
+                 int threads) {
+  const std::vector<int64_t> offsets = offsets_of(batch_sizes, T, B);
+  const Problem p =
+      problem_of(mode, dtype, T, B, I, H, P, training, batch_sizes ? offsets.data() : nullptr);
   const Plan plan = cpu::plan_forward(p, threads);
   const int64_t backward = training ? cpu::plan_backward(p, threads).workspace_bytes : 0;
 
@@ -124,15 +136,76 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   return d;
 }
 
-int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P) {
-  Problem p{};
-  p.cell = cell_of(mode);
-  p.dtype = dtype_named(dtype);
-  p.H = H;
-  p.projected = P > 0;
-  p.P = p.projected ? P : H;
-  p.training = true;
-  return cpu::reserve_width(p);
+// A cuda::Device to and from Python: any GPU can be planned for, present or not.
+cuda::Device device_of(const py::dict& d) {
+  cuda::Device device{};
+  device.sm = d["sm"].cast<int>();
+  device.multiprocessors = d["multiprocessors"].cast<int>();
+  device.shared_bytes = d["shared_bytes"].cast<int64_t>();
+  device.clock_ghz = d["clock_ghz"].cast<double>();
+  const auto clusters = d["clusters"].cast<std::vector<int>>();
+  TORCH_CHECK_VALUE(clusters.size() == std::size(device.clusters),
+                    "fusedrnn: clusters must have a count for 1, 2, 4, 8 and 16 blocks, got ",
+                    clusters.size(), " counts");
+  std::copy(clusters.begin(), clusters.end(), device.clusters);
+  return device;
+}
+
+py::dict cuda_device_of(int index) {
+#ifdef FUSEDRNN_WITH_CUDA
+  const cuda::Device& device = cuda_device(index);
+  py::dict d;
+  d["sm"] = device.sm;
+  d["multiprocessors"] = device.multiprocessors;
+  d["shared_bytes"] = device.shared_bytes;
+  d["clock_ghz"] = device.clock_ghz;
+  d["clusters"] = std::vector<int>(std::begin(device.clusters), std::end(device.clusters));
+  return d;
+#else
+  TORCH_CHECK(false, "fusedrnn was built without CUDA kernels: it cannot ask CUDA device ", index,
+              " what it is");
+#endif
+}
+
+// A packed problem is planned for by its being packed; its offsets are not read.
+const int64_t* some_offsets(bool packed) {
+  static const int64_t kNone = 0;
+  return packed ? &kNone : nullptr;
+}
+
+py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string& dtype, int64_t T,
+                      int64_t B, int64_t I, int64_t H, int64_t P, int64_t D, bool packed,
+                      bool training, const py::dict& device, unsigned allowed) {
+  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, some_offsets(packed));
+  Rejections rejected;
+  const cuda::Plan plan = cuda_plan(backward ? cuda::Pass::kBackward : cuda::Pass::kForward, p, D,
+                                    device_of(device), allowed, &rejected);
+  py::dict d;
+  d["kernel"] = name_of(plan.kernel);
+  d["tile"] = plan.tile;
+  d["hidden"] = plan.hidden;
+  d["cluster"] = plan.cluster;
+  d["rows"] = plan.rows;
+  d["threads"] = plan.threads;
+  d["registers"] = plan.registers;
+  d["shared_bytes"] = plan.shared_bytes;
+  d["blocks"] = plan.blocks;
+  d["step_us"] = plan.step_us;
+  d["rejected"] = rejected;
+  return d;
+}
+
+bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
+                    int64_t I, int64_t H, int64_t P, int64_t D, bool packed, bool training,
+                    const py::dict& device, unsigned allowed) {
+  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, some_offsets(packed));
+  return torch_is_cheaper(p, D, device_of(device), allowed);
+}
+
+int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P,
+                      const std::string& device) {
+  const Problem p = problem_of(mode, dtype, 0, 0, 0, H, P, true, nullptr);
+  return device == "cuda" ? cuda_reserve_width(p) : cpu::reserve_width(p);
 }
 
 std::vector<std::string> cpu_isas() {
@@ -173,5 +246,13 @@ PYBIND11_MODULE(_C, m) {
         py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("batch_sizes"),
         py::arg("training"), py::arg("threads"));
   m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
-        py::arg("P"));
+        py::arg("P"), py::arg("device"));
+  m.def("cuda_allowed", &ops::cuda_allowed);
+  m.def("cuda_device", &ops::cuda_device_of, py::arg("index"));
+  m.def("cuda_plan", &ops::cuda_plan_of, py::arg("backward"), py::arg("mode"), py::arg("dtype"),
+        py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"),
+        py::arg("packed"), py::arg("training"), py::arg("device"), py::arg("allowed"));
+  m.def("hands_to_torch", &ops::hands_to_torch, py::arg("mode"), py::arg("dtype"), py::arg("T"),
+        py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("packed"),
+        py::arg("training"), py::arg("device"), py::arg("allowed"));
 }

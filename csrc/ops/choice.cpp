@@ -1,0 +1,113 @@
+// See choice.h.
+#include "ops/choice.h"
+
+#include <c10/util/Exception.h>
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+namespace fusedrnn::ops {
+namespace {
+
+constexpr cuda::Kernel kKernels[] = {cuda::Kernel::kBlock, cuda::Kernel::kCluster,
+                                     cuda::Kernel::kStepwise, cuda::Kernel::kTorch};
+
+const char* name_of(Cell cell) {
+  constexpr const char* kNames[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
+  return kNames[int(cell)];
+}
+
+const char* name_of(cuda::Pass pass) {
+  return pass == cuda::Pass::kForward ? "forward" : "backward";
+}
+
+}  // namespace
+
+const char* name_of(cuda::Kernel kernel) {
+  constexpr const char* kNames[] = {"block", "cluster", "stepwise", "torch"};
+  return kNames[int(kernel)];
+}
+
+unsigned cuda_allowed() {
+  const char* wanted = std::getenv("FUSEDRNN_CUDA_KERNEL");
+  if (!wanted || !*wanted) return cuda::kAnyKernel;
+  for (const cuda::Kernel kernel : kKernels) {
+    if (std::string(wanted) == name_of(kernel)) return bit_of(kernel);
+  }
+  TORCH_CHECK_VALUE(false, "fusedrnn: FUSEDRNN_CUDA_KERNEL must be block, cluster, stepwise or ",
+                    "torch, got ", wanted);
+}
+
+cuda::Plan cuda_plan(cuda::Pass pass, const Problem& p, int64_t directions,
+                     const cuda::Device& device, unsigned allowed, Rejections* rejections) {
+  const cuda::Rejected note = [](void* context, const char* candidate, const char* reason) {
+    static_cast<Rejections*>(context)->emplace_back(candidate, reason);
+  };
+  const auto plan = [&](Rejections* noted) {
+    return cuda::plan(pass, p, int(directions), device, allowed, noted ? note : nullptr, noted);
+  };
+  const cuda::Plan found = plan(rejections);
+  if (allowed & bit_of(found.kernel)) return found;
+  Rejections noted;
+  plan(&noted);
+  std::string reasons;
+  for (const auto& [candidate, reason] : noted) reasons += "\n  " + candidate + ": " + reason;
+  std::string names;
+  for (const cuda::Kernel kernel : kKernels) {
+    if (allowed & bit_of(kernel))
+      names += (names.empty() ? "" : ", ") + std::string(name_of(kernel));
+  }
+  TORCH_CHECK_VALUE(false, "fusedrnn: of the CUDA kernels allowed (",
+                    names.empty() ? "none" : names, ", see FUSEDRNN_CUDA_KERNEL) none can run ",
+                    name_of(p.cell), " ", name_of(pass), " with T=", p.T, ", B=", p.B, ", H=", p.H,
+                    reasons);
+}
+
+bool torch_is_cheaper(const Problem& p, int64_t directions, const cuda::Device& device,
+                      unsigned allowed) {
+  constexpr unsigned kTorch = bit_of(cuda::Kernel::kTorch);
+  if (!(allowed & kTorch) || allowed == kTorch) return allowed == kTorch;
+  double ours = 0, theirs = 0;
+  for (const cuda::Pass pass : {cuda::Pass::kForward, cuda::Pass::kBackward}) {
+    if (pass == cuda::Pass::kBackward && !p.training) continue;
+    ours += cuda_plan(pass, p, directions, device, allowed & ~kTorch).step_us;
+    theirs += cuda_plan(pass, p, directions, device, kTorch).step_us;
+  }
+  return theirs < ours;
+}
+
+std::string describe(cuda::Pass pass, const Problem& p, const cuda::Plan& plan) {
+  std::string text = std::string(name_of(p.cell)) + " " + name_of(pass) + ": ";
+  text += std::string(name_of(plan.kernel)) + " kernel, T=" + std::to_string(p.T) +
+          ", B=" + std::to_string(p.B) + ", H=" + std::to_string(p.H);
+  if (plan.tile < 0) return text;
+  return text + " padded to " + std::to_string(plan.hidden) + ", tile " +
+         std::to_string(plan.tile) + ", " + std::to_string(plan.rows) + " rows for " +
+         std::to_string(plan.cluster) + " blocks, " + std::to_string(plan.blocks) +
+         " blocks a direction, " + std::to_string(plan.threads) + " threads and " +
+         std::to_string(plan.shared_bytes) + " bytes of shared memory each";
+}
+
+int64_t cuda_reserve_width(const Problem& p) {
+  const bool lstm = p.cell == Cell::kLstm, elman = gates_of(p.cell) == 1;
+  if (!p.training || elman) return 0;
+  return (cuda::slots_of(p.cell, true) + (lstm ? 1 : 0) + (p.projected ? 1 : 0)) * p.H;
+}
+
+#ifdef FUSEDRNN_WITH_CUDA
+const cuda::Device& cuda_device(int index) {
+  static std::mutex mutex;
+  static std::map<int, cuda::Device> devices;  // its nodes stay where they are
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto known = devices.find(index);
+  if (known != devices.end()) return known->second;
+  int error = 0;
+  const cuda::Device device = cuda::device(index, &error);
+  TORCH_CHECK(error == 0, "fusedrnn: CUDA device ", index,
+              " cannot be asked what it is: ", cuda::error_string(error));
+  return devices.emplace(index, device).first->second;
+}
+#endif
+
+}  // namespace fusedrnn::ops

@@ -1,0 +1,47 @@
+// Which kernel a CUDA device runs a layer with, as far as that is no matter of the plan itself:
+// what the user allows, what the device is like, whether torch's own layers are the better choice.
+// Without torch's headers, so that it compiles in a second.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "recurrence.h"
+
+namespace fusedrnn::ops {
+
+constexpr unsigned bit_of(cuda::Kernel kernel) { return 1u << int(kernel); }
+constexpr unsigned kOwnKernels = cuda::kAnyKernel & ~bit_of(cuda::Kernel::kTorch);
+
+const char* name_of(cuda::Kernel kernel);
+
+// The kernels that plans may choose from: all, or the one FUSEDRNN_CUDA_KERNEL names. Read anew on
+// every call, so that one process can compare kernels. Throws c10::ValueError on a bad name.
+unsigned cuda_allowed();
+
+using Rejections = std::vector<std::pair<std::string, std::string>>;  // candidate, reason
+
+// The cheapest plan; throws c10::ValueError, with each candidate's reason, where none that is
+// allowed can run the problem.
+cuda::Plan cuda_plan(cuda::Pass pass, const Problem& problem, int64_t directions,
+                     const cuda::Device& device, unsigned allowed,
+                     Rejections* rejections = nullptr);
+
+// Whether torch.nn's path is allowed and estimated to be cheaper than every kernel of ours, forward
+// and, when training, backward together: who went forward has to go back.
+bool torch_is_cheaper(const Problem& problem, int64_t directions, const cuda::Device& device,
+                      unsigned allowed);
+
+// "LSTM forward: block kernel 5, H=100 padded to 128, ...", for messages.
+std::string describe(cuda::Pass pass, const Problem& problem, const cuda::Plan& plan);
+
+// Elements of the reserve for each of the N rows: slots, c and, projected, h before the projection.
+int64_t cuda_reserve_width(const Problem& problem);
+
+#ifdef FUSEDRNN_WITH_CUDA
+// Asked once for each device. Throws where there is no such device.
+const cuda::Device& cuda_device(int index);
+#endif
+
+}  // namespace fusedrnn::ops
