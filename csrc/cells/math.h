@@ -11,7 +11,7 @@
 #pragma once
 
 #ifdef __CUDACC__
-#define FUSEDRNN_CELL __host__ __device__ __forceinline__
+#define FUSEDRNN_CELL __device__ __forceinline__
 #else
 #define FUSEDRNN_CELL inline
 #endif

@@ -34,4 +34,25 @@ int launch(void (*kernel)(Params), const Params& params, int64_t blocks, int row
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
+// How many clusters of this kernel the device runs at once; 0 where it can have none.
+template <class Params>
+int resident_clusters(void (*kernel)(Params), int threads, int cluster, int64_t shared_bytes) {
+  const void* symbol = reinterpret_cast<const void*>(kernel);
+  cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+  if (cluster > 8) cudaFuncSetAttribute(symbol, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {unsigned(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(cluster));
+  config.blockDim = dim3(unsigned(threads));
+  config.dynamicSmemBytes = size_t(shared_bytes);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int count = 0;
+  const bool possible = cudaOccupancyMaxActiveClusters(&count, symbol, &config) == cudaSuccess;
+  cudaGetLastError();  // a refusal is an answer here, not the caller's error
+  return possible ? count : 0;
+}
+
 }  // namespace fusedrnn::cuda

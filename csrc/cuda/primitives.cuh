@@ -25,6 +25,41 @@ FUSEDRNN_DEVICE float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+// What lies at `from`, or zeros, without touching it, where not `wanted`. Predicated, since behind
+// a branch each load waits for the last; kept in place, neither .nc nor left to the compiler, since
+// loads that move up past a barrier take registers that are still in use.
+FUSEDRNN_DEVICE float load_if(bool wanted, const float* from) {
+  float value;
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.s32 wanted, %2, 0;\n"
+      "mov.f32 %0, 0f00000000;\n"
+      "@wanted ld.global.f32 %0, [%1];\n"
+      "}"
+      : "=f"(value)
+      : "l"(from), "r"(int(wanted))
+      : "memory");
+  return value;
+}
+FUSEDRNN_DEVICE float4 load_if(bool wanted, const float4* from) {
+  float4 value;
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.s32 wanted, %5, 0;\n"
+      "mov.f32 %0, 0f00000000;\n"
+      "mov.f32 %1, 0f00000000;\n"
+      "mov.f32 %2, 0f00000000;\n"
+      "mov.f32 %3, 0f00000000;\n"
+      "@wanted ld.global.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+      : "l"(from), "r"(int(wanted))
+      : "memory");
+  return value;
+}
+
 // 2^x and 1/x to 2 and 1 ulp; overflow and underflow go to inf and 0.
 FUSEDRNN_DEVICE float exp2_fast(float x) {
   float y;
@@ -40,7 +75,7 @@ FUSEDRNN_DEVICE float reciprocal_fast(float x) {
 // Clusters of blocks and their barriers: compute capability 9.0 on. A barrier completes a phase
 // once it has been armed with a number of bytes and these have arrived.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define FUSEDRNN_HAS_CLUSTERS 1
+constexpr bool kHasClusters = true;
 FUSEDRNN_DEVICE uint32_t shared_address(const void* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));
 }
@@ -96,7 +131,13 @@ FUSEDRNN_DEVICE void send(float* to, int rank, float value, uint64_t* barrier) {
       : "memory");
 }
 #else
-#define FUSEDRNN_HAS_CLUSTERS 0
+constexpr bool kHasClusters = false;  // the kernels that call these are empty then
+FUSEDRNN_DEVICE int cluster_rank() { return 0; }
+FUSEDRNN_DEVICE void cluster_sync() {}
+FUSEDRNN_DEVICE void barrier_init(uint64_t*) {}
+FUSEDRNN_DEVICE void barrier_arm(uint64_t*, int) {}
+FUSEDRNN_DEVICE void barrier_wait(uint64_t*, int) {}
+FUSEDRNN_DEVICE void send(float*, int, float, uint64_t*) {}
 #endif
 
 }  // namespace fusedrnn::cuda

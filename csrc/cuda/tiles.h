@@ -37,8 +37,9 @@ struct Shape {
   int shared_quads;
   int64_t shared_bytes;
 
+  // Of 65536, in four parts that each serve whole warps.
   constexpr int registers() const {
-    const int most = 65536 / threads / 8 * 8;
+    const int most = 65536 / (ceil_div(threads, 128) * 128) / 8 * 8;
     return most > 255 ? 255 : most;
   }
 };
@@ -88,19 +89,19 @@ inline constexpr Tile kTiles[] = {
     {Cell::kLstm, 64, 1, 2, {4, 32}, {16, 32}},
     {Cell::kLstm, 96, 1, 1, {4, 48}, {16, 48}},
     {Cell::kLstm, 96, 1, 2, {4, 48}, {16, 48}},
-    {Cell::kLstm, 128, 1, 1, {4, 50}, {16, 50}},
-    {Cell::kLstm, 128, 1, 2, {4, 46}, {16, 46}},
+    {Cell::kLstm, 128, 1, 1, {4, 50}, {16, 44}},
+    {Cell::kLstm, 128, 1, 2, {4, 45}, {16, 44}},
     {Cell::kLstm, 128, 1, 4, {4, 36}, {16, 36}},
-    {Cell::kLstm, 160, 2, 1, {8, 32}, {16, 32}},
-    {Cell::kLstm, 160, 2, 2, {8, 28}, {16, 28}},
-    {Cell::kLstm, 192, 2, 1, {8, 28}, {16, 28}},
+    {Cell::kLstm, 160, 2, 1, {8, 32}, {16, 28}},
+    {Cell::kLstm, 160, 2, 2, {8, 28}, {16, 24}},
+    {Cell::kLstm, 192, 2, 1, {8, 27}, {16, 24}},
     {Cell::kLstm, 192, 4, 2, {16, 24}, {16, 24}},
-    {Cell::kLstm, 256, 4, 1, {8, 50}, {8, 44}},
+    {Cell::kLstm, 256, 4, 1, {8, 50}, {8, 40}},
     {Cell::kLstm, 256, 4, 2, {8, 46}, {8, 44}},
     {Cell::kLstm, 256, 8, 2, {16, 32}, {8, 32}},
     {Cell::kLstm, 256, 4, 4, {8, 36}, {8, 36}},
-    {Cell::kLstm, 384, 8, 1, {16, 28}, {8, 28}},
-    {Cell::kLstm, 384, 8, 2, {16, 24}, {8, 24}},
+    {Cell::kLstm, 384, 8, 1, {16, 28}, {8, 24}},
+    {Cell::kLstm, 384, 8, 2, {16, 23}, {8, 20}},
     {Cell::kLstm, 512, 16, 1, {16, 50}, {4, 44}},
     {Cell::kLstm, 512, 16, 2, {16, 46}, {4, 44}},
     {Cell::kLstm, 512, 16, 4, {16, 36}, {4, 36}},
@@ -113,13 +114,13 @@ inline constexpr Tile kTiles[] = {
     {Cell::kGru, 128, 1, 1, {8, 48}, {16, 48}},
     {Cell::kGru, 128, 1, 2, {8, 44}, {16, 44}},
     {Cell::kGru, 128, 1, 4, {8, 32}, {16, 32}},
-    {Cell::kGru, 192, 2, 1, {16, 28}, {16, 28}},
+    {Cell::kGru, 192, 2, 1, {16, 28}, {16, 24}},
     {Cell::kGru, 192, 2, 2, {16, 24}, {16, 24}},
     {Cell::kGru, 256, 4, 1, {16, 48}, {8, 44}},
     {Cell::kGru, 256, 4, 2, {16, 44}, {8, 44}},
     {Cell::kGru, 256, 4, 4, {16, 32}, {8, 32}},
-    {Cell::kGru, 384, 8, 1, {32, 28}, {8, 28}},
-    {Cell::kGru, 384, 8, 2, {32, 24}, {8, 24}},
+    {Cell::kGru, 384, 8, 1, {32, 28}, {8, 24}},
+    {Cell::kGru, 384, 8, 2, {32, 23}, {8, 24}},
     {Cell::kGru, 512, 16, 1, {32, 48}, {4, 44}},
     {Cell::kGru, 512, 16, 2, {32, 44}, {4, 44}},
 
@@ -127,10 +128,10 @@ inline constexpr Tile kTiles[] = {
     {Cell::kRnnTanh, 128, 1, 1, {16, 16}, {16, 16}},
     {Cell::kRnnTanh, 128, 1, 2, {16, 16}, {16, 16}},
     {Cell::kRnnTanh, 192, 1, 1, {8, 48}, {8, 48}},
-    {Cell::kRnnTanh, 192, 1, 2, {8, 46}, {8, 46}},
-    {Cell::kRnnTanh, 256, 1, 1, {8, 50}, {8, 50}},
-    {Cell::kRnnTanh, 256, 1, 2, {8, 46}, {8, 46}},
-    {Cell::kRnnTanh, 256, 1, 4, {8, 36}, {8, 36}},
+    {Cell::kRnnTanh, 192, 1, 2, {8, 46}, {8, 44}},
+    {Cell::kRnnTanh, 256, 1, 1, {8, 50}, {8, 48}},
+    {Cell::kRnnTanh, 256, 1, 2, {8, 46}, {8, 44}},
+    {Cell::kRnnTanh, 256, 1, 4, {8, 36}, {8, 32}},
     {Cell::kRnnTanh, 384, 4, 1, {16, 48}, {4, 48}},
     {Cell::kRnnTanh, 512, 4, 1, {16, 50}, {4, 44}},
     {Cell::kRnnTanh, 512, 4, 2, {16, 46}, {4, 44}},

@@ -1,0 +1,109 @@
+// The backward recurrence over a cluster of blocks. Each holds the rows of W_hh of its own units,
+// as going forward, and multiplies them with its own gate gradients: its share of the gradient of
+// every unit of h. Shares go to the block that owns the unit, which adds them up in a fixed order:
+// H floats a row and block instead of the 4H gate gradients that gathering would take.
+#pragma once
+
+#include "cuda/backward.cuh"
+
+namespace fusedrnn::cuda {
+
+template <int kTile>
+struct BackwardCluster : BackwardTile<kTile> {
+  using Base = BackwardTile<kTile>;
+  using Split = typename Base::Split;
+  using State = BackwardState<Base::kCell>;
+  static constexpr int kRows = Base::kRows, kThreads = Base::kThreads, kUnits = Base::kUnits;
+  static constexpr int kGates = Base::kGates, kRowQuads = Base::kRowQuads;
+  static constexpr int kCluster = Base::kCluster, kOutputs = Base::kOutputs;
+  static constexpr int kCells = kUnits * kRows;         // one a thread, of the first threads
+  static constexpr int kBytes = kCluster * kCells * 4;  // that a block receives a step
+  static_assert(kCells <= kThreads && kUnits % kOutputs == 0);
+
+  static FUSEDRNN_DEVICE void run(const Backward& p) {
+    const int H = int(p.problem.H), thread = thread_index(), rank = cluster_rank();
+    const int64_t B = p.problem.B, T = p.problem.T;
+    const int first_row = int(block_index() / kCluster) * kRows;
+    const Split split(thread);
+    float4* shared = reinterpret_cast<float4*>(shared_memory());
+    float* buffers = reinterpret_cast<float*>(shared + Base::kShape.shared_quads * kThreads);
+    float* shares = buffers + 2 * kRows * kRowQuads * 4;  // [2][block][row][unit]
+    uint64_t* barriers = reinterpret_cast<uint64_t*>(shares + 2 * kCluster * kCells);
+
+    typename Base::ThreadWeights weights(shared, thread);
+    Base::load(weights, split, static_cast<const float*>(p.direction[grid_row()].w_hh), H, rank);
+    for (int i = thread; i < 2 * kRows * kRowQuads * 4; i += kThreads) buffers[i] = 0;
+    if (thread == 0) {
+      for (int i = 0; i < 2; ++i) {
+        barrier_init(barriers + i);
+        barrier_arm(barriers + i, kBytes);
+      }
+    }
+    weights.settle(T > 0 ? 1.0f : 0.0f);
+    block_sync();
+    cluster_sync();
+
+    const bool has_cell = thread < kCells;
+    const int row = thread / kUnits, unit = rank * kUnits + thread % kUnits;
+    const Steps steps{p.offsets, T, B, grid_row() == 0};
+    State state(p, first_row + row, unit, has_cell && first_row + row < B && unit < H);
+    state.load_c(p, steps(0));
+    state.load(p, steps(0), steps(1));
+
+    auto receive = [&](int64_t step) {
+      const int even = int(step & 1);
+      barrier_wait(barriers + even, int((step - 1) >> 1 & 1));
+      if (thread == 0) barrier_arm(barriers + even, kBytes);  // for two steps on
+      float sum = 0;
+#pragma unroll
+      for (int k = 0; k < kCluster; ++k) sum += shares[(even * kCluster + k) * kCells + thread];
+      state.arrive(sum);
+    };
+
+    for (int64_t step = 0; step < T; ++step) {
+      const int even = int(step & 1);
+      float* buffer = buffers + even * (kRows * kRowQuads * 4);
+      if (has_cell) {
+        if (step > 0) receive(step);
+        float gates[kGates];
+        state.step(p, steps(step), true, gates);
+#pragma unroll
+        for (int g = 0; g < kGates; ++g)
+          buffer[row * (kRowQuads * 4) + g * kUnits + thread % kUnits] = gates[g];
+        state.load(p, steps(step + 1), steps(step + 2));
+      }
+      block_sync();
+      float sums[Split::kValues];
+      Base::multiply(weights, split, buffer, sums);
+      if (split.copy == 0) {
+        const int target = split.group * kOutputs / kUnits;
+#pragma unroll
+        for (int i = 0; i < Split::kStates; ++i) {
+          const int pair = split.first_pair + i;
+          const int column = split.group * kOutputs % kUnits + pair / kRows;
+          float* to =
+              shares + ((1 - even) * kCluster + rank) * kCells + pair % kRows * kUnits + column;
+          send(to, target, sums[i], barriers + (1 - even));
+        }
+      }
+    }
+    if (has_cell) {
+      if (T > 0) receive(T);
+      state.store_initial(p);
+    }
+    // No block may leave while another still sends to it.
+    cluster_sync();
+  }
+};
+
+template <int kTile>
+FUSEDRNN_KERNEL(backward_shape(kTiles[kTile]).threads)
+recurrence_backward(Backward p) {
+  if constexpr (kTiles[kTile].cluster == 1) {
+    BackwardBlock<kTile>::run(p);
+  } else if constexpr (kHasClusters) {
+    BackwardCluster<kTile>::run(p);
+  }
+}
+
+}  // namespace fusedrnn::cuda

@@ -1,0 +1,14 @@
+// Backward recurrences of the LSTM.
+#include "cuda/backward_block.cuh"
+#include "cuda/backward_cluster.cuh"
+#include "cuda/persistent.cuh"
+
+namespace fusedrnn::cuda {
+
+int backward_lstm(const Backward& params, const Plan& plan, void* stream) {
+  return start_tile<Cell::kLstm>(params, plan, stream, [](auto tile) {
+    return std::pair(&recurrence_backward<tile>, backward_shape(kTiles[tile]));
+  });
+}
+
+}  // namespace fusedrnn::cuda

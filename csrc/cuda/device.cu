@@ -1,0 +1,31 @@
+// What the CUDA runtime says of a device and of its errors.
+#include <cuda_runtime.h>
+
+#include "cuda/persistent.h"
+
+namespace fusedrnn::cuda {
+Device device(int index, int* error) {
+  Device found{};
+  int major = 0, minor = 0, shared = 0, kilohertz = 0, clusters = 0;
+  auto ask = [&](int* value, cudaDeviceAttr attribute) {
+    if (*error == 0) *error = cudaDeviceGetAttribute(value, attribute, index);
+  };
+  *error = 0;
+  ask(&major, cudaDevAttrComputeCapabilityMajor);
+  ask(&minor, cudaDevAttrComputeCapabilityMinor);
+  ask(&found.multiprocessors, cudaDevAttrMultiProcessorCount);
+  ask(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  ask(&kilohertz, cudaDevAttrClockRate);
+  ask(&clusters, cudaDevAttrClusterLaunch);
+  found.sm = 10 * major + minor;
+  found.shared_bytes = shared;
+  found.clock_ghz = kilohertz * 1e-6;
+  found.clusters[0] = found.multiprocessors;
+  for (int i = 1; i < 5 && *error == 0; ++i)
+    found.clusters[i] = clusters ? resident_lstm_clusters(1 << i) : 0;
+  return found;
+}
+
+const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+}  // namespace fusedrnn::cuda

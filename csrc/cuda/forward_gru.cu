@@ -1,0 +1,13 @@
+// Forward recurrences of the GRU.
+#include "cuda/forward.cuh"
+#include "cuda/persistent.cuh"
+
+namespace fusedrnn::cuda {
+
+int forward_gru(const Forward& params, const Plan& plan, void* stream) {
+  return start_tile<Cell::kGru>(params, plan, stream, [](auto tile) {
+    return std::pair(&recurrence_forward<tile>, forward_shape(kTiles[tile]));
+  });
+}
+
+}  // namespace fusedrnn::cuda

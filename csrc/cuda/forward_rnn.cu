@@ -1,0 +1,13 @@
+// Forward recurrences of the Elman cell, of both nonlinearities.
+#include "cuda/forward.cuh"
+#include "cuda/persistent.cuh"
+
+namespace fusedrnn::cuda {
+
+int forward_rnn(const Forward& params, const Plan& plan, void* stream) {
+  return start_tile<Cell::kRnnTanh>(params, plan, stream, [](auto tile) {
+    return std::pair(&recurrence_forward<tile>, forward_shape(kTiles[tile]));
+  });
+}
+
+}  // namespace fusedrnn::cuda

@@ -1,0 +1,202 @@
+// What the persistent kernels share: how a warp's lanes split the sums of W_hh products and end up
+// with a few each, where a thread's weights lie, and which rows a time step has.
+#pragma once
+
+#include "cuda/primitives.cuh"
+#include "cuda/tiles.h"
+
+namespace fusedrnn::cuda {
+
+constexpr int log2_of(int n) { return n <= 1 ? 0 : 1 + log2_of(n / 2); }
+constexpr int smaller(int a, int b) { return a < b ? a : b; }
+
+// Each of `kLanes` lanes holds a part of kPairs * kGates sums, ordered [pair][gate]; a pair is a
+// hidden unit and a batch row. A transposing reduction halves the set at each exchange, first the
+// pairs, then the four gates of an LSTM; from then on lanes keep copies. The lanes of a sum lie
+// 32 / kLanes apart, so that lanes side by side read the same h: a broadcast.
+template <int kPairs, int kGates, int kLanes>
+struct LaneSplit {
+  static constexpr int kStride = 32 / kLanes;
+  static constexpr int kStages = log2_of(kLanes);
+  static constexpr int kPairStages = smaller(kStages, log2_of(kPairs));
+  static constexpr int kGateStages = kGates == 4 ? smaller(kStages - kPairStages, 2) : 0;
+  static constexpr int kHalvings = kPairStages + kGateStages;
+  static constexpr int kStates = kPairs >> kPairStages;     // pairs left to a lane
+  static constexpr int kLaneGates = kGates >> kGateStages;  // gates of each left to it
+  static constexpr int kCopies = kLanes >> kPairStages;     // lanes with the same pairs
+  static constexpr int kValues = kStates * kLaneGates;
+
+  int lane;   // among the lanes of a sum
+  int group;  // which sums
+  int first_pair, first_gate;
+  int copy;         // 0: this lane is the one that stores its states
+  bool owns_gates;  // this lane is the one that stores its gates
+
+  FUSEDRNN_DEVICE explicit LaneSplit(int thread)
+      : lane(thread % 32 / kStride), group(thread / 32 * kStride + thread % kStride) {
+    first_pair = first_gate = 0;
+#pragma unroll
+    for (int s = 0; s < kPairStages; ++s) first_pair += lane >> s & 1 ? kPairs >> (s + 1) : 0;
+#pragma unroll
+    for (int s = 0; s < kGateStages; ++s)
+      first_gate += lane >> (kPairStages + s) & 1 ? kGates >> (s + 1) : 0;
+    copy = lane >> kPairStages;
+    owns_gates = lane >> kHalvings == 0;
+  }
+
+  template <int kStage = 0, int kCount>
+  FUSEDRNN_DEVICE void reduce(const float (&parts)[kCount], float (&sums)[kValues]) const {
+    if constexpr (kStage == kStages) {
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) sums[i] = parts[i];
+    } else if constexpr (kStage < kHalvings) {
+      constexpr int kHalf = kCount / 2;
+      float kept[kHalf];
+      const bool upper = lane >> kStage & 1;
+#pragma unroll
+      for (int i = 0; i < kHalf; ++i) {
+        const float own = upper ? parts[i + kHalf] : parts[i];
+        const float other = upper ? parts[i] : parts[i + kHalf];
+        kept[i] = own + shuffle_xor(other, kStride << kStage);
+      }
+      reduce<kStage + 1>(kept, sums);
+    } else {
+      float all[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) all[i] = parts[i] + shuffle_xor(parts[i], kStride << kStage);
+      reduce<kStage + 1>(all, sums);
+    }
+  }
+
+  // All gates of a pair from the lanes that hold some of them.
+  FUSEDRNN_DEVICE void gather(const float (&own)[kLaneGates], float (&all)[kGates]) const {
+    if constexpr (kLaneGates == kGates) {
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) all[g] = own[g];
+    } else {
+      float half[2];
+      if constexpr (kLaneGates == 1) {
+        const float other = shuffle_xor(own[0], kStride << (kPairStages + 1));
+        const bool odd = first_gate & 1;
+        half[0] = odd ? other : own[0];
+        half[1] = odd ? own[0] : other;
+      } else {
+        half[0] = own[0];
+        half[1] = own[1];
+      }
+      const float low = shuffle_xor(half[0], kStride << kPairStages);
+      const float high = shuffle_xor(half[1], kStride << kPairStages);
+      const bool last = first_gate & 2;
+      all[0] = last ? low : half[0];
+      all[1] = last ? high : half[1];
+      all[2] = last ? half[0] : low;
+      all[3] = last ? half[1] : high;
+    }
+  }
+};
+
+// A thread's float4 of weights: in registers, but for kShared of them, which are spread evenly
+// among the others, kGrain at a time, so that their loads hide behind multiply-adds.
+template <int kQuads, int kShared, int kThreads, int kGrain>
+class Weights {
+ public:
+  static_assert(kQuads % kGrain == 0 && kShared % kGrain == 0);
+
+  FUSEDRNN_DEVICE Weights(float4* shared, int thread) : shared_(shared + thread) {}
+
+  static constexpr FUSEDRNN_DEVICE bool is_shared(int q) {
+    return before(q / kGrain + 1) != before(q / kGrain);
+  }
+  FUSEDRNN_DEVICE void set(int q, float4 weight) {
+    if (is_shared(q)) {
+      shared_[shared_index(q) * kThreads] = weight;
+    } else {
+      kept_[q - before(q / kGrain) * kGrain] = weight;
+    }
+  }
+  FUSEDRNN_DEVICE float4 get(int q) const {
+    return is_shared(q) ? shared_[shared_index(q) * kThreads]
+                        : kept_[q - before(q / kGrain) * kGrain];
+  }
+  // load(q) for the shared ones, then for the others: together, those passing through registers
+  // would take the room of those that stay, and spill.
+  template <class Load>
+  FUSEDRNN_DEVICE void fill(Load load) {
+#pragma unroll
+    for (int q = 0; q < kQuads; q += kGrain)
+      if (is_shared(q)) load(q);
+    if (kShared > 0) block_sync();
+#pragma unroll
+    for (int q = 0; q < kQuads; q += kGrain)
+      if (!is_shared(q)) load(q);
+  }
+  // Waits for the loads: left in flight, they would share a scoreboard with the loads ahead in the
+  // time loop, and every step would wait for those. `one` is 1, which the compiler must not know.
+  FUSEDRNN_DEVICE void settle(float one) {
+#pragma unroll
+    for (int i = 0; i < kQuads - kShared; ++i) {
+      kept_[i].x *= one;
+      kept_[i].y *= one;
+      kept_[i].z *= one;
+      kept_[i].w *= one;
+    }
+  }
+
+ private:
+  static constexpr FUSEDRNN_DEVICE int before(int grain) {
+    return grain * (kShared / kGrain) / (kQuads / kGrain);
+  }
+  static constexpr FUSEDRNN_DEVICE int shared_index(int q) {
+    return before(q / kGrain) * kGrain + q % kGrain;
+  }
+
+  float4* shared_;
+  float4 kept_[kQuads - kShared > 0 ? kQuads - kShared : 1];
+};
+
+FUSEDRNN_DEVICE float dot(float4 a, float4 b, float sum) {
+  sum = fmaf(a.x, b.x, sum);
+  sum = fmaf(a.y, b.y, sum);
+  sum = fmaf(a.z, b.z, sum);
+  return fmaf(a.w, b.w, sum);
+}
+
+// Four elements from row `row`, column `column` on, of a matrix of `n` columns; zeros past them or
+// where not `inside`.
+template <bool kAligned>
+FUSEDRNN_DEVICE float4 load_quad(const float* matrix, int64_t row, int column, int n, bool inside) {
+  const float* from = matrix + row * n + column;
+  if constexpr (kAligned) {
+    return load_if(inside && column < n, reinterpret_cast<const float4*>(from));
+  } else {
+    return make_float4(
+        load_if(inside && column < n, from), load_if(inside && column + 1 < n, from + 1),
+        load_if(inside && column + 2 < n, from + 2), load_if(inside && column + 3 < n, from + 3));
+  }
+}
+// Whether float4 loads are allowed: rows then start on 16 bytes too.
+FUSEDRNN_DEVICE bool is_aligned(const float* matrix, int n) {
+  return n % 4 == 0 && reinterpret_cast<uintptr_t>(matrix) % 16 == 0;
+}
+
+// The rows of a time step in x and y, counted in the order in which steps are taken; none past the
+// last. Batch row b takes part if b < count, as row first + b. Asked for anew wherever needed: kept
+// from step to step they would cost registers that weights are better in.
+struct StepRows {
+  int64_t first;
+  int count;
+};
+struct Steps {
+  const int64_t* offsets;
+  int64_t T, B;
+  bool descending;
+
+  FUSEDRNN_DEVICE StepRows operator()(int64_t step) const {
+    if (step >= T) return {0, 0};
+    const int64_t t = descending ? T - 1 - step : step;
+    if (!offsets) return {t * B, int(B)};
+    return {offsets[t], int(offsets[t + 1] - offsets[t])};
+  }
+};
+
+}  // namespace fusedrnn::cuda
