@@ -34,6 +34,11 @@ inline float shuffle_xor(float value, int mask, Site site = Site::current()) {
   return shim::shuffle_xor(value, mask, site);
 }
 
+template <class T>
+inline T load_if(bool wanted, const T* from) {
+  return wanted ? *from : T{};
+}
+
 // Too small to be normal: 0, going in and coming out.
 inline float flushed(float x) {
   return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x;
