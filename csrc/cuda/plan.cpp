@@ -190,7 +190,7 @@ class Planner {
     const int major = device_.sm / 10, minor = device_.sm % 10;
     switch (c.obstacle) {
       case Obstacle::kNone:
-        return Text("estimated %.2f us a step, the one taken %.2f", c.plan.step_us,
+        return Text("estimated %.2f us a step, the cheapest %.2f", c.plan.step_us,
                     best->plan.step_us);
       case Obstacle::kNotAllowed:
         return Text("not among the kernels allowed");

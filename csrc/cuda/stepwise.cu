@@ -101,7 +101,7 @@ backward_step(Elements<StepBackward> e) {
       h = load<T>(a.h, row * a.ldh + unit);
     }
     if constexpr (C::kUsesPreviousH) {
-      h_prev = carried ? load<T>(a.h_prev, row * a.ldh + unit) : load<T>(a.h0, state);
+      h_prev = load<T>(carried ? a.h_prev : a.h0, carried ? row * a.ldh + unit : state);
     }
     if constexpr (C::kHasC) {
       c = load<T>(a.c, state);
