@@ -28,7 +28,7 @@ class BackwardState {
     const BackwardDirection& io = p.direction[grid_row()];
     const int64_t H = p.problem.H;
     const bool active = real_ && batch_row_ < now.count;
-    const bool continued = active && batch_row_ < before.count;
+    const bool continued = real_ && batch_row_ < before.count;
     const int64_t row = now.first + batch_row_, row_before = before.first + batch_row_;
     dy_ = active && io.dy ? static_cast<const float*>(io.dy)[row * p.lddy + unit_] : 0;
     if constexpr (CellType::kKeepsSlots) {
@@ -73,7 +73,7 @@ class BackwardState {
     for (int g = 0; g < kGates; ++g) gates[g] = active ? slots[recurrent_slot<kCell>(g)].v : 0;
     unweighted_ = active ? dh.v : dh_;
     dc_ = active ? dc.v : dc_;
-    c_ = active ? c_before_ : c_;
+    c_ = c_before_;  // also of a row whose first step, going back, is the next one
     if (active && store) {
       const int64_t H = p.problem.H;
       float* to = static_cast<float*>(p.direction[grid_row()].dslots) +
