@@ -1,0 +1,336 @@
+// The CUDA kernels against the scalar reference in double, every row of the table of persistent
+// kernels and the stepwise ones, on the shim. What a kernel has to fill holds nan before, and nan
+// stands around everything and between the rows of what is strided, so that an element never
+// written, one read before it was, or one that is not its own shows.
+//
+// Arguments, all optional: what to run (all, LSTM, GRU, RNN, stepwise, planned, long, or a row of
+// the table), the schedule (in-order, random, starving), its seed, and n k: the k-th of each n
+// problems.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "cuda/tiles.h"
+#include "paths.h"
+#include "problem.h"
+#include "shim.h"
+
+namespace fusedrnn::cuda {
+namespace {
+
+constexpr int kStepwise = -1, kPlanned = -2;  // in place of a row of the table
+
+Plan plan_of(int tile, Pass pass, const Problem& problem) {
+  const Tile& t = kTiles[tile];
+  const Shape shape = pass == Pass::kForward ? forward_shape(t) : backward_shape(t);
+  const int64_t groups = (problem.B + t.rows - 1) / t.rows;
+  return {t.cluster > 1 ? Kernel::kCluster : Kernel::kBlock,
+          tile,
+          t.hidden,
+          t.cluster,
+          t.rows,
+          shape.threads,
+          shape.registers(),
+          shape.shared_bytes,
+          groups * t.cluster,
+          0};
+}
+
+// What the plan for the pretended GPU says; it must say what the table does.
+Plan planned(Pass pass, const Problem& problem, int directions, std::string& wrong) {
+  int error = 0;
+  constexpr unsigned kPersistent = 1u << int(Kernel::kBlock) | 1u << int(Kernel::kCluster);
+  const Plan made = plan(pass, problem, directions, device(0, &error), kPersistent);
+  if (made.tile < 0) {
+    wrong = "no persistent kernel is planned";
+    return made;
+  }
+  const Plan hand = plan_of(made.tile, pass, problem);
+  if (made.kernel != hand.kernel || made.hidden != hand.hidden || made.cluster != hand.cluster ||
+      made.rows != hand.rows || made.threads != hand.threads || made.registers != hand.registers ||
+      made.shared_bytes != hand.shared_bytes || made.blocks != hand.blocks)
+    wrong = "the plan is not that of row " + std::to_string(made.tile) + " of the table";
+  return made;
+}
+
+template <class T>
+Buffer<T> filled(const Drawn& d, const Doubles& values, int64_t rows) {
+  if (values.empty()) return {};
+  return Buffer<T>(rows, int64_t(values.size()) / rows, d.skip).put(values);
+}
+
+template <class T>
+Buffer<T> shared_rows(const Drawn& d, int64_t stride) {
+  return Buffer<T>(d.problem.total_rows(), d.directions * d.problem.H, stride, d.skip);
+}
+
+template <class T>
+void put_direction(Buffer<T>& to, const Doubles& values, int64_t H, int direction) {
+  for (size_t i = 0; i < values.size(); ++i)
+    to(int64_t(i) / H, direction * H + int64_t(i) % H) = T(values[i]);
+}
+
+Doubles side_by_side(const Drawn& d, Doubles Recurrence::* member) {
+  const int64_t H = d.problem.H, N = d.problem.total_rows();
+  Doubles all;
+  for (int64_t row = 0; row < N; ++row) {
+    for (int i = 0; i < d.directions; ++i) {
+      const Doubles& one = d.direction[i].*member;
+      all.insert(all.end(), one.begin() + row * H, one.begin() + (row + 1) * H);
+    }
+  }
+  return all;
+}
+
+// Rows of the first G of S slots.
+Doubles widened(const Doubles& x, int64_t G, int64_t S, int64_t H) {
+  Doubles wide(x.size() / size_t(G * H) * size_t(S * H), NAN);
+  for (size_t i = 0; i < x.size(); ++i)
+    wide[i / size_t(G * H) * size_t(S * H) + i % size_t(G * H)] = x[i];
+  return wide;
+}
+
+void note(std::string& wrong, const std::string& other) {
+  if (wrong.empty()) wrong = other;
+}
+
+template <class T>
+std::string check_forward(const Drawn& d, int way, bool training) {
+  Problem p = d.problem;
+  p.training = training;
+  p.dtype = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
+  const int64_t H = p.H, B = p.B, N = p.total_rows(), G = gates_of(p.cell);
+  const int64_t S = slots_of(p.cell, training);
+  const bool lstm = p.cell == Cell::kLstm;
+  Buffer<T> y = shared_rows<T>(d, d.ldy);
+  Tensors<T> tensors[2];
+  Forward params{p, d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), d.ldy, {}};
+  for (int i = 0; i < d.directions; ++i) {
+    const Recurrence& r = d.direction[i];
+    Tensors<T>& a = tensors[i];
+    a.slots = filled<T>(d, widened(r.x, G, S, H), N);
+    a.w_hh = filled<T>(d, r.w_hh, G * H);
+    a.b_hh = filled<T>(d, r.b_hh, 1);
+    a.h0 = filled<T>(d, r.h0, B);
+    a.c0 = filled<T>(d, r.c0, B);
+    a.h_n = Buffer<T>(B, H, d.skip);
+    if (lstm) a.c_n = Buffer<T>(B, H, d.skip);
+    if (lstm && training) a.c = Buffer<T>(N, H, d.skip);
+    a.y = y.data() + i * H;
+    params.direction[i] = {a.slots.data(), a.w_hh.data(), a.b_hh.data(),
+                           a.h0.data(),    a.c0.data(),   a.y,
+                           a.c.data(),     a.h_n.data(),  a.c_n.data()};
+  }
+  std::string wrong;
+  int error = 0;
+  if constexpr (sizeof(T) == 4) {
+    if (way != kStepwise) {
+      const Plan plan = way == kPlanned ? planned(Pass::kForward, p, d.directions, wrong)
+                                        : plan_of(way, Pass::kForward, p);
+      if (wrong.empty()) error = forward(params, plan, nullptr);
+    }
+  }
+  for (int i = 0; way == kStepwise && i < d.directions; ++i)
+    error |= stepwise_forward(p, i == 1, tensors[i], d.ldy);
+  if (error) note(wrong, error_string(error));
+
+  note(wrong, y.difference("y", side_by_side(d, &Recurrence::y)));
+  for (int i = 0; i < d.directions; ++i) {
+    const Recurrence& r = d.direction[i];
+    Tensors<T>& a = tensors[i];
+    note(wrong, a.h_n.difference("h_n", r.h_n));
+    if (lstm) note(wrong, a.c_n.difference("c_n", r.c_n));
+    if (lstm && training) note(wrong, a.c.difference("c", r.c));
+    if (!training) {
+      note(wrong, a.slots.difference("slots, not training,", r.x));
+    } else if (G > 1) {
+      note(wrong, a.slots.difference("slots", r.slots));
+    } else {
+      note(wrong, a.slots.untouched_around("slots"));
+    }
+  }
+  return wrong;
+}
+
+template <class T>
+std::string check_backward(const Drawn& d, int way) {
+  Problem p = d.problem;
+  p.training = true;
+  p.dtype = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
+  const int64_t H = p.H, B = p.B, N = p.total_rows(), G = gates_of(p.cell);
+  const int64_t S = slots_of(p.cell, true);
+  const bool lstm = p.cell == Cell::kLstm;
+  Buffer<T> y = shared_rows<T>(d, d.ldy), dy;
+  if (!d.direction[0].dy.empty()) dy = shared_rows<T>(d, d.lddy);
+  Tensors<T> tensors[2];
+  Backward params{p,     d.directions, d.offsets.empty() ? nullptr : d.offsets.data(),
+                  d.ldy, d.lddy,       {}};
+  for (int i = 0; i < d.directions; ++i) {
+    const Recurrence& r = d.direction[i];
+    Tensors<T>& a = tensors[i];
+    put_direction(y, r.y, H, i);
+    put_direction(dy, r.dy, H, i);
+    if (G > 1) a.slots = filled<T>(d, r.slots, N);
+    if (lstm) a.c = filled<T>(d, r.c, N);
+    a.w_hh = filled<T>(d, r.w_hh, G * H);
+    a.h0 = filled<T>(d, r.h0, B);
+    a.c0 = filled<T>(d, r.c0, B);
+    a.dh_n = filled<T>(d, r.dh_n, B);
+    a.dc_n = filled<T>(d, r.dc_n, B);
+    a.dslots = Buffer<T>(N, S * H, d.skip);
+    if (d.wants_dh0) a.dh0 = Buffer<T>(B, H, d.skip);
+    if (d.wants_dc0 && lstm) a.dc0 = Buffer<T>(B, H, d.skip);
+    a.y = y.data() + i * H;
+    a.dy = dy.data() ? dy.data() + i * H : nullptr;
+    params.direction[i] = {
+        a.slots.data(), a.c.data(),    a.w_hh.data(), a.h0.data(),     a.c0.data(),  a.y,
+        a.dy,           a.dh_n.data(), a.dc_n.data(), a.dslots.data(), a.dh0.data(), a.dc0.data()};
+  }
+  std::string wrong;
+  int error = 0;
+  if constexpr (sizeof(T) == 4) {
+    if (way != kStepwise) {
+      const Plan plan = way == kPlanned ? planned(Pass::kBackward, p, d.directions, wrong)
+                                        : plan_of(way, Pass::kBackward, p);
+      if (wrong.empty()) error = backward(params, plan, nullptr);
+    }
+  }
+  for (int i = 0; way == kStepwise && i < d.directions; ++i)
+    error |= stepwise_backward(p, i == 1, tensors[i], d.ldy, d.lddy);
+  if (error) note(wrong, error_string(error));
+
+  for (int i = 0; i < d.directions; ++i) {
+    const Recurrence& r = d.direction[i];
+    Tensors<T>& a = tensors[i];
+    note(wrong, a.dslots.difference("dslots", r.dslots));
+    if (a.dh0.data()) note(wrong, a.dh0.difference("dh0", r.dh0));
+    if (a.dc0.data()) note(wrong, a.dc0.difference("dc0", r.dc0));
+  }
+  return wrong;
+}
+
+// h that each row was computed from.
+template <class T>
+std::string check_previous_h(const Drawn& d, bool reverse) {
+  Problem p = d.problem;
+  p.reverse = reverse;
+  p.dtype = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
+  const Recurrence& r = d.direction[0];
+  const int64_t H = p.H, N = p.total_rows();
+  Buffer<T> y(N, H, d.ldy, d.skip), h0 = filled<T>(d, r.h0, p.B), h(N, H, d.skip);
+  y.put(r.y);
+  const PreviousH params{p, p.offsets, h0.data(), y.data(), d.ldy, h.data()};
+  if (const int error = previous_h(params, nullptr)) return error_string(error);
+  Doubles want(size_t(N * H));
+  for (const Walk& step : walk(p, reverse)) {
+    for (int64_t i = 0; i < step.rows * H; ++i) {
+      const bool carried = i / H < step.rows_before;
+      want[size_t(step.row * H + i)] = carried ? r.y[size_t(step.row_before * H + i)] : at(r.h0, i);
+    }
+  }
+  return h.difference("previous h", want);
+}
+
+struct Run {
+  std::string name;
+  int way;
+  Cell cell;
+  int64_t T, B, H;
+};
+
+int check(const Run& run, unsigned seed) {
+  const Drawn d = draw(run.cell, run.T, run.B, run.H, seed);
+  std::vector<std::string> wrongs;
+  for (const bool training : {true, false})
+    wrongs.push_back(check_forward<float>(d, run.way, training));
+  wrongs.push_back(check_backward<float>(d, run.way));
+  if (run.way == kStepwise) {
+    for (const bool training : {true, false})
+      wrongs.push_back(check_forward<double>(d, run.way, training));
+    wrongs.push_back(check_backward<double>(d, run.way));
+    for (const bool reverse : {false, true}) {
+      wrongs.push_back(check_previous_h<float>(d, reverse));
+      wrongs.push_back(check_previous_h<double>(d, reverse));
+    }
+  }
+  int failures = 0;
+  for (const std::string& wrong : wrongs) {
+    if (wrong.empty()) continue;
+    std::printf("%s: %s: %s\n", run.name.c_str(), d.name.c_str(), wrong.c_str());
+    ++failures;
+  }
+  return failures;
+}
+
+// Problems for a row of the table: its whole width and less, batches around its rows.
+void add_tile(int tile, std::vector<Run>& runs) {
+  const Tile& t = kTiles[tile];
+  const bool rnn = t.cell == Cell::kRnnTanh;
+  const char* const cell = t.cell == Cell::kLstm ? "LSTM" : t.cell == Cell::kGru ? "GRU" : "RNN";
+  const std::string name = std::string(cell) + " row " + std::to_string(tile) + " (" +
+                           std::to_string(t.hidden) + ", " + std::to_string(t.cluster) + ", " +
+                           std::to_string(t.rows) + ")";
+  constexpr int64_t kOdd[] = {1, 37, 100, 150, 200, 333};
+  int64_t odd = 1;
+  for (const int64_t H : kOdd) odd = H < t.hidden ? H : odd;
+  const Cell other = rnn ? Cell::kRnnRelu : t.cell;
+  runs.push_back({name, tile, t.cell, 5, t.rows + 1, t.hidden});
+  runs.push_back({name, tile, other, 4, t.rows, odd});
+  runs.push_back({name, tile, other, 1, 2 * t.rows + 1, t.hidden - 3});
+  runs.push_back({name, tile, t.cell, 2, 1, 1 + t.hidden / 2});
+}
+
+std::vector<Run> runs_for(const std::string& what) {
+  constexpr Cell kCells[] = {Cell::kLstm, Cell::kGru, Cell::kRnnTanh, Cell::kRnnRelu};
+  const bool all = what == "all";
+  std::vector<Run> runs;
+  for (int tile = 0; tile < kTileCount; ++tile) {
+    const Cell cell = kTiles[tile].cell;
+    const char* const name = cell == Cell::kLstm ? "LSTM" : cell == Cell::kGru ? "GRU" : "RNN";
+    if (all || what == name || what == std::to_string(tile)) add_tile(tile, runs);
+  }
+  for (const Cell cell : kCells) {
+    if (all || what == "stepwise") {
+      for (const Run& run : {Run{"", 0, cell, 1, 1, 1}, Run{"", 0, cell, 6, 5, 37},
+                             Run{"", 0, cell, 3, 70, 100}, Run{"", 0, cell, 2, 3, 300}})
+        runs.push_back({"stepwise", kStepwise, cell, run.T, run.B, run.H});
+    }
+    if (all || what == "planned") {
+      for (const int64_t H : {1, 100, 150, 256})
+        runs.push_back({"planned", kPlanned, cell, 2, 3, H});
+    }
+    // More steps than 16 bits count.
+    if (what == "long" && cell != Cell::kRnnRelu)
+      runs.push_back({"long", kPlanned, cell, 66000, 1, 2});
+  }
+  return runs;
+}
+
+}  // namespace
+}  // namespace fusedrnn::cuda
+
+int main(int argc, char** argv) {
+  using namespace fusedrnn;
+  const auto number = [&](int i, int otherwise) {
+    return argc > i ? std::atoi(argv[i]) : otherwise;
+  };
+  const std::string what = argc > 1 ? argv[1] : "all", order = argc > 2 ? argv[2] : "in-order";
+  const unsigned seed = unsigned(number(3, 0));
+  const int every = number(4, 1), which = number(5, 0);
+  shim::Order orders = shim::Order::kInOrder;
+  if (order == "random") orders = shim::Order::kRandom;
+  if (order == "starving") orders = shim::Order::kStarving;
+  shim::set_schedule({orders, seed});
+
+  const std::vector<cuda::Run> runs = cuda::runs_for(what);
+  int problems = 0, failures = 0;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    if (int(i % size_t(every)) != which) continue;
+    ++problems;
+    failures += cuda::check(runs[i], unsigned(i) * 1000 + seed);
+  }
+  std::printf("%d problems, %d failures\n", problems, failures);
+  return failures != 0 || problems == 0;
+}
