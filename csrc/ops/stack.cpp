@@ -1,9 +1,12 @@
 // The stack of layers, with dropout between them, and the cell: compositions of the layer operator,
-// so that autograd and tracing see through them.
+// so that autograd and tracing see through them. On a GPU, plain tensors go to torch's own path
+// (cuDNN) where that is estimated to be faster.
 #include <ATen/Functions.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include "ops/check.h"
+#include "ops/choice.h"
 
 namespace fusedrnn::ops {
 namespace {
@@ -13,13 +16,142 @@ at::ScalarType compute_type(at::ScalarType type) {
   return type == at::kHalf || type == at::kBFloat16 ? at::kFloat : type;
 }
 
-}  // namespace
+using Result = std::tuple<Tensor, Tensor, Tensor>;
 
-std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTensor& batch_sizes,
-                                         const OptionalTensor& hx, const OptionalTensor& cx,
-                                         at::TensorList weights, c10::string_view mode,
-                                         bool has_biases, int64_t num_layers, double dropout,
-                                         bool train, bool bidirectional) {
+#ifdef FUSEDRNN_WITH_CUDA
+
+// What a stack is asked for, in the order of torch's own operators.
+struct Stack {
+  const Tensor& input;
+  const OptionalTensor &batch_sizes, &hx, &cx;
+  at::TensorList weights;
+  Cell cell;
+  bool has_biases;
+  int64_t L;
+  double dropout;
+  bool train;
+  int64_t D;
+
+  template <class Condition>
+  bool any(const Condition& condition) const {
+    if (condition(input) || (hx && condition(*hx)) || (cx && condition(*cx))) return true;
+    for (const Tensor& weight : weights) {
+      if (condition(weight)) return true;
+    }
+    return false;
+  }
+};
+
+// No tracer, transform or mode is watching, and the tensor is the memory that it seems to be.
+bool is_plain(const Tensor& tensor) {
+  constexpr auto kPlain =
+      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
+      c10::DispatchKeySet({c10::DispatchKey::Dense, c10::DispatchKey::ADInplaceOrView,
+                           c10::DispatchKey::BackendSelect});
+  const auto watching = c10::impl::tls_local_dispatch_key_set().included_;
+  const auto odd = (tensor.key_set() | watching) - kPlain;
+  return odd.highestFunctionalityKey() == c10::DispatchKey::Undefined &&
+         !tensor._fw_grad(/*level=*/0).defined();
+}
+
+// Rows of the first step, if rows are packed as they should be; else 0.
+int64_t packed_batch(const Tensor& batch_sizes, int64_t N) {
+  if (batch_sizes.dim() != 1 || batch_sizes.scalar_type() != at::kLong ||
+      !batch_sizes.device().is_cpu() || !batch_sizes.is_contiguous() || batch_sizes.numel() == 0) {
+    return 0;
+  }
+  const int64_t* rows = batch_sizes.const_data_ptr<int64_t>();
+  int64_t sum = 0;
+  for (int64_t t = 0; t < batch_sizes.numel(); ++t) {
+    if (rows[t] <= 0 || (t > 0 && rows[t] > rows[t - 1])) return 0;
+    sum += rows[t];
+  }
+  return sum == N ? rows[0] : 0;
+}
+
+// The problem of a layer, of those above the first one if there are such; nothing where an argument
+// does not fit: the layer operator then says which.
+std::optional<Problem> problem_of(const Stack& s) {
+  const int64_t gates = gates_of(s.cell), per_direction = int64_t(s.weights.size()) / s.L / s.D;
+  if (s.input.dim() != (s.batch_sizes ? 2 : 3) || s.weights[1].dim() != 2) return std::nullopt;
+  Problem p{};
+  p.cell = s.cell;
+  p.H = s.weights[1].size(0) / gates;
+  p.P = s.weights[1].size(1);
+  p.projected = per_direction % 2 == 1;
+  p.T = s.batch_sizes ? s.batch_sizes->numel() : s.input.size(0);
+  p.B = s.batch_sizes ? packed_batch(*s.batch_sizes, s.input.size(0)) : s.input.size(1);
+  static constexpr int64_t kMark = 0;  // a plan does not read them
+  if (s.batch_sizes) p.offsets = &kMark;
+  bool fits = p.T > 0 && p.B > 0 && p.H > 0 && p.P > 0 && (p.projected || p.P == p.H);
+  for (int64_t i = 0; fits && i < int64_t(s.weights.size()); ++i) {
+    p.I = i < s.D * per_direction ? s.input.size(-1) : s.D * p.P;
+    const int64_t kind = i % per_direction;
+    const at::IntArrayRef shape = s.weights[i].sizes();
+    fits = p.I > 0 && (kind == 0                                  ? shape.equals({gates * p.H, p.I})
+                       : kind == 1                                ? shape.equals({gates * p.H, p.P})
+                       : p.projected && kind == per_direction - 1 ? shape.equals({p.P, p.H})
+                                                                  : shape.equals({gates * p.H}));
+  }
+  fits = fits && (!s.hx || s.hx->sizes().equals({s.L * s.D, p.B, p.P})) &&
+         (!s.cx || (s.cell == Cell::kLstm && s.cx->sizes().equals({s.L * s.D, p.B, p.H})));
+  p.training =
+      at::GradMode::is_enabled() && s.any([](const Tensor& t) { return t.requires_grad(); });
+  return fits ? std::optional(p) : std::nullopt;
+}
+
+// torch.nn's layers, which a GPU runs by cuDNN.
+Result torch_stack(const Stack& s, const Problem& p) {
+  auto state = [&](const OptionalTensor& given, int64_t size) {
+    return given ? given->contiguous() : at::zeros({s.L * s.D, p.B, size}, s.input.options());
+  };
+  // cuDNN goes back only from where it went forward training.
+  const bool train = s.train || p.training, bidirectional = s.D == 2;
+  const double dropout = s.train ? s.dropout : 0;
+  const Tensor h = state(s.hx, p.P);
+  if (s.cell == Cell::kLstm) {
+    const Tensor states[] = {h, state(s.cx, p.H)};
+    return s.batch_sizes ? at::lstm(s.input, *s.batch_sizes, states, s.weights, s.has_biases, s.L,
+                                    dropout, train, bidirectional)
+                         : at::lstm(s.input, states, s.weights, s.has_biases, s.L, dropout, train,
+                                    bidirectional, /*batch_first=*/false);
+  }
+  auto run = [&](const auto& op) -> Result {
+    auto [y, h_n] = s.batch_sizes ? op(s.input, *s.batch_sizes, h, s.weights, s.has_biases, s.L,
+                                       dropout, train, bidirectional)
+                                  : op(s.input, h, s.weights, s.has_biases, s.L, dropout, train,
+                                       bidirectional, /*batch_first=*/false);
+    return {y, h_n, at::empty({0}, y.options())};
+  };
+  if (s.cell == Cell::kGru) return run([](const auto&... a) { return at::gru(a...); });
+  if (s.cell == Cell::kRnnTanh) return run([](const auto&... a) { return at::rnn_tanh(a...); });
+  return run([](const auto&... a) { return at::rnn_relu(a...); });
+}
+
+// torch.nn's result where its path is the better one; `type` is what it would compute in. Half
+// precision it stores and multiplies; ours converts it, and is not compared.
+std::optional<Result> by_torch(const Stack& s, at::ScalarType type) {
+  const unsigned allowed = cuda_allowed();
+  if (!(allowed & bit_of(cuda::Kernel::kTorch)) || !s.input.is_cuda()) return std::nullopt;
+  if (s.any([](const Tensor& t) { return !is_plain(t); })) return std::nullopt;
+  const bool half = compute_type(type) != type;
+  if (!half && type != at::kFloat && type != at::kDouble) return std::nullopt;
+  if (!at::cudnn_is_acceptable(s.input)) return std::nullopt;
+  std::optional<Problem> p = problem_of(s);
+  if (!p) return std::nullopt;
+  p->dtype = type == at::kDouble ? DType::kFloat64 : DType::kFloat32;
+  if (!half && !torch_is_cheaper(*p, s.D, cuda_device(s.input.device().index()), allowed)) {
+    return std::nullopt;
+  }
+  return torch_stack(s, *p);
+}
+
+#endif
+
+Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+                const OptionalTensor& cx, at::TensorList weights, c10::string_view mode,
+                bool has_biases, int64_t num_layers, double dropout, bool train, bool bidirectional,
+                [[maybe_unused]] bool may_go_to_torch) {
   const Cell cell = cell_of(mode);
   TORCH_CHECK(num_layers > 0, "num_layers must be greater than zero");
   const int64_t D = bidirectional ? 2 : 1;
@@ -49,18 +181,25 @@ std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTens
   };
   check_devices(input, hx, cx, weights);
   const auto device = input.device().type();
-  if (at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device) &&
-      at::isFloatingType(outside) && outside != at::kDouble) {
-    outside = at::autocast::get_autocast_dtype(device);
-    convert(outside);
-  }
+  const bool autocast = at::autocast::is_autocast_available(device) &&
+                        at::autocast::is_autocast_enabled(device) && at::isFloatingType(outside) &&
+                        outside != at::kDouble;
+  if (autocast) outside = at::autocast::get_autocast_dtype(device);
   auto same_type = [&](const char* name, const OptionalTensor& t) {
-    TORCH_CHECK(!t || t->scalar_type() == outside, "fusedrnn: ", name, " must be ", outside,
-                " as input is, got ", t->scalar_type());
+    TORCH_CHECK(!t || autocast || t->scalar_type() == outside, "fusedrnn: ", name, " must be ",
+                outside, " as input is, got ", t->scalar_type());
   };
   for (const Tensor& weight : w) same_type("weights", weight);
   same_type("hx", h);
   same_type("cx", c);
+#ifdef FUSEDRNN_WITH_CUDA
+  if (may_go_to_torch) {
+    const Stack s{input,      batch_sizes, hx,      cx,    weights, cell,
+                  has_biases, num_layers,  dropout, train, D};
+    if (std::optional<Result> result = by_torch(s, outside)) return *std::move(result);
+  }
+#endif
+  if (autocast) convert(outside);
   if (compute_type(outside) != outside) convert(compute_type(outside));
 
   std::vector<Tensor> h_n, c_n;
@@ -90,7 +229,18 @@ std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTens
   return {x, together(h_n), cell == Cell::kLstm ? together(c_n) : c_n[0]};
 }
 
-// One step: a layer of one time step, whose rows are the batch.
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTensor& batch_sizes,
+                                         const OptionalTensor& hx, const OptionalTensor& cx,
+                                         at::TensorList weights, c10::string_view mode,
+                                         bool has_biases, int64_t num_layers, double dropout,
+                                         bool train, bool bidirectional) {
+  return stack_of(input, batch_sizes, hx, cx, weights, mode, has_biases, num_layers, dropout, train,
+                  bidirectional, /*may_go_to_torch=*/true);
+}
+
+// One step: a layer of one time step, whose rows are the batch. It stays here: cuDNN has no cell.
 std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
                                 const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                                 const OptionalTensor& b_hh, c10::string_view mode) {
@@ -100,8 +250,8 @@ std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const Opt
   if (b_ih) weights.insert(weights.end(), {*b_ih, *b_hh});
   auto lift = [](const Tensor& t) { return t.unsqueeze(0); };
   const OptionalTensor c = cx ? OptionalTensor(lift(*cx)) : std::nullopt;
-  auto [y, h_n, c_n] = stack(lift(input), std::nullopt, lift(hx), c, weights, mode,
-                             b_ih.has_value(), 1, 0.0, false, false);
+  auto [y, h_n, c_n] = stack_of(lift(input), std::nullopt, lift(hx), c, weights, mode,
+                                b_ih.has_value(), 1, 0.0, false, false, /*may_go_to_torch=*/false);
   return {h_n.squeeze(0), mode == "LSTM" ? c_n.squeeze(0) : c_n};
 }
 

@@ -1,0 +1,58 @@
+// The CUDA half of the operators as CPU kernels: csrc/ops/cuda and the kernels it calls, run by the
+// shim, on memory of the host. Loaded after fusedrnn it takes the place of the CPU kernels, so that
+// tests of layers then test this. As one translation unit, because torch's headers take longer to
+// read than all of this to compile.
+#include <ATen/Functions.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+// What the sources below register for CUDA goes to the CPU; they alone know that they do so.
+#undef TORCH_LIBRARY_IMPL
+#define TORCH_LIBRARY_IMPL(ns, key, m) _TORCH_LIBRARY_IMPL(ns, CPU, m, C10_UID)
+// Pinned memory exists only beside a GPU.
+#define pinned_memory(wish) pinned_memory((wish) && false)
+
+#include "ops/check.cpp"
+#include "ops/choice.cpp"
+#include "ops/cuda/backward.cpp"
+#include "ops/cuda/forward.cpp"
+#include "ops/stack.cpp"
+
+namespace fusedrnn::ops {
+
+LayerResult layer(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+                  const OptionalTensor& cx, at::TensorList weights, c10::string_view mode,
+                  bool has_biases, bool train) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fusedrnn::layer", "")
+                             .typed<decltype(layer)>();
+  return op.call(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
+}
+
+namespace {
+
+// torch's own layers, called as they are on a GPU where they are estimated to be faster.
+Result stack_by_torch(const Tensor& input, const OptionalTensor& batch_sizes,
+                      const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
+                      c10::string_view mode, bool has_biases, int64_t num_layers, double dropout,
+                      bool train, bool bidirectional) {
+  const Stack s{input,      batch_sizes, hx,      cx,    weights,          cell_of(mode),
+                has_biases, num_layers,  dropout, train, bidirectional + 1};
+  const std::optional<Problem> p = problem_of(s);
+  TORCH_CHECK(p, "the arguments do not fit");
+  return torch_stack(s, *p);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(fusedrnn_glue, m) {
+  m.def(
+      "stack_by_torch(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, "
+      "str mode, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n)",
+      stack_by_torch);
+  m.def("is_plain(Tensor tensor) -> bool", is_plain);
+}
+
+}  // namespace fusedrnn::ops
