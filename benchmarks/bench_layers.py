@@ -7,18 +7,22 @@ x H x T.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fusedrnn
 from benchmarks import harness
-from benchmarks.harness import GRADIENTS, INFERENCE, Subject, Tier
+from benchmarks.harness import GRADIENTS, INFERENCE, ON_CPU, Setting, Subject, Tier
 from benchmarks.report import GRID, Run
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 CELLS = ("LSTM", "GRU", "RNN")
 STEPS = (GRADIENTS, INFERENCE)
@@ -70,36 +74,52 @@ class Layer:
             input_grad=self.input_grad,
         )
 
-    def build(self) -> Subject:
+    def modules(self, setting: Setting = ON_CPU) -> tuple[nn.RNNBase, nn.RNNBase]:
+        """Ours and torch.nn's, with the same weights."""
         options = {"num_layers": self.L, "bidirectional": self.D == 2}
         if self.P:
             options["proj_size"] = self.P
         theirs = getattr(nn, self.cell)(self.I, self.H, **options)
         ours = getattr(fusedrnn, self.cell)(self.I, self.H, **options)
         ours.load_state_dict(theirs.state_dict())
-        values = torch.randn(self.T, self.B, self.I)
-        packed = pack_padded_sequence(values, self.lengths) if self.shortest else None
-        leaf = values if packed is None else packed.data
-        leaf.requires_grad_(self.input_grad and self.step == GRADIENTS)
-        seed = torch.randn(*leaf.shape[:-1], self.D * (self.P or self.H))
-
-        def call(module: nn.Module) -> harness.Call:
-            wanted = [*module.parameters(), *([leaf] if leaf.requires_grad else [])]
-
-            def forward() -> tuple[Tensor, ...]:
-                output, state = module(leaf if packed is None else packed)
-                states = state if isinstance(state, tuple) else (state,)
-                return (output.data if isinstance(output, PackedSequence) else output, *states)
-
-            def both() -> tuple[Tensor, ...]:
-                results = forward()
-                return (*results, *torch.autograd.grad(results[0], wanted, seed))
-
-            return forward if self.step == INFERENCE else both
-
         for module in (theirs, ours):
-            module.train(self.step == GRADIENTS)
-        return Subject(call(ours), call(theirs), "random")
+            module.train(self.step == GRADIENTS).to(setting.device, setting.dtype)
+        return ours, theirs
+
+    def inputs(self, setting: Setting = ON_CPU) -> tuple[Tensor, Tensor]:
+        """The input [T, B, I], and for each valid row a gradient of the output."""
+        rows = (int(self.lengths.sum()),) if self.shortest else (self.T, self.B)
+        shapes = (self.T, self.B, self.I), (*rows, self.D * (self.P or self.H))
+        x, slope = (torch.randn(s).to(setting.device, setting.dtype) for s in shapes)
+        return x, slope
+
+    def call(self, module: nn.Module, x: Tensor, slope: Tensor) -> harness.Call:
+        packed = pack_padded_sequence(x, self.lengths) if self.shortest else None
+        leaf = (x if packed is None else packed.data).detach()
+        leaf.requires_grad_(self.input_grad and self.step == GRADIENTS)
+        input = leaf if packed is None else packed._replace(data=leaf)
+        wanted = [*module.parameters(), *([leaf] if leaf.requires_grad else [])]
+
+        def forward() -> tuple[Tensor, ...]:
+            output, state = module(input)
+            states = state if isinstance(state, tuple) else (state,)
+            return (output.data if isinstance(output, PackedSequence) else output, *states)
+
+        def both() -> tuple[Tensor, ...]:
+            results = forward()
+            return (*results, *torch.autograd.grad(results[0], wanted, slope))
+
+        return forward if self.step == INFERENCE else both
+
+    def build(self, setting: Setting = ON_CPU) -> Subject:
+        ours, theirs = self.modules(setting)
+        x, slope = self.inputs(setting)
+
+        def exact() -> tuple[Tensor, ...]:
+            return self.call(copy.deepcopy(theirs).double(), x.double(), slope.double())()
+
+        both = self.call(ours, x, slope), self.call(theirs, x, slope)
+        return Subject(both[0], both[1], "random", exact=exact)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +143,16 @@ class Cell:
     def gflop(self) -> float:
         return harness.gflop(self.cell, self.B, self.I, self.H)
 
-    def build(self) -> Subject:
+    def build(self, setting: Setting = ON_CPU) -> Subject:
         theirs = getattr(nn, f"{self.cell}Cell")(self.I, self.H).eval()
         ours = getattr(fusedrnn, f"{self.cell}Cell")(self.I, self.H).eval()
         ours.load_state_dict(theirs.state_dict())
-        x, h, c = (torch.randn(self.B, n) for n in (self.I, self.H, self.H))
+        for module in (theirs, ours):
+            module.to(setting.device, setting.dtype)
+        x, h, c = (
+            torch.randn(self.B, n).to(setting.device, setting.dtype)
+            for n in (self.I, self.H, self.H)
+        )
         state = (h, c) if self.cell == "LSTM" else h
 
         def call(module: nn.Module) -> harness.Call:

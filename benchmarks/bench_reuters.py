@@ -6,17 +6,20 @@ same; the FLOP count is that of the recurrent stack alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from benchmarks import harness
-from benchmarks.harness import INFERENCE, TRAINING, Subject, Tier
+from benchmarks.harness import INFERENCE, ON_CPU, TRAINING, Setting, Subject, Tier
 from benchmarks.report import Run
 from benchmarks.workloads import data, reuters
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 SIZES = reuters.CONFIG
 
@@ -65,12 +68,13 @@ class Step:
             step=self.step,
         )
 
-    def build(self) -> Subject:
-        x, y = batch(self.T)
+    def build(self, setting: Setting = ON_CPU) -> Subject:
+        x, y = (t.to(setting.device) for t in batch(self.T))
 
-        def call(impl: str) -> harness.Call:
+        def call(impl: str, config: reuters.Config = SIZES) -> harness.Call:
             torch.manual_seed(0)
-            model = reuters.build_model(self.cell.lower(), impl)
+            model = reuters.build_model(self.cell.lower(), impl, config)
+            model.to(setting.device, setting.dtype)
             if self.step == INFERENCE:
                 model.eval()
                 return lambda: (model(x),)
@@ -78,7 +82,11 @@ class Step:
             return lambda: (reuters.train_step(model, optimizer, x, y),)
 
         source = "synthetic" if corpus().source == data.SYNTHETIC else "real"
-        return Subject(call("fusedrnn"), call("torch"), source)
+        alike = None
+        if setting.device.type != "cpu":  # on a GPU, dropout is cuDNN's own
+            config = replace(SIZES, dropout=0.0)
+            alike = call("fusedrnn", config), call("torch", config)
+        return Subject(call("fusedrnn"), call("torch"), source, alike)
 
 
 CASES = [

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import harness
-from benchmarks.harness import INFERENCE, TRAINING, Subject, Tier
+from benchmarks.harness import INFERENCE, ON_CPU, TRAINING, Setting, Subject, Tier
 from benchmarks.report import Run
 from benchmarks.workloads import data, time_machine
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 SIZES = time_machine.CONFIG
 SYMBOLS = 28  # of the corpus, real or synthetic; known here so that listing cases loads nothing
@@ -53,13 +56,14 @@ class Step:
             input_grad=False,
         )
 
-    def build(self) -> Subject:
+    def build(self, setting: Setting = ON_CPU) -> Subject:
         text = corpus()
-        x, y = next(time_machine.batches(text.tokens, "random"))
+        x, y = next(time_machine.batches(text.tokens.to(setting.device), "random"))
 
         def call(impl: str) -> harness.Call:
             torch.manual_seed(0)
             model = time_machine.build_model(self.cell.lower(), impl, SYMBOLS)
+            model.to(setting.device, setting.dtype)
             if self.step == INFERENCE:
                 model.eval()
                 return lambda: (model(x)[0],)

@@ -1,8 +1,10 @@
-"""Times a case on both sides in turn, after checking that both compute the same.
+"""What a case is, and how it is timed on the CPU: both sides in turn, after checking that both
+compute the same.
 
 Rounds alternate, ours then torch.nn's, so that both meet the same clock rate and the same
 neighbours, and a case's ratio is the median of the rounds' ratios. pytest-benchmark times our
-rounds through its own fixture; torch.nn's lie between them, in the fixture's teardown.
+rounds through its own fixture; torch.nn's lie between them, in the fixture's teardown. gpu.py
+times the same cases on a GPU, where there may be no pytest-benchmark.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 import fusedrnn
 from benchmarks.report import Record, Run
 from fusedrnn import ops
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 INFERENCE, TRAINING, GRADIENTS = "inference", "training step", "fwd+bwd"
@@ -56,12 +60,29 @@ WARM_SECONDS, ROUND_SECONDS, PEAK_SECONDS = 0.05, 2e-3, 0.03
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Where a case runs, and in which dtype."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+
+ON_CPU = Setting(torch.device("cpu"))
+
+
+@dataclass(frozen=True)
 class Subject:
-    """The same work by both sides; each call returns the tensors that must agree."""
+    """The same work by both sides; each call returns the tensors that must agree.
+
+    `alike` is what must agree instead where both sides draw dropout, each its own. `exact` gives
+    the same tensors in float64.
+    """
 
     ours: Call
     theirs: Call
     data: str  # "random", "real" or "synthetic"
+    alike: tuple[Call, Call] | None = None
+    exact: Call | None = None
 
 
 class Case(Protocol):
@@ -81,7 +102,7 @@ class Case(Protocol):
     def tier(self) -> Tier: ...
     @property
     def gflop(self) -> float: ...
-    def build(self) -> Subject: ...
+    def build(self, setting: Setting = ON_CPU) -> Subject: ...
 
 
 def gflop(
@@ -135,11 +156,12 @@ def agree(subject: Subject, tolerance: float = 1e-3) -> float:
         AssertionError: they disagree; so a wrong kernel cannot win.
     """
     worst = 0.0
+    ours, theirs = subject.alike or (subject.ours, subject.theirs)
     for seed in (0, 1):
         torch.manual_seed(seed)
-        ours = subject.ours()
+        results = ours()
         torch.manual_seed(seed)
-        worst = max(worst, disagreement(ours, subject.theirs()))
+        worst = max(worst, disagreement(results, theirs()))
     if worst > tolerance:
         raise AssertionError(f"results differ from torch.nn's by {worst:.1e} of the largest value")
     return worst
@@ -153,13 +175,64 @@ def seconds_of(call: Call, iterations: int) -> float:
     return (time.perf_counter() - start) / iterations
 
 
-def warm(call: Call) -> float:
+def warm(
+    call: Call,
+    timed: Callable[[Call, int], float] = seconds_of,
+    seconds: float = WARM_SECONDS,
+) -> float:
     """Calls until caches and clock rate have settled; the shortest time of a call."""
-    end, shortest = time.perf_counter() + WARM_SECONDS, math.inf
+    end, shortest = time.perf_counter() + seconds, math.inf
     while True:
-        shortest = min(shortest, seconds_of(call, 1))
+        shortest = min(shortest, timed(call, 1))
         if time.perf_counter() >= end:
             return shortest
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many rounds there are, of how many calls each."""
+
+    rounds: int
+    iterations: int
+
+
+def pace(ours: float, theirs: float, effort: Effort) -> Pace:
+    """The pace for calls of so many seconds each."""
+    iterations = max(1, math.ceil(ROUND_SECONDS / min(ours, theirs)))
+    rounds = int(effort.seconds / (iterations * (ours + theirs)))
+    return Pace(min(max(rounds, effort.fewest), effort.most), iterations)
+
+
+def record(
+    case: Case,
+    subject: Subject,
+    ours: list[float],
+    theirs: list[float],
+    iterations: int,
+    **fields: Any,
+) -> Record:
+    """The record of rounds timed in turn, in seconds a call."""
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    q1, median, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Record(
+        group=case.group,
+        cell=case.cell,
+        step=case.step,
+        shape=case.shape,
+        data=subject.data,
+        headline=case.headline,
+        ours_ms=statistics.median(ours) * 1e3,
+        ours_min_ms=min(ours) * 1e3,
+        torch_ms=statistics.median(theirs) * 1e3,
+        torch_min_ms=min(theirs) * 1e3,
+        ratio=median,
+        ratio_q1=q1,
+        ratio_q3=q3,
+        rounds=len(ours),
+        iterations=iterations,
+        gflop=case.gflop,
+        **fields,
+    )
 
 
 def measure(
@@ -176,50 +249,35 @@ def measure(
         error = agree(subject)
         peak = ops.fma_peak(threads, PEAK_SECONDS)
         run.peak_gflops[str(threads)] = max(peak, run.peak_gflops.get(str(threads), 0.0))
-        a, b = warm(subject.ours), warm(subject.theirs)
-        iterations = max(1, math.ceil(ROUND_SECONDS / min(a, b)))
-        rounds = int(effort.seconds / (iterations * (a + b)))
+        steps = pace(warm(subject.ours), warm(subject.theirs), effort)
         gc.collect()
         gc.disable()
         stack.callback(gc.enable)
         timed: Any = benchmark  # its methods carry no types
         timed.pedantic(
             subject.ours,
-            rounds=min(max(rounds, effort.fewest), effort.most),
-            iterations=iterations,
-            teardown=lambda: theirs.append(seconds_of(subject.theirs, iterations)),
+            rounds=steps.rounds,
+            iterations=steps.iterations,
+            teardown=lambda: theirs.append(seconds_of(subject.theirs, steps.iterations)),
         )
     if benchmark.stats is None:  # --benchmark-disable: run once, not timed
         return
     ours: list[float] = benchmark.stats.stats.data
     theirs = theirs[: len(ours)]  # with several iterations the fixture calls once more
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    q1, median, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
-    record = Record(
-        group=case.group,
-        cell=case.cell,
-        step=case.step,
-        shape=case.shape,
+    found = record(
+        case,
+        subject,
+        ours,
+        theirs,
+        steps.iterations,
         precision=run.precision,
-        data=subject.data,
-        headline=case.headline,
         threads=threads,
-        ours_ms=statistics.median(ours) * 1e3,
-        ours_min_ms=min(ours) * 1e3,
-        torch_ms=statistics.median(theirs) * 1e3,
-        torch_min_ms=min(theirs) * 1e3,
-        ratio=median,
-        ratio_q1=q1,
-        ratio_q3=q3,
-        rounds=len(ours),
-        iterations=iterations,
-        gflop=case.gflop,
         error=error,
     )
-    run.records.append(record)
+    run.records.append(found)
     benchmark.group = case.group
     benchmark.extra_info.update(
-        torch_ms=record.torch_ms, ratio=record.ratio, threads=threads, data=record.data
+        torch_ms=found.torch_ms, ratio=found.ratio, threads=threads, data=found.data
     )
 
 

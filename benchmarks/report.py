@@ -4,7 +4,7 @@
     python benchmarks/report.py chart RESULTS.json CHART.png
     python benchmarks/report.py compare BEFORE.json AFTER.json
 
-Only the standard library is imported (matplotlib by ``chart`` alone), so that a table can be made
+Only the standard library is imported (matplotlib by chart.py alone), so that a table can be made
 and checked where neither torch nor fusedrnn is installed. Everything shown is derived here from
 the run's timings: the JSON holds no figure twice.
 """
@@ -53,15 +53,27 @@ class Record:
     iterations: int
     gflop: float
     error: float  # largest disagreement with torch.nn, relative to the largest value
+    # On a GPU only, where threads is 0.
+    mode: str = ""  # "eager" or "graph"
+    target: float = 0.0  # the least ratio that is aimed at; 0: none
+    ours_error: float = 0.0  # largest against float64, relative to the largest value
+    torch_error: float = 0.0
+    allowed_error: float = 0.0  # largest part used of what the tests would allow
 
     @property
-    def model(self) -> tuple[str, str, str, str, int]:
+    def model(self) -> tuple[str, ...]:
         """What training and inference of one thing have in common."""
-        return self.group, self.cell, self.shape, self.data, self.threads
+        shown = (self.precision, self.mode) if self.mode else ()
+        return self.group, self.cell, self.shape, self.data, str(self.threads), *shown
 
     @property
     def key(self) -> tuple[str, ...]:
-        return (self.step, self.precision, *map(str, self.model))
+        return (self.step, self.precision, *self.model)
+
+    @property
+    def how(self) -> str:
+        """On how many threads, or how a GPU was driven."""
+        return self.mode or str(self.threads)
 
     @property
     def name(self) -> str:
@@ -84,6 +96,28 @@ class Record:
         return "slower" if self.ratio < 1 else ""
 
 
+@dataclass(frozen=True)
+class Recurrence:
+    """Kernel times of one layer on a GPU, microseconds for a time step."""
+
+    cell: str
+    shape: str
+    step: str  # "forward" (as in training) or "backward"
+    precision: str
+    ours_us: float  # fusedrnn's kernels alone
+    torch_us: float  # all of torch.nn's, input products included: its kernels cannot be told apart
+    target: float  # the most that is aimed at
+    kernels: dict[str, float]  # all of ours, microseconds a call
+
+    @property
+    def line(self) -> str:
+        met = "met" if self.ours_us <= self.target else "MISSED"
+        return (
+            f"{self.cell} {self.step} {self.precision} {self.shape}: {self.ours_us:.3f} us a step "
+            f"(target {self.target:g}, {met}); torch.nn, products included, {self.torch_us:.3f}"
+        )
+
+
 @dataclass
 class Run:
     """All cases of one process, and where they were measured."""
@@ -102,6 +136,9 @@ class Run:
     peak_gflops: dict[str, float] = field(default_factory=dict)  # threads -> FMA peak
     records: list[Record] = field(default_factory=list)
     version: int = VERSION
+    gpu: dict[str, str] = field(default_factory=dict)  # name, driver, clocks, ...; empty: a CPU run
+    recurrences: list[Recurrence] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # cases, each with the reason
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,11 +150,13 @@ class Run:
         if values.get("version") != VERSION:
             raise ValueError(f"{path} has version {values.get('version')}, expected {VERSION}")
         records = [Record(**record) for record in values.pop("records")]
-        return Run(**values, records=records)
+        recurrences = [Recurrence(**found) for found in values.pop("recurrences", ())]
+        return Run(**values, records=records, recurrences=recurrences)
 
-    def share(self, record: Record) -> float:
-        """Share of the FMA peak of as many threads."""
-        return record.gflops / self.peak_gflops[str(record.threads)]
+    def share(self, record: Record) -> str:
+        """Share of the FMA peak of as many threads, where there is a reading of it."""
+        peak = self.peak_gflops.get(str(record.threads))
+        return "" if peak is None else f"{record.gflops / peak:.0%}"
 
     @property
     def losses(self) -> list[Record]:
@@ -125,13 +164,21 @@ class Run:
 
     @property
     def where(self) -> str:
+        if self.gpu:
+            gpu = ", ".join(f"{k} {v}" if k != "name" else v for k, v in self.gpu.items())
+            return f"{gpu}, {self.software}"
         threads = sorted({record.threads for record in self.records})
         plural = "s" if threads != [1] else ""
         return (
             f"{self.cpu}, {self.cores} cores, {self.isa}, "
             f"{' and '.join(map(str, threads))} thread{plural}, {self.precision}, "
-            f"torch {self.torch}, fusedrnn {self.fusedrnn} ({self.commit}), {self.date[:10]}"
+            f"{self.software}"
         )
+
+    @property
+    def software(self) -> str:
+        ours = f"fusedrnn {self.fusedrnn} ({self.commit})"
+        return f"torch {self.torch}, {ours}, {self.date[:10]}"
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -180,17 +227,18 @@ def verdict(run: Run) -> list[str]:
 
 def summary(run: Run) -> list[str]:
     """The lines that end a benchmark run in the terminal."""
-    head = ("case", "threads", "ours ms", "torch ms", "ratio", "±", "GFLOP/s", "of peak", "")
+    threads = "mode" if run.gpu else "threads"
+    head = ("case", threads, "ours ms", "torch ms", "ratio", "±", "GFLOP/s", "of peak", "")
     rows = [head] + [
         (
             record.name,
-            str(record.threads),
+            record.how,
             milliseconds(record.ours_ms),
             milliseconds(record.torch_ms),
             times(record.ratio),
             f"{record.noise:.0%}",
             f"{record.gflops:.1f}",
-            f"{run.share(record):.0%}",
+            run.share(record),
             record.flag,
         )
         for record in run.records
@@ -199,9 +247,34 @@ def summary(run: Run) -> list[str]:
     scatter = statistics.median(record.noise for record in run.records)
     warning = f"noisy: ratios are known to ±{scatter:.0%} only (median); is the machine busy?"
     noisy = [warning] if scatter > NOISY else []
-    losses = [f"  {times(r.ratio)} ±{r.noise:.0%} {r.name}" for r in run.losses]
-    head_lines = [run.where, f"FMA peak: {peaks} thread(s)", ""]
-    return [*head_lines, *columns(rows), "", *verdict(run), *losses, *noisy]
+    losses = [f"  {times(r.ratio)} ±{r.noise:.0%} {r.name} {r.mode}".rstrip() for r in run.losses]
+    head_lines = [run.where, *([f"FMA peak: {peaks} thread(s)"] if peaks else []), ""]
+    aims = on_gpu(run) if run.gpu else []
+    return [*head_lines, *columns(rows), "", *verdict(run), *losses, *noisy, *aims]
+
+
+def on_gpu(run: Run) -> list[str]:
+    """What a GPU run says besides: targets, errors against float64, time a step, cases left out."""
+    lines = [
+        f"{'met' if r.ratio >= r.target else 'MISSED'}: {times(r.ratio)} of {r.target:g}x, "
+        f"{r.name} {r.mode}"
+        for r in run.records
+        if r.target and r.group != GRID
+    ]
+    aimed = [r for r in run.records if r.target and r.group == GRID]
+    short = [r for r in aimed if r.ratio < r.target and r.flag == "slower"]
+    lines += [f"grid: {len(short)} of {len(aimed)} shapes below their target"] if aimed else []
+    checked = [r for r in run.records if r.allowed_error]
+    wrong = [r for r in checked if r.allowed_error > 1]
+    lines.append(
+        f"errors against float64: {len(wrong)} of {len(checked)} cases beyond twice torch.nn's"
+    )
+    lines += [
+        f"  {r.ours_error:.2e}, torch.nn {r.torch_error:.2e}: {r.name} {r.mode}" for r in wrong
+    ]
+    lines += [found.line for found in run.recurrences]
+    lines += [f"left out: {case}" for case in run.left_out]
+    return ["", *lines]
 
 
 def readme_table(run: Run) -> str:
@@ -217,8 +290,9 @@ def readme_table(run: Run) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for model in models:
-        group, cell, shape, data, _ = model
+        group, cell, shape, data, _, *rest = model
         source = " (synthetic data)" if data == "synthetic" else ""
+        source += "".join(f", {word}" for word in rest)
         entries: list[str] = []
         for inference in (False, True):
             found = [
@@ -228,7 +302,7 @@ def readme_table(run: Run) -> str:
                 entries += [milliseconds(r.ours_ms), milliseconds(r.torch_ms), times(r.ratio)]
             entries += [] if found else ["", "", ""]
         lines.append(f"| {' | '.join([f'{group}, {cell} {shape}{source}', *entries])} |")
-    if not run.peak_gflops:
+    if not run.peak_gflops and not run.gpu:
         raise ValueError("the run has no reading of the FMA peak")
     total = [f"{line[0].upper()}{line[1:]}." for line in verdict(run)]
     return "\n".join([*lines, "", f"{' '.join(total)} {run.where}."])
@@ -236,17 +310,20 @@ def readme_table(run: Run) -> str:
 
 def full_table(run: Run) -> str:
     """Every case as Markdown."""
+    how = "mode" if run.gpu else "threads"
     lines = [
-        "| case | threads | ours, ms (min) | torch.nn, ms (min) | ratio | GFLOP/s | of peak |",
+        f"| case | {how} | ours, ms (min) | torch.nn, ms (min) | ratio | GFLOP/s | of peak |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for r in run.records:
         ours = f"{milliseconds(r.ours_ms)} ({milliseconds(r.ours_min_ms)})"
         theirs = f"{milliseconds(r.torch_ms)} ({milliseconds(r.torch_min_ms)})"
         ratio = f"{times(r.ratio)} ±{r.noise:.0%} {r.flag}".rstrip()
-        figures = [ours, theirs, ratio, f"{r.gflops:.1f}", f"{run.share(r):.0%}"]
-        lines.append(f"| {' | '.join([r.name, str(r.threads), *figures])} |")
-    return "\n".join([f"{run.where}.", "", *lines, "", *(f"{line}." for line in verdict(run))])
+        figures = [ours, theirs, ratio, f"{r.gflops:.1f}", run.share(r)]
+        lines.append(f"| {' | '.join([r.name, r.how, *figures])} |")
+    aims = [f"- {line.strip()}" if line else "" for line in on_gpu(run)] if run.gpu else []
+    verdicts = [f"{line}." for line in verdict(run)]
+    return "\n".join([f"{run.where}.", "", *lines, "", *verdicts, *aims])
 
 
 def between(text: str) -> tuple[str, str, str]:
@@ -301,7 +378,7 @@ def compare(before: Run, after: Run) -> list[str]:
     rows = [("case", "threads", "ms", "ms", "ratio", "ratio", "change", "noise", "")] + [
         (
             change.after.name,
-            str(change.after.threads),
+            change.after.how,
             milliseconds(change.before.ours_ms),
             milliseconds(change.after.ours_ms),
             times(change.before.ratio),
@@ -331,95 +408,6 @@ def compare(before: Run, after: Run) -> list[str]:
         f"{flags.count('faster')} faster, {flags.count('SLOWER')} slower; in one run only: "
         f"{unmatched}",
     ]
-
-
-def chart(run: Run, path: Path) -> None:
-    """Draws each model's ratios, training and inference, on one row; right of 1 ours is faster."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    rows: dict[str, list[tuple[str, list[Record]]]] = {}  # group -> (label, records)
-    threads = sorted({record.threads for record in run.records})
-    for record in run.records:
-        shape = "all shapes" if record.group == GRID else record.shape
-        source = "  synthetic data" if record.data == "synthetic" else ""
-        counted = f"  {record.threads} thr" if len(threads) > 1 else ""
-        label = f"{record.cell}  {shape}{source}{counted}"
-        group = rows.setdefault(record.group, [])
-        if label not in dict(group):
-            group.append((label, []))
-        dict(group)[label].append(record)
-
-    ink, soft, faint = "#1f2933", "#52606d", "#e4e7eb"
-    looks = {True: ("inference", "D", 4.2, "#e8833a"), False: ("training", "o", 5.4, "#1f6feb")}
-    height = sum(len(group) + 1.5 for group in rows.values())
-    figure = Figure(figsize=(8.6, 0.205 * height + 1.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, marker, size, color in reversed(looks.values()):
-        axes.plot([], [], marker, color=color, markersize=size, label=name)
-    y, ticks, labels = 0.0, [], []
-    for name, group in rows.items():
-        axes.annotate(
-            name, (0, y), xycoords=("axes fraction", "data"), xytext=(-6, 0), va="center",
-            textcoords="offset points", ha="right", color=ink, weight="bold", fontsize=8.5,
-        )  # fmt: skip
-        for label, records in group:
-            y += 1
-            ticks.append(y)
-            labels.append(label)
-            axes.axhline(y, color=faint, linewidth=0.7, zorder=0)
-            for record in records:
-                _, marker, size, color = looks[record.step == "inference"]
-                alpha = 0.5 if record.group == GRID else 1.0
-                if record.group != GRID:
-                    quartiles = [record.ratio_q1, record.ratio_q3]
-                    axes.plot(quartiles, [y, y], color=color, linewidth=2.4, alpha=0.35, zorder=2)
-                axes.plot(
-                    record.ratio, y, marker, color=color, markersize=size, alpha=alpha, zorder=3,
-                    markeredgecolor="white", markeredgewidth=0.5,
-                )  # fmt: skip
-        y += 1.5
-    ratios = [record.ratio for record in run.records]
-    low, high = min(0.8, 0.9 * min(ratios)), max(2.2, 1.15 * max(ratios))
-    mean = geometric_mean(ratios)
-    axes.set_xscale("log")
-    axes.set(xlim=(low, high), ylim=(y - 0.9, -0.9))
-    steps = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-    axes.set_xticks([step for step in steps if low <= step <= high])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(ticks, labels)
-    axes.tick_params(axis="y", length=0, labelsize=7.5, colors=ink)
-    axes.tick_params(axis="x", labelsize=8, colors=ink, top=True, labeltop=True, length=2)
-    axes.spines[:].set_visible(False)
-    axes.axvspan(low, 1, color="#fdecea", zorder=-1)
-    axes.axvline(1, color=ink, linewidth=1.1, zorder=1)
-    axes.axvline(mean, color=soft, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for x, note, side in ((1, "slower", "right"), (mean, f"geometric mean {mean:.2f}×", "left")):
-        axes.annotate(
-            note, (x, 0), xytext=(-4 if side == "right" else 4, 0), va="center", ha=side,
-            textcoords="offset points", color=soft, fontsize=7.5,
-        )  # fmt: skip
-    axes.set_xlabel(
-        "torch.nn's time / ours; bars span the middle half of the rounds", fontsize=8, color=soft
-    )
-    axes.set_title(
-        "Speed beside torch.nn", loc="left", weight="bold", color=ink, fontsize=12, pad=46
-    )
-    device, _, software = run.where.partition(", torch")
-    axes.annotate(
-        f"{device}\ntorch{software}", (0, 1),
-        xycoords="axes fraction", xytext=(0, 21), textcoords="offset points", fontsize=7.5,
-        color=soft,
-    )  # fmt: skip
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=5.6, frameon=False, fontsize=8,
-        handletextpad=0.1, labelcolor=ink, borderpad=0, ncols=2, columnspacing=1,
-    )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -464,6 +452,9 @@ def run_table(arguments: argparse.Namespace) -> int:
 
 
 def run_chart(arguments: argparse.Namespace) -> int:
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script finds only its siblings
+    from benchmarks.chart import chart
+
     chart(Run.load(arguments.run), arguments.png)
     return 0
 

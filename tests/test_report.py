@@ -98,8 +98,9 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_rate_and_share_follow_from_time_and_peak() -> None:
     assert TRAINING.gflops == pytest.approx(100)  # 5 GFLOP in 50 ms
-    assert made_up().share(TRAINING) == pytest.approx(0.5)
-    assert made_up().share(replace(TRAINING, threads=1)) == pytest.approx(1.0)
+    assert made_up().share(TRAINING) == "50%"
+    assert made_up().share(replace(TRAINING, threads=1)) == "100%"
+    assert made_up().share(replace(TRAINING, threads=0)) == ""
 
 
 def test_summary_shows_every_case_the_mean_and_the_losses() -> None:
