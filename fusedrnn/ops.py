@@ -26,6 +26,7 @@ cuda_plan = _C.cuda_plan
 explain = _C.explain
 fma_peak = _C.fma_peak
 hands_to_torch = _C.hands_to_torch
+reserve_width = _C.reserve_width
 
 
 def _directions(weights: Sequence[Tensor], has_biases: bool) -> int:

@@ -6,8 +6,9 @@ about each layer of a module and prints the answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,45 @@ from torch.nn.utils.rnn import PackedSequence
 from . import ops
 from .functional import rnn_mode
 
+# What a plan must know of a GPU: compute capability (90 for 9.0), multiprocessors, the most shared
+# memory a block may have, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once (0: none).
+# By architecture, of one model each: T4, A100, A40, L40S, H200, B200, RTX 5090. How many clusters
+# is an assumption; on a device in hand it is asked.
+GPUS: dict[str, dict[str, Any]] = {
+    f"sm_{sm}": {
+        "sm": sm,
+        "multiprocessors": multiprocessors,
+        "shared_bytes": kib * 1024,
+        "clock_ghz": clock_ghz,
+        "clusters": [multiprocessors, *clusters],
+    }
+    for sm, multiprocessors, kib, clock_ghz, clusters in [
+        (75, 40, 64, 1.59, [0, 0, 0, 0]),
+        (80, 108, 163, 1.41, [0, 0, 0, 0]),
+        (86, 84, 99, 1.74, [0, 0, 0, 0]),
+        (89, 142, 99, 2.49, [0, 0, 0, 0]),
+        (90, 132, 227, 1.98, [66, 32, 16, 8]),
+        (100, 148, 227, 1.96, [74, 36, 16, 8]),
+        (120, 170, 99, 2.41, [0, 0, 0, 0]),
+    ]
+}
+_REASONS = {
+    "block": "W_hh stays in each block for the whole sequence, and blocks wait for nobody",
+    "cluster": "W_hh stays on chip, split over the blocks of a cluster, which exchange h each step",
+    "stepwise": "a matrix product and an element-wise kernel a step",
+    "torch": "torch.nn's own path, cuDNN",
+}
+_NATIVE = "cuDNN works in {dtype}; ours would convert it, and is not compared (estimate: float32's)"
+_PRECISION = {
+    "float32": "float32; products with all inputs as torch's TF32 switches say",
+    "float64": "float64",
+}
+_TORCH = 1 << 3  # the bit of torch.nn's own path among those of ops.cuda_allowed()
+
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How one layer runs. Sizes in bytes; rows of the batch; steps of time.
+    """How one layer runs on a CPU. Sizes in bytes; rows of the batch; steps of time.
 
     ``panel`` is the block of weights a core works on, ``rows`` the batch rows that pass it
     together, ``lanes`` the hidden units in a vector, ``stretch`` the steps whose weight
@@ -49,9 +85,8 @@ class LayerPlan:
     rejected: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        projected = f" P{self.P}" if self.P else ""
         lines = [
-            f"T{self.T} B{self.B} I{self.I} H{self.H}{projected} D{self.D}",
+            _sizes(self),
             f"kernel     {self.kernel} ({self.device}, {self.isa}, {self.lanes} lanes): "
             f"{self.reason}",
             f"threads    {self.threads}, split: {self.split}",
@@ -65,14 +100,105 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
+class CudaPassPlan:
+    """How one layer's recurrence runs on a GPU, forward or back.
+
+    ``kernel`` is "block" or "cluster" (all time steps in one launch, W_hh on chip, held by one
+    block or split over ``cluster`` of them), "stepwise" (a matrix product and an element-wise
+    kernel a step) or "torch" (torch.nn's own path, cuDNN). Of a block or cluster kernel, ``tile``
+    is its row of the table in csrc/cuda/tiles.h (-1: another kernel, and what follows is 0),
+    ``hidden`` H as padded, ``rows`` the batch rows a block or cluster advances together,
+    ``blocks`` those of one direction, ``threads``, ``registers`` (of a thread, at most) and
+    ``shared_bytes`` of a block.
+    ``step_us`` is what one time step of all rows and directions is estimated to take, with its
+    share of the launch, by a model that no measurement stands behind yet. ``rejected`` are the
+    other candidates, each with its reason.
+    """
+
+    kernel: str
+    tile: int
+    hidden: int
+    cluster: int
+    rows: int
+    threads: int
+    registers: int
+    shared_bytes: int
+    blocks: int
+    step_us: float
+    reason: str
+    rejected: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.kernel}, about {self.step_us:.2f} us a step (estimated): {self.reason}"]
+        if self.tile >= 0:
+            group = "block" if self.cluster == 1 else f"cluster of {self.cluster} blocks"
+            lines.append(
+                f"blocking   H padded to {self.hidden}, {_count(self.rows, 'row')} a {group}, "
+                f"{_count(self.blocks, 'block')} a direction, {self.threads} threads, at most "
+                f"{self.registers} registers each, {_bytes(self.shared_bytes)} shared memory"
+            )
+        others = 0  # kernels for another H, in the running but not close
+        told: dict[str, list[str]] = {}
+        for candidate, reason in self.rejected:
+            other = "H<=" in candidate and f"H<={self.hidden}," not in candidate
+            if other and reason.startswith("estimated"):
+                others += 1
+            else:
+                told.setdefault(reason, []).append(candidate)
+        for reason, candidates in told.items():
+            more = f" and {len(candidates) - 1} more" if len(candidates) > 1 else ""
+            lines.append(f"not taken  {candidates[0]}{more}: {reason}")
+        if others:
+            kernels = _count(others, "kernel")
+            lines.append(f"not taken  {kernels} made for other H: estimated to cost more")
+        return "\n  ".join(lines)
+
+
+@dataclass(frozen=True)
+class CudaLayerPlan:
+    """How one layer runs on a GPU: its sizes, the device, each pass, and in which precision.
+
+    ``backward`` is None where no gradients are kept. ``precision`` says what float16 and bfloat16
+    are computed in. What is kept for backward is ``reserve_bytes`` (0 on torch.nn's path, which
+    keeps its own).
+    """
+
+    T: int
+    B: int
+    I: int  # noqa: E741 -- the field's symbol for the input size
+    H: int
+    P: int
+    D: int
+    device: str
+    precision: str
+    reserve_bytes: int
+    forward: CudaPassPlan
+    backward: CudaPassPlan | None
+
+    def __str__(self) -> str:
+        theirs = self.forward.kernel == "torch"
+        kept = "what cuDNN keeps" if theirs else f"{_bytes(self.reserve_bytes)} kept"
+        lines = [
+            _sizes(self),
+            f"device     {self.device}",
+            f"precision  {self.precision}",
+            f"memory     {kept} for backward",
+            f"forward    {self.forward}",
+        ]
+        if self.backward:
+            lines.append(f"backward   {self.backward}")
+        return "\n  ".join(lines)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How a module runs on an input: its mode and dtype, and a :class:`LayerPlan` per layer."""
+    """How a module runs on an input: its mode and dtype, and a plan for each layer."""
 
     mode: str
     dtype: str
     packed: bool
     training: bool
-    layers: tuple[LayerPlan, ...]
+    layers: tuple[LayerPlan | CudaLayerPlan, ...]
 
     def __str__(self) -> str:
         packed = ", packed" if self.packed else ""
@@ -93,19 +219,42 @@ def _bytes(n: int) -> str:
     return f"{n / 1024:.1f} KiB" if n < 1 << 20 else f"{n / (1 << 20):.1f} MiB"
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("s" if n > 1 else "")
+
+
+def _sizes(layer: LayerPlan | CudaLayerPlan) -> str:
+    projected = f" P{layer.P}" if layer.P else ""
+    return f"T{layer.T} B{layer.B} I{layer.I} H{layer.H}{projected} D{layer.D}"
+
+
 def explain(
-    module: nn.Module, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None = None
+    module: nn.Module,
+    input: Tensor | PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None = None,
+    *,
+    gpu: str | Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan that ``module(input, hx)`` would follow now; nothing is computed.
 
-    It depends on torch.get_num_threads(), on autocast and on whether gradients would be kept.
+    It depends on whether gradients would be kept and on autocast; on a CPU also on
+    torch.get_num_threads(), on a GPU on its limits and on FUSEDRNN_CUDA_KERNEL.
 
     Args:
         module: a fusedrnn module or cell (or torch.nn's: what would replace it).
         input: as the module takes it.
         hx: as the module takes it; it matters only if it alone requires grad.
+        gpu: plan for this GPU, wherever the tensors are and whether or not there is one: an
+            architecture, one of "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100" and
+            "sm_120" (with the limits of a common model), or a mapping of limits as
+            ``fusedrnn.plan.GPUS`` holds them. Default: the device of ``input``.
+    Returns:
+        A :class:`Plan`: for each layer a :class:`LayerPlan` on a CPU, a :class:`CudaLayerPlan`
+        on a GPU. Printed, it says it in words.
     Raises:
         TypeError: a module that is not a recurrent one.
+        ValueError: a ``gpu`` of which too little is known, or FUSEDRNN_CUDA_KERNEL names a kernel
+            that cannot run this.
     """
     data = input.data if isinstance(input, PackedSequence) else input
     states = [hx] if isinstance(hx, Tensor) else list(hx or ())
@@ -123,20 +272,117 @@ def explain(
         if input.dim() == 3 and module.batch_first:
             T, B = B, T
     H: int = module.hidden_size  # type: ignore[assignment]
-    dtype = str(_dtype(data)).removeprefix("torch.")
-    threads = torch.get_num_threads()
-    layers = []
+    on_gpu = gpu is not None or data.is_cuda
+    dtype = str(_dtype(data, "cuda" if on_gpu else data.device.type)).removeprefix("torch.")
+    cuda = _Cuda(data, gpu, dtype) if on_gpu else None
+    layers: list[LayerPlan | CudaLayerPlan] = []
     for i in range(L):
         width: int = D * (P or H) if i else module.input_size  # type: ignore[assignment]
+        if cuda:
+            sizes = {"T": T, "B": B, "I": width, "H": H, "P": P, "D": D}
+            rows = data.size(0) if batch_sizes else None
+            whole = isinstance(module, nn.RNNBase)
+            layers.append(cuda.layer(mode, sizes, rows, training, whole))
+            continue
+        threads = torch.get_num_threads()
         plan = ops.explain(mode, dtype, T, B, width, H, P, D, batch_sizes, training, threads)
         plan["rejected"] = tuple((str(name), str(why)) for name, why in plan["rejected"])
         layers.append(LayerPlan(T=T, B=B, I=width, H=H, P=P, D=D, **plan))
     return Plan(mode, dtype, batch_sizes is not None, training, tuple(layers))
 
 
-def _dtype(input: Tensor) -> torch.dtype:
+def _gpu(device: torch.device, gpu: str | Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """A GPU in words, and its limits."""
+    if gpu is None:
+        index = torch.cuda.current_device() if device.index is None else device.index
+        limits, name = ops.cuda_device(index), f"cuda:{index}"
+    elif isinstance(gpu, str):
+        if gpu not in GPUS:
+            raise ValueError(f"gpu must be one of {', '.join(GPUS)} or a mapping, got {gpu!r}")
+        limits, name = GPUS[gpu], "pretended"
+    else:
+        expected = next(iter(GPUS.values()))
+        if set(gpu) != set(expected):
+            raise ValueError(f"gpu must have {', '.join(expected)}, got {', '.join(gpu)}")
+        limits, name = dict(gpu), "pretended"
+    kib = limits["shared_bytes"] / 1024
+    return (
+        f"{name}, sm_{limits['sm']}, {limits['multiprocessors']} multiprocessors, {kib:.0f} KiB "
+        f"shared memory a block, {limits['clock_ghz']:.2f} GHz",
+        limits,
+    )
+
+
+class _Cuda:
+    """A stack's layers on a GPU. The operators choose torch.nn's path or ours for the stack as a
+    whole, forward and backward; here the same is asked."""
+
+    def __init__(self, input: Tensor, gpu: str | Mapping[str, Any] | None, dtype: str) -> None:
+        self.device, self.limits = _gpu(input.device, gpu)
+        pretended = gpu is not None
+        self.cudnn = torch.backends.cudnn.enabled and (
+            pretended or torch.cudnn_is_acceptable(input)
+        )
+        self.dtype = dtype
+        self.half = dtype in ("float16", "bfloat16")
+        self.allowed: int = ops.cuda_allowed()
+
+    def layer(
+        self, mode: str, sizes: dict[str, int], rows: int | None, training: bool, whole: bool
+    ) -> CudaLayerPlan:
+        """``rows`` of all steps, if packed; ``whole``: of a stack, not a cell, which stays ours."""
+        problem: dict[str, Any] = {
+            "mode": mode,
+            "dtype": self.dtype,
+            **sizes,
+            "packed": rows is not None,
+            "training": training,
+            "device": self.limits,
+        }
+        allowed = self.allowed if whole and self.cudnn else self.allowed & ~_TORCH
+        by_torch = bool(allowed & _TORCH) and (
+            self.half or ops.hands_to_torch(**problem, allowed=self.allowed)
+        )
+        kernels = _TORCH if by_torch else allowed & ~_TORCH
+
+        def one_pass(backward: bool) -> CudaPassPlan:
+            plan = ops.cuda_plan(backward=backward, **problem, allowed=kernels)
+            if by_torch and self.half:
+                reason = _NATIVE.format(dtype=self.dtype)
+                return CudaPassPlan(**plan | {"reason": reason, "rejected": ()})
+            cheapest = ops.cuda_plan(backward=backward, **problem, allowed=allowed)
+            reasons, names = dict(cheapest["rejected"]), dict(plan["rejected"])
+            rejected = [(name, why) for name, why in reasons.items() if name in names]
+            for name in names.keys() - reasons.keys():  # the cheapest of this pass, if not taken
+                estimate = f"{cheapest['step_us']:.2f} us a step"
+                rejected.append((name, f"estimated {estimate}, but both passes go one way"))
+            if self.allowed & ~allowed:
+                why = "does not take this input (or is switched off)" if whole else "has no cell"
+                rejected = [(n, why if n == "cuDNN" else w) for n, w in rejected]
+            reason = _REASONS[plan["kernel"]]
+            if self.allowed in (1, 2, 4, 8):
+                reason += "; FUSEDRNN_CUDA_KERNEL names it"
+            return CudaPassPlan(**plan | {"reason": reason, "rejected": tuple(rejected)})
+
+        if not self.half:
+            precision = _PRECISION[self.dtype]
+        else:
+            precision = self.dtype + ("" if by_torch else ", computed in float32")
+        N = sizes["T"] * sizes["B"] if rows is None else rows
+        width = ops.reserve_width(mode, self.dtype, sizes["H"], sizes["P"], "cuda")
+        kept = sizes["D"] * N * width * (8 if self.dtype == "float64" else 4)
+        return CudaLayerPlan(
+            **sizes,
+            device=self.device,
+            precision=precision,
+            reserve_bytes=kept if training and not by_torch else 0,
+            forward=one_pass(False),
+            backward=one_pass(True) if training else None,
+        )
+
+
+def _dtype(input: Tensor, device: str) -> torch.dtype:
     """What autocast makes of the input's dtype, as the operators do."""
-    device = input.device.type
     applies = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if applies and input.dtype != torch.float64:
         return torch.get_autocast_dtype(device)

@@ -1,6 +1,9 @@
-"""explain() tells what would run, per layer, and depends on what the choice depends on."""
+"""explain() tells what would run, per layer, and depends on what the choice depends on. What a GPU
+would run is asked about one that need not be there."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +12,31 @@ from torch.nn.utils.rnn import pack_sequence
 
 import fusedrnn
 from fusedrnn import _C
+from fusedrnn.plan import GPUS, CudaLayerPlan, LayerPlan
+
+
+@pytest.fixture(autouse=True)
+def no_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSEDRNN_CUDA_KERNEL", raising=False)
+
+
+def first_layer(*args: Any) -> LayerPlan:
+    layer = fusedrnn.explain(*args).layers[0]
+    assert isinstance(layer, LayerPlan)
+    return layer
+
+
+def first_on_gpu(*args: Any, gpu: Any = "sm_90") -> CudaLayerPlan:
+    layer = fusedrnn.explain(*args, gpu=gpu).layers[0]
+    assert isinstance(layer, CudaLayerPlan)
+    return layer
 
 
 def test_plan_names_kernel_instruction_set_threads_blocking_and_reason() -> None:
     torch.set_num_threads(2)
     plan = fusedrnn.explain(fusedrnn.LSTM(28, 256), torch.randn(35, 32, 28))
     (layer,) = plan.layers
+    assert isinstance(layer, LayerPlan)
     assert (layer.T, layer.B, layer.I, layer.H, layer.P, layer.D) == (35, 32, 28, 256, 0, 1)
     assert layer.device == "cpu"
     assert layer.isa == _C.cpu_isa()
@@ -76,7 +98,7 @@ def test_plan_follows_dtype_and_threads() -> None:
     plan = fusedrnn.explain(module, x)
     assert plan.mode == "RNN_RELU"
     assert plan.dtype == "float64"
-    assert plan.layers[0].threads == 1
+    assert first_layer(module, x).threads == 1
 
 
 def test_torch_modules_are_explained_by_what_would_replace_them() -> None:
@@ -114,7 +136,7 @@ def test_batch_sizes_that_no_packed_batch_has_are_refused(batch_sizes: list[int]
 def test_each_other_instruction_set_is_rejected_for_its_own_reason() -> None:
     isas = _C.cpu_isas()
     chosen = isas.index(_C.cpu_isa())
-    rejected = dict(fusedrnn.explain(fusedrnn.GRU(3, 4), torch.randn(5, 2, 3)).layers[0].rejected)
+    rejected = dict(first_layer(fusedrnn.GRU(3, 4), torch.randn(5, 2, 3)).rejected)
     for i, isa in enumerate(isas):
         reason = rejected.get(f"instruction set {isa}")
         ruled_out = f"FUSEDRNN_CPU_ISA={isas[chosen]} rules it out"
@@ -132,7 +154,150 @@ def test_autocast_is_followed_except_by_float64() -> None:
 def test_plan_says_whether_weights_are_packed() -> None:
     torch.set_num_threads(1)
     module = fusedrnn.LSTM(64, 256)
-    found = {T: fusedrnn.explain(module, torch.randn(T, 1, 64)).layers[0] for T in (1, 200)}
+    found = {T: first_layer(module, torch.randn(T, 1, 64)) for T in (1, 200)}
     assert found[1].weights == "read in place"
     assert found[200].weights == "packed"
     assert "weights packed" in str(found[200])
+
+
+def test_gpu_plan_says_how_each_pass_is_cut_up_and_why() -> None:
+    module, x = fusedrnn.LSTM(28, 256), torch.randn(35, 32, 28)
+    plan = fusedrnn.explain(module, x, gpu="sm_90")
+    (layer,) = plan.layers
+    assert isinstance(layer, CudaLayerPlan)
+    assert (layer.T, layer.B, layer.I, layer.H, layer.P, layer.D) == (35, 32, 28, 256, 0, 1)
+    assert layer.reserve_bytes == 35 * 32 * 5 * 256 * 4
+    assert layer.backward
+    for backward, told in [(False, layer.forward), (True, layer.backward)]:
+        sizes = (35, 32, 28, 256, 0, 1)
+        asked = (backward, "LSTM", "float32", *sizes, False, True, GPUS["sm_90"], 15)
+        for key, value in _C.cuda_plan(*asked).items():
+            found = getattr(told, key)
+            assert (list(found) if key == "rejected" else found) == value
+        assert told.kernel == "cluster"
+        assert told.rejected
+        text = str(told)
+        for word in (told.kernel, told.reason, f"{told.step_us:.2f} us", f"{told.threads} threads"):
+            assert word in text
+        for word in ("stepwise: estimated", "cuDNN: estimated"):
+            assert word in text
+    text = str(plan)
+    for word in ("sm_90", "132 multiprocessors", "227 KiB", "float32", "forward ", "backward "):
+        assert word in text
+    with torch.no_grad():
+        layer = first_on_gpu(module, x)
+    assert layer.backward is None
+    assert layer.reserve_bytes == 0
+    assert "backward   " not in str(layer)
+
+
+def test_gpu_plan_of_a_stack_is_printed_once_for_equal_layers() -> None:
+    module = fusedrnn.GRU(3, 8, 4, bidirectional=True)
+    plan = fusedrnn.explain(module, torch.randn(5, 2, 3), gpu="sm_75")
+    assert [layer.I for layer in plan.layers] == [3, 16, 16, 16]
+    assert "layer 0:" in str(plan)
+    assert "layers 1-3:" in str(plan)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_candidates_ruled_out_for_one_reason_share_a_line(gpu: str) -> None:
+    layer = first_on_gpu(fusedrnn.LSTM(4, 128), torch.randn(200, 64, 4), gpu=gpu)
+    assert len(layer.forward.rejected) > 15
+    lines = str(layer.forward).splitlines()
+    assert len(lines) < 9
+    assert len(set(lines)) == len(lines)
+    clusters = [line for line in lines if "needs the clusters" in line]
+    assert len(clusters) == (gpu not in ("sm_90", "sm_100"))
+
+
+def test_gpu_is_named_or_described() -> None:
+    module, x = fusedrnn.LSTM(4, 512), torch.randn(100, 64, 4)
+    assert first_on_gpu(module, x).forward.kernel == "cluster"
+    without = GPUS["sm_90"] | {"clusters": [132, 0, 0, 0, 0]}
+    assert first_on_gpu(module, x, gpu=without).forward.kernel == "torch"
+    with pytest.raises(ValueError, match=r"gpu must be one of sm_75, .*, got 'sm_91'"):
+        fusedrnn.explain(module, x, gpu="sm_91")
+    with pytest.raises(ValueError, match=r"gpu must have sm, multiprocessors, .*, got sm$"):
+        fusedrnn.explain(module, x, gpu={"sm": 90})
+
+
+def test_both_passes_go_the_way_that_is_cheaper_together() -> None:
+    # cuDNN's persistent kernel goes forward at H=192, but not back.
+    x = torch.randn(100, 64, 4)
+    for gpu in GPUS:
+        for H in (128, 160, 192, 256, 1024):
+            layer = first_on_gpu(fusedrnn.LSTM(4, H), x, gpu=gpu)
+            assert layer.backward
+            theirs = [layer.forward.kernel == "torch", layer.backward.kernel == "torch"]
+            problem = ("LSTM", "float32", 100, 64, 4, H, 0, 1, False, True, GPUS[gpu], 15)
+            assert theirs == [_C.hands_to_torch(*problem)] * 2
+            kept = "what cuDNN keeps" if theirs[0] else "MiB kept"
+            assert kept in str(layer)
+
+
+def test_a_pass_that_alone_would_go_the_other_way_says_so() -> None:
+    # Few rows of H=192: cuDNN's persistent kernel forward, stepwise in both implementations back.
+    found = [
+        (layer.forward, layer.backward)
+        for B in (1, 16, 64, 512, 1024, 4096)
+        for T in (1, 2, 3, 4, 6, 8)
+        for H in (100, 128, 192)
+        for gpu in GPUS
+        for layer in [first_on_gpu(fusedrnn.LSTM(4, H), torch.empty(T, B, 4), gpu=gpu)]
+    ]
+    told = [dict(p.rejected) for passes in found for p in passes if p]
+    lone = [why for reasons in told for why in reasons.values() if "both passes go" in why]
+    assert lone
+    assert all("us a step, but both passes go one way" in why for why in lone)
+
+
+def test_cells_never_go_to_cudnn() -> None:
+    layer = first_on_gpu(fusedrnn.LSTMCell(4, 1024), torch.randn(64, 4))
+    assert layer.T == 1
+    assert layer.forward.kernel == "stepwise"
+    assert dict(layer.forward.rejected)["cuDNN"] == "has no cell"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_left_to_cudnn_or_converted(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(dtype).removeprefix("torch.")
+    module, x = fusedrnn.GRU(4, 8).to(dtype), torch.randn(5, 2, 4, dtype=dtype)
+    layer = first_on_gpu(module, x)
+    assert layer.forward.kernel == "torch"
+    assert layer.precision == name
+    assert f"cuDNN works in {name}" in layer.forward.reason
+    for restricted in (True, False):
+        if restricted:
+            monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "block")
+        else:
+            monkeypatch.delenv("FUSEDRNN_CUDA_KERNEL")
+            monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+        layer = first_on_gpu(module, x)
+        assert layer.forward.kernel in ("block", "stepwise")
+        assert layer.precision == f"{name}, computed in float32"
+
+
+def test_gpu_plan_follows_the_kernel_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = fusedrnn.LSTM(4, 100), torch.randn(50, 8, 4)
+    for name in ("block", "cluster", "stepwise", "torch"):
+        monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", name)
+        layer = first_on_gpu(module, x)
+        assert layer.forward.kernel == name
+        assert layer.forward.reason.endswith("FUSEDRNN_CUDA_KERNEL names it")
+        assert {why for _, why in layer.forward.rejected} >= {"not among the kernels allowed"}
+    monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "block")
+    with pytest.raises(ValueError, match="none can run LSTM forward with T=50, B=8, H=300"):
+        fusedrnn.explain(fusedrnn.LSTM(4, 300), x, gpu="sm_90")
+    monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "torch")
+    with pytest.raises(ValueError, match="FUSEDRNN_CUDA_KERNEL"):
+        fusedrnn.explain(fusedrnn.LSTMCell(4, 8), torch.randn(2, 4), gpu="sm_90")
+
+
+def test_packed_rows_are_planned_for_on_a_gpu() -> None:
+    rows = pack_sequence([torch.randn(n, 3) for n in (90, 20, 10)])
+    layer = first_on_gpu(fusedrnn.LSTM(3, 8), rows)
+    assert (layer.T, layer.B) == (90, 3)
+    assert layer.forward.kernel == "block"
+    assert layer.reserve_bytes == 120 * 5 * 8 * 4
