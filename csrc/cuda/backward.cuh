@@ -17,49 +17,23 @@ class BackwardState {
 
   // Row `batch_row`, hidden unit `unit`; `real` is false past the end of either.
   FUSEDRNN_DEVICE BackwardState(const Backward& p, int batch_row, int unit, bool real)
-      : batch_row_(batch_row), unit_(unit), real_(real) {
+      : batch_row_(real ? batch_row : kPadding), unit_(unit) {
     const BackwardDirection& io = p.direction[grid_row()];
-    dh_ = at_end(io.dh_n, p.problem.H);
-    dc_ = at_end(io.dc_n, p.problem.H);
-  }
-
-  // Values of the step whose rows are `now`; `before` are those of the step it was computed from.
-  FUSEDRNN_DEVICE void load(const Backward& p, const StepRows& now, const StepRows& before) {
-    const BackwardDirection& io = p.direction[grid_row()];
-    const int64_t H = p.problem.H;
-    const bool active = real_ && batch_row_ < now.count;
-    const bool continued = real_ && batch_row_ < before.count;
-    const int64_t row = now.first + batch_row_, row_before = before.first + batch_row_;
-    dy_ = active && io.dy ? static_cast<const float*>(io.dy)[row * p.lddy + unit_] : 0;
-    if constexpr (CellType::kKeepsSlots) {
-      const float* from = static_cast<const float*>(io.slots) + row * kSlots * H + unit_;
-#pragma unroll
-      for (int i = 0; i < kSlots; ++i) slots_[i] = active ? from[i * H] : 0;
-    } else {
-      h_ = active ? static_cast<const float*>(io.y)[row * p.ldy + unit_] : 0;
-    }
-    if constexpr (CellType::kHasC) {
-      const float* c = static_cast<const float*>(io.c);
-      c_before_ = continued ? c[row_before * H + unit_] : active ? at_end(io.c0, H) : 0;
-    }
-    if constexpr (CellType::kUsesPreviousH) {
-      const float* y = static_cast<const float*>(io.y);
-      h_ = continued ? y[row_before * p.ldy + unit_] : active ? at_end(io.h0, H) : 0;
-    }
-  }
-  // c of the first step taken; that of each later one is the c_before of the one taken before it.
-  FUSEDRNN_DEVICE void load_c(const Backward& p, const StepRows& now) {
-    const float* c = static_cast<const float*>(p.direction[grid_row()].c);
-    const bool active = real_ && batch_row_ < now.count;
+    dh_ = state(io.dh_n, p);
+    dc_ = state(io.dc_n, p);
+    now_ = row(p, 0);
+    next_ = row(p, 1);
+    after_ = row(p, 2);
     if constexpr (CellType::kHasC)
-      c_ = active ? c[(now.first + batch_row_) * p.problem.H + unit_] : 0;
+      c_ = load_if(now_ >= 0, at(column(io.c), now_, int(p.problem.H)));
+    load(p, now_, next_);
   }
 
   // Takes the step: `gates` are the gradients of h W_hh', in torch's order; zeros where the row has
-  // no such step. Gradients of the slots go to memory if `store`.
-  FUSEDRNN_DEVICE void step(const Backward& p, const StepRows& now, bool store,
-                            float (&gates)[kGates]) {
-    const bool active = real_ && batch_row_ < now.count;
+  // no such step. Gradients of the slots go to memory if `store`. Then reads the next step ahead.
+  FUSEDRNN_DEVICE void step(const Backward& p, int step, bool store, float (&gates)[kGates]) {
+    const bool active = now_ >= 0;
+    const int H = int(p.problem.H);
     Real slots[kSlots], dh = dh_ + dy_, dc = dc_;
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) slots[slot_at<kCell>(i)] = slots_[i];
@@ -73,34 +47,69 @@ class BackwardState {
     for (int g = 0; g < kGates; ++g) gates[g] = active ? slots[recurrent_slot<kCell>(g)].v : 0;
     unweighted_ = active ? dh.v : dh_;
     dc_ = active ? dc.v : dc_;
-    c_ = c_before_;  // also of a row whose first step, going back, is the next one
+    c_ = active ? c_before_ : c_;
     if (active && store) {
-      const int64_t H = p.problem.H;
-      float* to = static_cast<float*>(p.direction[grid_row()].dslots) +
-                  (now.first + batch_row_) * kSlots * H + unit_;
+      float* to = at(static_cast<float*>(p.direction[grid_row()].dslots) + unit_, now_, kSlots * H);
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) to[i * H] = slots[slot_at<kCell>(i)].v;
     }
+    load(p, next_, after_);
+    now_ = next_;
+    next_ = after_;
+    after_ = row(p, step + 3);
   }
   // `weighted`: what reaches h of the step before through W_hh.
   FUSEDRNN_DEVICE void arrive(float weighted) { dh_ = unweighted_ + weighted; }
 
   FUSEDRNN_DEVICE void store_initial(const Backward& p) const {
     const BackwardDirection& io = p.direction[grid_row()];
-    if (!real_) return;
-    const int64_t at = int64_t(batch_row_) * p.problem.H + unit_;
-    if (io.dh0) static_cast<float*>(io.dh0)[at] = dh_;
-    if (CellType::kHasC && io.dc0) static_cast<float*>(io.dc0)[at] = dc_;
+    const int H = int(p.problem.H);
+    if (batch_row_ == kPadding) return;
+    if (io.dh0) at(static_cast<float*>(io.dh0) + unit_, batch_row_, H)[0] = dh_;
+    if (CellType::kHasC && io.dc0) at(static_cast<float*>(io.dc0) + unit_, batch_row_, H)[0] = dc_;
   }
 
  private:
-  FUSEDRNN_DEVICE float at_end(const void* state, int64_t H) const {
-    return real_ && state ? static_cast<const float*>(state)[int64_t(batch_row_) * H + unit_] : 0;
+  FUSEDRNN_DEVICE const float* column(const void* matrix) const {
+    return static_cast<const float*>(matrix) + unit_;
+  }
+  // Of a [B, H] state; zero if there is none.
+  FUSEDRNN_DEVICE float state(const void* states, const Backward& p) const {
+    const bool given = states && batch_row_ != kPadding;
+    return load_if(given, at(column(states), given ? batch_row_ : 0, int(p.problem.H)));
+  }
+  // Last steps first.
+  FUSEDRNN_DEVICE int row(const Backward& p, int step) const {
+    const Steps steps{p.offsets, int(p.problem.T), int(p.problem.B), grid_row() == 0};
+    return steps.row(step, batch_row_);
+  }
+  // Values of the step in row `now`; row `before` is that of the step it was computed from.
+  FUSEDRNN_DEVICE void load(const Backward& p, int now, int before) {
+    const BackwardDirection& io = p.direction[grid_row()];
+    const int H = int(p.problem.H);
+    dy_ = load_if(io.dy && now >= 0, at(column(io.dy), now, int(p.lddy)));
+    if constexpr (CellType::kKeepsSlots) {
+      const float* from = at(column(io.slots), now, kSlots * H);
+#pragma unroll
+      for (int i = 0; i < kSlots; ++i) slots_[i] = load_if(now >= 0, from + i * H);
+    } else {
+      h_ = load_if(now >= 0, at(column(io.y), now, int(p.ldy)));
+    }
+    if constexpr (CellType::kHasC) c_before_ = previous(io.c, H, io.c0, p, now, before);
+    if constexpr (CellType::kUsesPreviousH) h_ = previous(io.y, int(p.ldy), io.h0, p, now, before);
+  }
+  // From the step before or, at the first, from the initial state.
+  FUSEDRNN_DEVICE float previous(const void* kept, int stride, const void* initial,
+                                 const Backward& p, int now, int before) const {
+    const bool first = now >= 0 && before < 0;
+    const float* from = first ? at(column(initial), batch_row_, int(p.problem.H))
+                              : at(column(kept), before, stride);
+    return load_if(first ? initial != nullptr : now >= 0, from);
   }
 
-  int batch_row_;
+  int batch_row_;  // kPadding: none
   int unit_;
-  bool real_;
+  int now_, next_, after_;  // rows of x and y
   float dh_, dc_, unweighted_ = 0;
   float slots_[kSlots], dy_ = 0, c_ = 0, c_before_ = 0;
   float h_ = 0;  // an Elman cell's output, or the h before of a GRU

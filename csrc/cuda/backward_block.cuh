@@ -3,6 +3,8 @@
 // gradients are written to one of two buffers, everyone waits, everyone multiplies.
 #pragma once
 
+#include <utility>
+
 #include "cuda/backward.cuh"
 
 namespace fusedrnn::cuda {
@@ -14,48 +16,44 @@ struct BackwardBlock : BackwardTile<kTile> {
   using State = BackwardState<Base::kCell>;
   static constexpr int kStates = Split::kStates, kRows = Base::kRows, kThreads = Base::kThreads;
   static constexpr int kGates = Base::kGates, kUnits = Base::kUnits, kRowQuads = Base::kRowQuads;
+  static constexpr int kBufferSize = kRows * kRowQuads * 4;
 
   static FUSEDRNN_DEVICE void run(const Backward& p) {
-    const int H = int(p.problem.H), thread = thread_index();
-    const int64_t B = p.problem.B, T = p.problem.T;
-    const int first_row = int(block_index()) * kRows;
+    const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T);
+    const int thread = thread_index(), first_row = int(block_index()) * kRows;
     const Split split(thread);
     float4* shared = reinterpret_cast<float4*>(shared_memory());
     float* buffers = reinterpret_cast<float*>(shared + Base::kShape.shared_quads * kThreads);
 
     typename Base::ThreadWeights weights(shared, thread);
     Base::load(weights, split, static_cast<const float*>(p.direction[grid_row()].w_hh), H, 0);
-    for (int i = thread; i < 2 * kRows * kRowQuads * 4; i += kThreads) buffers[i] = 0;
+    for (int i = thread; i < 2 * kBufferSize; i += kThreads) buffers[i] = 0;
     weights.settle(T > 0 ? 1.0f : 0.0f);
     block_sync();
 
-    const Steps steps{p.offsets, T, B, grid_row() == 0};
-    auto pair_state = [&](int i) {
-      const int pair = split.first_pair + i, unit = split.group * Base::kOutputs + pair / kRows;
-      const int row = first_row + pair % kRows;
-      State state(p, row, unit, row < B && unit < H);
-      state.load_c(p, steps(0));
-      state.load(p, steps(0), steps(1));
-      return state;
+    // State i is unit i / kRows and row i % kRows from the lane's first on.
+    const int my_unit = split.group * Base::kOutputs + split.first_pair / kRows;
+    const int my_row = split.first_pair % kRows;
+    auto make_state = [&](int i) {
+      const int unit = my_unit + i / kRows, row = first_row + my_row + i % kRows;
+      return State(p, row, unit, row < B && unit < H);
     };
-    auto each_state = [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
-      return States{{pair_state(kIndex)...}};
+    auto make_states = [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
+      return States{{make_state(kIndex)...}};
     };
-    States states = each_state(std::make_integer_sequence<int, kStates>{});
+    States states = make_states(std::make_integer_sequence<int, kStates>{});
 
-    for (int64_t step = 0; step < T; ++step) {
-      float* buffer = buffers + (step & 1) * (kRows * kRowQuads * 4);
+    for (int step = 0; step < T; ++step) {
+      float* buffer = buffers + (step & 1) * kBufferSize;
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
-        const int pair = split.first_pair + i, unit = split.group * Base::kOutputs + pair / kRows;
         float gates[kGates];
-        states.of[i].step(p, steps(step), split.copy == 0, gates);
+        states.of[i].step(p, step, split.copy == 0, gates);
         if (split.copy == 0) {
+          float* to = buffer + (my_row + i % kRows) * (kRowQuads * 4) + my_unit + i / kRows;
 #pragma unroll
-          for (int g = 0; g < kGates; ++g)
-            buffer[pair % kRows * (kRowQuads * 4) + g * kUnits + unit] = gates[g];
+          for (int g = 0; g < kGates; ++g) to[g * kUnits] = gates[g];
         }
-        states.of[i].load(p, steps(step + 1), steps(step + 2));
       }
       block_sync();
       float sums[Split::kValues];

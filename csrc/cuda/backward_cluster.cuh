@@ -16,23 +16,24 @@ struct BackwardCluster : BackwardTile<kTile> {
   static constexpr int kRows = Base::kRows, kThreads = Base::kThreads, kUnits = Base::kUnits;
   static constexpr int kGates = Base::kGates, kRowQuads = Base::kRowQuads;
   static constexpr int kCluster = Base::kCluster, kOutputs = Base::kOutputs;
+  static constexpr int kBufferSize = kRows * kRowQuads * 4;
   static constexpr int kCells = kUnits * kRows;         // one a thread, of the first threads
   static constexpr int kBytes = kCluster * kCells * 4;  // that a block receives a step
   static_assert(kCells <= kThreads && kUnits % kOutputs == 0);
 
   static FUSEDRNN_DEVICE void run(const Backward& p) {
-    const int H = int(p.problem.H), thread = thread_index(), rank = cluster_rank();
-    const int64_t B = p.problem.B, T = p.problem.T;
+    const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T);
+    const int thread = thread_index(), rank = cluster_rank();
     const int first_row = int(block_index() / kCluster) * kRows;
     const Split split(thread);
     float4* shared = reinterpret_cast<float4*>(shared_memory());
     float* buffers = reinterpret_cast<float*>(shared + Base::kShape.shared_quads * kThreads);
-    float* shares = buffers + 2 * kRows * kRowQuads * 4;  // [2][block][row][unit]
+    float* shares = buffers + 2 * kBufferSize;  // [2][block][row][unit]
     uint64_t* barriers = reinterpret_cast<uint64_t*>(shares + 2 * kCluster * kCells);
 
     typename Base::ThreadWeights weights(shared, thread);
     Base::load(weights, split, static_cast<const float*>(p.direction[grid_row()].w_hh), H, rank);
-    for (int i = thread; i < 2 * kRows * kRowQuads * 4; i += kThreads) buffers[i] = 0;
+    for (int i = thread; i < 2 * kBufferSize; i += kThreads) buffers[i] = 0;
     if (thread == 0) {
       for (int i = 0; i < 2; ++i) {
         barrier_init(barriers + i);
@@ -45,14 +46,11 @@ struct BackwardCluster : BackwardTile<kTile> {
 
     const bool has_cell = thread < kCells;
     const int row = thread / kUnits, unit = rank * kUnits + thread % kUnits;
-    const Steps steps{p.offsets, T, B, grid_row() == 0};
     State state(p, first_row + row, unit, has_cell && first_row + row < B && unit < H);
-    state.load_c(p, steps(0));
-    state.load(p, steps(0), steps(1));
 
-    auto receive = [&](int64_t step) {
-      const int even = int(step & 1);
-      barrier_wait(barriers + even, int((step - 1) >> 1 & 1));
+    auto receive = [&](int step) {
+      const int even = step & 1;
+      barrier_wait(barriers + even, (step - 1) >> 1 & 1);
       if (thread == 0) barrier_arm(barriers + even, kBytes);  // for two steps on
       float sum = 0;
 #pragma unroll
@@ -60,17 +58,16 @@ struct BackwardCluster : BackwardTile<kTile> {
       state.arrive(sum);
     };
 
-    for (int64_t step = 0; step < T; ++step) {
-      const int even = int(step & 1);
-      float* buffer = buffers + even * (kRows * kRowQuads * 4);
+    for (int step = 0; step < T; ++step) {
+      const int even = step & 1;
+      float* buffer = buffers + even * kBufferSize;
       if (has_cell) {
         if (step > 0) receive(step);
         float gates[kGates];
-        state.step(p, steps(step), true, gates);
+        state.step(p, step, true, gates);
 #pragma unroll
         for (int g = 0; g < kGates; ++g)
           buffer[row * (kRowQuads * 4) + g * kUnits + thread % kUnits] = gates[g];
-        state.load(p, steps(step + 1), steps(step + 2));
       }
       block_sync();
       float sums[Split::kValues];

@@ -22,7 +22,8 @@ struct ForwardKernel {
   static constexpr int kRows = kShapeOf.rows, kLanes = kShapeOf.forward.lanes;
   static constexpr int kCluster = kShapeOf.cluster, kThreads = kShape.threads;
   static constexpr int kRowQuads = kShape.lane_quads * kLanes;  // float4 of a row of h
-  static constexpr int kBytes = kRows * kShapeOf.hidden * 4;    // of h, a step
+  static constexpr int kBufferSize = kRows * kRowQuads * 4;
+  static constexpr int kBytes = kRows * kShapeOf.hidden * 4;  // of h, a step
 
   using Split = LaneSplit<kUnits * kRows, kGates, kLanes>;
   using ThreadWeights = Weights<kShape.quads, kShape.shared_quads, kThreads, 1>;
@@ -53,13 +54,11 @@ struct ForwardKernel {
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) kept[i] = slots[slot_at<kCell>(i)].v;
     } else {
-      float gates[kGates];
+      float own[kLaneGates], gates[kGates];
 #pragma unroll
       for (int g = 0; g < kLaneGates; ++g)
-        kept[g] = activate(split.first_gate + g == 2, x[g] + h_sum[g]).v;
-      float own[kLaneGates];
-#pragma unroll
-      for (int g = 0; g < kLaneGates; ++g) own[g] = kept[g];
+        // Of two gates only the first can be g.
+        own[g] = kept[g] = activate(g == 0 && split.first_gate == 2, x[g] + h_sum[g]).v;
       split.gather(own, gates);
 #pragma unroll
       for (int g = 0; g < kGates; ++g) slots[g] = gates[g];
@@ -80,19 +79,39 @@ struct ForwardKernel {
     });
   }
 
+  static FUSEDRNN_DEVICE void multiply(const ThreadWeights& weights, const Split& split,
+                                       const float* h, float (&sums)[Split::kValues]) {
+    float parts[kUnits * kRows * kGates];
+#pragma unroll
+    for (int i = 0; i < kUnits * kRows * kGates; ++i) parts[i] = 0;
+#pragma unroll
+    for (int j = 0; j < kShape.lane_quads; ++j) {
+      float4 column[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        column[r] = reinterpret_cast<const float4*>(h)[r * kRowQuads + j * kLanes + split.lane];
+#pragma unroll
+      for (int o = 0; o < kShape.outputs; ++o) {
+        const float4 weight = weights.get(j * kShape.outputs + o);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          float& part = parts[(o / kGates * kRows + r) * kGates + o % kGates];
+          part = dot(weight, column[r], part);
+        }
+      }
+    }
+    split.reduce(parts, sums);
+  }
+
   static FUSEDRNN_DEVICE void run(const Forward& p) {
     const ForwardDirection& io = p.direction[grid_row()];
     const float* w_hh = static_cast<const float*>(io.w_hh);
     const float* b_hh = static_cast<const float*>(io.b_hh);
     const float* h0 = static_cast<const float*>(io.h0);
     const float* c0 = static_cast<const float*>(io.c0);
-    float* slots = static_cast<float*>(io.slots);
-    float* y = static_cast<float*>(io.y);
-    float* kept_c = static_cast<float*>(io.c);
-    const int H = int(p.problem.H);
-    const int64_t B = p.problem.B, T = p.problem.T;
+    const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T), ldy = int(p.ldy);
     const bool training = p.problem.training, relu = p.problem.cell == Cell::kRnnRelu;
-    const int64_t slots_row = (training ? kTrainingSlots : kGates) * H;
+    const int slots_row = (training ? kTrainingSlots : kGates) * H;
 
     const int thread = thread_index();
     const Split split(thread);
@@ -102,7 +121,7 @@ struct ForwardKernel {
 
     float4* shared = reinterpret_cast<float4*>(shared_memory());
     float* h_buffers = reinterpret_cast<float*>(shared + kShape.shared_quads * kThreads);
-    uint64_t* barriers = reinterpret_cast<uint64_t*>(h_buffers + 2 * kRows * kRowQuads * 4);
+    uint64_t* barriers = reinterpret_cast<uint64_t*>(h_buffers + 2 * kBufferSize);
 
     ThreadWeights weights(shared, thread);
     if (is_aligned(w_hh, H)) {
@@ -111,11 +130,10 @@ struct ForwardKernel {
       load<false>(weights, split, w_hh, H, first_unit);
     }
     // Columns past H stay zero in both buffers: their units never become active.
-    for (int i = thread; i < 2 * kRows * kRowQuads * 4; i += kThreads) {
-      const int64_t b = first_row + i / (kRowQuads * 4);
-      const int column = i % (kRowQuads * 4);
-      const bool given = h0 && i < kRows * kRowQuads * 4 && b < B && column < H;
-      h_buffers[i] = given ? h0[b * H + column] : 0;
+    for (int i = thread; i < 2 * kBufferSize; i += kThreads) {
+      const int b = first_row + i / (kRowQuads * 4), column = i % (kRowQuads * 4);
+      const bool given = h0 && i < kBufferSize && b < B && column < H;
+      h_buffers[i] = given ? at(h0, b, H)[column] : 0;
     }
     if constexpr (kCluster > 1) {
       if (thread == 0) {
@@ -131,73 +149,62 @@ struct ForwardKernel {
     }
     weights.settle(T > 0 ? 1.0f : 0.0f);
 
-    float c[kStates], h[kStates], x[kStates][kLaneGates];
-    float bias[kLaneUnits][kLaneGates];
-    int batch_row[kStates];
-    int unit[kStates];
+    // State i is unit i / kRows and row i % kRows from the lane's first on.
+    const int my_unit = first_unit + split.first_pair / kRows;
+    const int my_row = first_row + split.first_pair % kRows;
+    auto unit = [&](int i) { return my_unit + i / kRows; };
+    auto batch_row = [&](int i) { return my_row + i % kRows; };
+    auto real = [&](int i) { return batch_row(i) < B && unit(i) < H; };
+
     const Steps steps{p.offsets, T, B, grid_row() == 1};
+    float* my_slots = static_cast<float*>(io.slots) + split.first_gate * H + my_unit;
+    float* my_y = static_cast<float*>(io.y) + my_unit;
+    float* my_c = static_cast<float*>(io.c) + my_unit;
+    auto row_at = [&](int step, int i) {
+      return steps.row(step, unit(i) < H ? batch_row(i) : kPadding);
+    };
+    auto load_x = [&](int row, int i, float (&to)[kLaneGates]) {
+      const float* from = at(my_slots, row, slots_row) + i / kRows;
+#pragma unroll
+      for (int g = 0; g < kLaneGates; ++g) to[g] = load_if(row >= 0, from + g * H);
+    };
+
+    float c[kStates], h[kStates], x[kStates][kLaneGates], bias[kLaneUnits][kLaneGates];
+    int now[kStates], next[kStates];  // rows of x and y
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
-      const int pair = split.first_pair + i;
-      batch_row[i] = first_row + pair % kRows;
-      unit[i] = first_unit + pair / kRows;
-      const bool real = batch_row[i] < B && unit[i] < H;
-      const int64_t at = int64_t(batch_row[i]) * H + unit[i];
-      h[i] = real && h0 ? h0[at] : 0;
-      c[i] = real && c0 ? c0[at] : 0;
+      h[i] = real(i) && h0 ? at(h0, batch_row(i), H)[unit(i)] : 0;
+      c[i] = real(i) && c0 ? at(c0, batch_row(i), H)[unit(i)] : 0;
 #pragma unroll
       for (int g = 0; g < kLaneGates; ++g)
-        bias[i / kRows][g] = b_hh && unit[i] < H ? b_hh[(split.first_gate + g) * H + unit[i]] : 0;
+        bias[i / kRows][g] = b_hh && unit(i) < H ? b_hh[(split.first_gate + g) * H + unit(i)] : 0;
+      now[i] = row_at(0, i);
+      next[i] = row_at(1, i);
+      load_x(now[i], i, x[i]);
     }
-    auto load_x = [&](const StepRows& rows, int i, float (&to)[kLaneGates]) {
-      const bool active = batch_row[i] < rows.count && unit[i] < H;
-      const float* from = slots + (rows.first + batch_row[i]) * slots_row + unit[i];
-#pragma unroll
-      for (int g = 0; g < kLaneGates; ++g) to[g] = active ? from[(split.first_gate + g) * H] : 0;
-    };
-#pragma unroll
-    for (int i = 0; i < kStates; ++i) load_x(steps(0), i, x[i]);
 
-    for (int64_t step = 0; step < T; ++step) {
-      const int even = int(step & 1);
-      const float* h_now = h_buffers + even * (kRows * kRowQuads * 4);
-      float* h_next = h_buffers + (1 - even) * (kRows * kRowQuads * 4);
+    for (int step = 0; step < T; ++step) {
+      const int even = step & 1;
+      const float* h_now = h_buffers + even * kBufferSize;
+      float* h_next = h_buffers + (1 - even) * kBufferSize;
       if constexpr (kCluster > 1) {
         if (step > 0) {
-          barrier_wait(barriers + even, int((step - 1) >> 1 & 1));
+          barrier_wait(barriers + even, (step - 1) >> 1 & 1);
           if (thread == 0) barrier_arm(barriers + even, kBytes);  // for two steps on
         }
       }
       // After the wait, where the compiler would drain loads in flight.
-      const StepRows next = steps(step + 1);
       float x_next[kStates][kLaneGates];
+      int after[kStates];
 #pragma unroll
-      for (int i = 0; i < kStates; ++i) load_x(next, i, x_next[i]);
-
-      float parts[kUnits * kRows * kGates];
-#pragma unroll
-      for (int i = 0; i < kUnits * kRows * kGates; ++i) parts[i] = 0;
-#pragma unroll
-      for (int j = 0; j < kShape.lane_quads; ++j) {
-        float4 column[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r)
-          column[r] =
-              reinterpret_cast<const float4*>(h_now)[r * kRowQuads + j * kLanes + split.lane];
-#pragma unroll
-        for (int o = 0; o < kShape.outputs; ++o) {
-          const float4 weight = weights.get(j * kShape.outputs + o);
-#pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            float& part = parts[(o / kGates * kRows + r) * kGates + o % kGates];
-            part = dot(weight, column[r], part);
-          }
-        }
+      for (int i = 0; i < kStates; ++i) {
+        load_x(next[i], i, x_next[i]);
+        after[i] = row_at(step + 2, i);
       }
-      float sums[Split::kValues];
-      split.reduce(parts, sums);
 
-      const StepRows now = steps(step);
+      float sums[Split::kValues];
+      multiply(weights, split, h_now, sums);
+
       float kept[kStates][kSlots];
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
@@ -206,10 +213,9 @@ struct ForwardKernel {
         for (int g = 0; g < kLaneGates; ++g)
           h_sum[g] = sums[i * kLaneGates + g] + bias[i / kRows][g];
         advance(split, relu, x[i], h_sum, h_new, c_new, kept[i]);
-        const bool active = batch_row[i] < now.count && unit[i] < H;
-        h[i] = active ? h_new : h[i];
-        c[i] = active ? c_new : c[i];
-        float* to = h_next + (batch_row[i] - first_row) * (kRowQuads * 4) + unit[i];
+        h[i] = now[i] >= 0 ? h_new : h[i];
+        c[i] = now[i] >= 0 ? c_new : c[i];
+        float* to = h_next + (batch_row(i) - first_row) * (kRowQuads * 4) + unit(i);
         if constexpr (kCluster == 1) {
           if (split.copy == 0) *to = h[i];
         } else if (step + 1 < T) {
@@ -224,30 +230,29 @@ struct ForwardKernel {
 
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
-        const bool active = batch_row[i] < now.count && unit[i] < H;
-        const int64_t row = now.first + batch_row[i];
-        if (active && split.copy == 0) {
-          y[row * p.ldy + unit[i]] = h[i];
-          if (CellType::kHasC && training) kept_c[row * H + unit[i]] = c[i];
+        if (now[i] >= 0 && split.copy == 0) {
+          at(my_y, now[i], ldy)[i / kRows] = h[i];
+          if (CellType::kHasC && training) at(my_c, now[i], H)[i / kRows] = c[i];
         }
         if constexpr (CellType::kKeepsSlots) {
           constexpr int kOwn = kLaneGates == kGates ? kSlots : kLaneGates;
-          if (active && training && split.owns_gates) {
-            float* to = slots + row * slots_row + split.first_gate * H + unit[i];
+          if (now[i] >= 0 && training && split.owns_gates) {
+            float* to = at(my_slots, now[i], slots_row) + i / kRows;
 #pragma unroll
             for (int s = 0; s < kOwn; ++s) to[s * H] = kept[i][s];
           }
         }
 #pragma unroll
         for (int g = 0; g < kLaneGates; ++g) x[i][g] = x_next[i][g];
+        now[i] = next[i];
+        next[i] = after[i];
       }
     }
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
-      if (split.copy == 0 && batch_row[i] < B && unit[i] < H) {
-        const int64_t at = int64_t(batch_row[i]) * H + unit[i];
-        static_cast<float*>(io.h_n)[at] = h[i];
-        if (CellType::kHasC) static_cast<float*>(io.c_n)[at] = c[i];
+      if (split.copy == 0 && real(i)) {
+        at(static_cast<float*>(io.h_n), batch_row(i), H)[unit(i)] = h[i];
+        if (CellType::kHasC) at(static_cast<float*>(io.c_n), batch_row(i), H)[unit(i)] = c[i];
       }
     }
     // No block may leave while another still sends to it.

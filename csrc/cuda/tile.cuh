@@ -179,24 +179,34 @@ FUSEDRNN_DEVICE bool is_aligned(const float* matrix, int n) {
   return n % 4 == 0 && reinterpret_cast<uintptr_t>(matrix) % 16 == 0;
 }
 
-// The rows of a time step in x and y, counted in the order in which steps are taken; none past the
-// last. Batch row b takes part if b < count, as row first + b. Asked for anew wherever needed: kept
-// from step to step they would cost registers that weights are better in.
-struct StepRows {
-  int64_t first;
-  int count;
-};
+// Where a batch row is among the N rows of x and y at each step, counted in the order in which
+// steps are taken; kNoRow where it takes no part: past its length, past the last step, or padding.
+// One number a step, asked for two steps ahead, serves packed and unpacked batches at the same
+// speed.
+constexpr int kNoRow = -1;
+
 struct Steps {
   const int64_t* offsets;
-  int64_t T, B;
+  int T, B;
   bool descending;
 
-  FUSEDRNN_DEVICE StepRows operator()(int64_t step) const {
-    if (step >= T) return {0, 0};
-    const int64_t t = descending ? T - 1 - step : step;
-    if (!offsets) return {t * B, int(B)};
-    return {offsets[t], int(offsets[t + 1] - offsets[t])};
+  FUSEDRNN_DEVICE int row(int step, int batch_row) const {
+    if (step >= T) return kNoRow;
+    const int t = descending ? T - 1 - step : step;
+    int first = t * B, count = B;
+    if (offsets) {
+      first = int(offsets[t]);
+      count = int(offsets[t + 1]) - first;
+    }
+    return batch_row < count ? first + batch_row : kNoRow;
   }
 };
+constexpr int kPadding = 0x7fffffff;  // a batch row that no step has
+
+// Row `row` of a matrix whose rows lie `stride` apart: one multiply-add of 64 bits.
+template <class T>
+FUSEDRNN_DEVICE T* at(T* matrix, int row, int stride) {
+  return matrix + int64_t(row) * stride;
+}
 
 }  // namespace fusedrnn::cuda
