@@ -256,6 +256,8 @@ struct Plan {
 // `rejected`, if given, with the reason. kStepwise is always possible where it is allowed.
 using Rejected = void (*)(void* context, const char* candidate, const char* reason);
 constexpr unsigned kAnyKernel = 0xf;
+// Above these bits, 1 + the only tile that persistent kernels may use; 0: any.
+constexpr int kTileShift = 8;
 Plan plan(Pass pass, const Problem& problem, int directions, const Device& device, unsigned allowed,
           Rejected rejected = nullptr, void* context = nullptr);
 

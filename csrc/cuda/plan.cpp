@@ -164,6 +164,8 @@ class Planner {
   Obstacle obstacle_of(const Plan& plan) const {
     if (!(allowed_ & 1u << int(plan.kernel))) return Obstacle::kNotAllowed;
     if (plan.tile < 0) return Obstacle::kNone;
+    if (allowed_ >> kTileShift && allowed_ >> kTileShift != unsigned(plan.tile) + 1)
+      return Obstacle::kNotAllowed;
     if (device_.sm < 75) return Obstacle::kCapability;
     if (plan.kernel == Kernel::kCluster) {
       // 12.x has clusters too, but not the shared memory that these kernels were cut up for.
@@ -220,13 +222,13 @@ class Planner {
     return device_.clusters[log2];
   }
 
-  // Blocks of a kernel that fit on a multiprocessor. What the kernel uses beside the weights is
-  // simulated: 40 registers with one row, 16 more with each. A cluster has its multiprocessors to
-  // itself, as the number of clusters in Device was counted.
+  // Blocks of a kernel that fit on a multiprocessor. Beside the weights a kernel uses, as
+  // compiled for sm_90, about 48 registers with no row and 16 more with each. A cluster has its
+  // multiprocessors to itself, as the number of clusters in Device was counted.
   int64_t blocks_at_once(const Plan& plan) const {
     const Tile& tile = kTiles[plan.tile];
     const Cut& cut = pass_ == Pass::kForward ? tile.forward : tile.backward;
-    const int used = std::min(plan.registers, 4 * cut.registers + 40 + 16 * plan.rows);
+    const int used = std::min(plan.registers, 4 * cut.registers + 48 + 16 * plan.rows);
     const int64_t registers = (used + 7) / 8 * 8 * plan.threads;
     constexpr int64_t kReserved = 1024;  // of every block, by the system
     const int64_t by_memory = (device_.shared_bytes + kReserved) / (plan.shared_bytes + kReserved);

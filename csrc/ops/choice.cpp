@@ -30,6 +30,15 @@ const char* name_of(cuda::Kernel kernel) {
 }
 
 unsigned cuda_allowed() {
+  if (const char* tile = std::getenv("FUSEDRNN_CUDA_TILE"); tile && *tile) {
+    char* end = nullptr;
+    const long index = std::strtol(tile, &end, 10);
+    TORCH_CHECK_VALUE(!*end && index >= 0 && index < 1000,
+                      "fusedrnn: FUSEDRNN_CUDA_TILE must be a row of csrc/cuda/tiles.h, got ",
+                      tile);
+    return bit_of(cuda::Kernel::kBlock) | bit_of(cuda::Kernel::kCluster) |
+           unsigned(index + 1) << cuda::kTileShift;
+  }
   const char* wanted = std::getenv("FUSEDRNN_CUDA_KERNEL");
   if (!wanted || !*wanted) return cuda::kAnyKernel;
   for (const cuda::Kernel kernel : kKernels) {

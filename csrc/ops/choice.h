@@ -12,12 +12,13 @@
 namespace fusedrnn::ops {
 
 constexpr unsigned bit_of(cuda::Kernel kernel) { return 1u << int(kernel); }
-constexpr unsigned kOwnKernels = cuda::kAnyKernel & ~bit_of(cuda::Kernel::kTorch);
+constexpr unsigned kOwnKernels = ~bit_of(cuda::Kernel::kTorch);
 
 const char* name_of(cuda::Kernel kernel);
 
-// The kernels that plans may choose from: all, or the one FUSEDRNN_CUDA_KERNEL names. Read anew on
-// every call, so that one process can compare kernels. Throws c10::ValueError on a bad name.
+// The kernels that plans may choose from: all, or the one FUSEDRNN_CUDA_KERNEL names, or the one
+// cut as FUSEDRNN_CUDA_TILE, a row of csrc/cuda/tiles.h, counted from 0. Read anew on every call,
+// so that one process can compare kernels. Throws c10::ValueError on a bad name or number.
 unsigned cuda_allowed();
 
 using Rejections = std::vector<std::pair<std::string, std::string>>;  // candidate, reason
