@@ -27,8 +27,10 @@ ROOT = Path(__file__).resolve().parent
 MIN_TORCH = (2, 10)
 
 # Fixed, so that a build does not depend on the GPU it runs beside (and torch's own default fails
-# where there is none). Real code for Turing to Hopper; 8.6 serves 8.9; PTX for what comes later.
-CUDA_ARCHES = "7.5;8.0;8.6;9.0+PTX"
+# where there is none). Real code for each family, 8.6's serving 8.9; PTX for what comes later.
+# Blackwell's two have toolkits from 12.8 on.
+CUDA_ARCHES = "7.5;8.0;8.6;9.0"
+CUDA_ARCHES_12_8 = "10.0;12.0"
 
 # Describing the project needs no torch, compiling does. Metadata for a wheel counts as compiling:
 # better to stop there than after pip has downloaded torch for a build that cannot use it.
@@ -92,6 +94,13 @@ def cuda_release(nvcc: str) -> str:
     return found[1] if found else "unknown"
 
 
+def cuda_arches(release: str) -> str:
+    """TORCH_CUDA_ARCH_LIST where none is given."""
+    known = re.fullmatch(r"(\d+)\.(\d+)", release)
+    blackwell = known is not None and (int(known[1]), int(known[2])) >= (12, 8)
+    return f"{CUDA_ARCHES};{CUDA_ARCHES_12_8}+PTX" if blackwell else f"{CUDA_ARCHES}+PTX"
+
+
 def cuda_obstacle(torch_cuda: str | None, nvcc: str | None, kernels: list[str]) -> str | None:
     """Why the CUDA half cannot be built; None where it can."""
     if torch_cuda is None:
@@ -143,7 +152,9 @@ def openmp(libraries: Iterable[str]) -> str:
     return bundled[0] if bundled else "-fopenmp"
 
 
-def extension(cuda: bool) -> Extension:
+def extension(toolkit: str | None) -> Extension:
+    """The extension, its CUDA half built by nvcc of this release; without one for None."""
+    cuda = toolkit is not None
     cpp_extension = importlib.import_module("torch.utils.cpp_extension")
     make = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
     ext: Extension = make("fusedrnn._C", sources(ROOT, cuda))
@@ -152,7 +163,12 @@ def extension(cuda: bool) -> Extension:
     system = [flag for folder in ext.include_dirs for flag in ("-isystem", folder)]
     ext.include_dirs = [str(ROOT / "csrc")]
     ext.depends = listed(ROOT, "csrc/**/*.h") + listed(ROOT, "csrc/**/*.cuh")
-    ext.define_macros += [("FUSEDRNN_WITH_CUDA", None)] if cuda else []
+    if cuda:
+        ext.define_macros += [
+            ("FUSEDRNN_WITH_CUDA", None),
+            ("FUSEDRNN_CUDA_TOOLKIT", f'"{toolkit}"'),
+            ("FUSEDRNN_CUDA_ARCHES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
+        ]
     warnings = ["-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
     ext.extra_compile_args = {
         "cxx": [
@@ -166,7 +182,7 @@ def extension(cuda: bool) -> Extension:
         ],
         # No folders of torch's here: kernels do without, and torch drops every -gencode when a flag
         # so much as contains "arch", as /home/research would.
-        "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden,-Wall"],
+        "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra"],
     }
     ext.extra_link_args = [openmp(ext.library_dirs)]
     return ext
@@ -199,10 +215,14 @@ def main() -> None:
         return
     torch = import_torch()
     home = importlib.import_module("torch.utils.cpp_extension").CUDA_HOME
-    obstacle = cuda_obstacle(torch.version.cuda, find_nvcc(home), listed(ROOT, "csrc/cuda/**/*.cu"))
-    cuda = use_cuda(os.environ.get("FUSEDRNN_CUDA"), obstacle)
-    os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHES
-    setup(ext_modules=[extension(cuda)], cmdclass={"build_ext": build_ext()})
+    nvcc = find_nvcc(home)
+    obstacle = cuda_obstacle(torch.version.cuda, nvcc, listed(ROOT, "csrc/cuda/**/*.cu"))
+    toolkit = None
+    if use_cuda(os.environ.get("FUSEDRNN_CUDA"), obstacle) and nvcc:
+        toolkit = cuda_release(nvcc)
+        wished = os.environ.get("TORCH_CUDA_ARCH_LIST")
+        os.environ["TORCH_CUDA_ARCH_LIST"] = wished or cuda_arches(toolkit)
+    setup(ext_modules=[extension(toolkit)], cmdclass={"build_ext": build_ext()})
 
 
 if __name__ == "__main__":

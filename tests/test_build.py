@@ -134,16 +134,37 @@ def test_nvcc_is_looked_for_where_torch_says_the_toolkit_is(
     assert build.find_nvcc(str(tmp_path)) == nvcc
 
 
+@pytest.mark.parametrize(
+    ("release", "arches"),
+    [
+        ("13.0", "7.5;8.0;8.6;9.0;10.0;12.0+PTX"),
+        ("12.8", "7.5;8.0;8.6;9.0;10.0;12.0+PTX"),
+        ("12.6", "7.5;8.0;8.6;9.0+PTX"),
+        ("unknown", "7.5;8.0;8.6;9.0+PTX"),
+    ],
+)
+def test_architectures_are_those_the_toolkit_has(
+    build: ModuleType, release: str, arches: str
+) -> None:
+    assert build.cuda_arches(release) == arches
+
+
 @pytest.mark.parametrize("wish", ["", "8.0;9.0"])
 def test_the_architecture_list_is_fixed_unless_given(
-    build: ModuleType, monkeypatch: pytest.MonkeyPatch, wish: str
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wish: str
 ) -> None:
+    nvcc = executable(tmp_path / "bin" / "nvcc", says="release 13.0, V13.0.48")
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wish)
     monkeypatch.delenv("FUSEDRNN_CUDA", raising=False)
     monkeypatch.setattr(sys, "argv", ["setup.py", "build_ext"])
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(build, "find_nvcc", lambda home: nvcc)
+    made: list[str | None] = []
+    monkeypatch.setattr(build, "extension", made.append)
     monkeypatch.setattr(build, "setup", lambda **_: None)
     build.main()
-    assert os.environ["TORCH_CUDA_ARCH_LIST"] == (wish or build.CUDA_ARCHES)
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == (wish or build.cuda_arches("13.0"))
+    assert made == ["13.0"]
 
 
 def test_sources_come_sorted_and_cuda_ones_only_on_demand(
@@ -159,7 +180,7 @@ def test_sources_come_sorted_and_cuda_ones_only_on_demand(
 
 
 def test_flags_name_no_processor(build: ModuleType) -> None:
-    flags = build.extension(cuda=False).extra_compile_args["cxx"]
+    flags = build.extension(toolkit=None).extra_compile_args["cxx"]
     assert [flag for flag in flags if flag.startswith("-m")] == []
 
 
