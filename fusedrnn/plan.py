@@ -238,7 +238,7 @@ def explain(
     """The plan that ``module(input, hx)`` would follow now; nothing is computed.
 
     It depends on whether gradients would be kept and on autocast; on a CPU also on
-    torch.get_num_threads(), on a GPU on its limits and on FUSEDRNN_CUDA_KERNEL.
+    torch.get_num_threads(), on a GPU on its limits, FUSEDRNN_CUDA_KERNEL and FUSEDRNN_CUDA_TILE.
 
     Args:
         module: a fusedrnn module or cell (or torch.nn's: what would replace it).
@@ -253,8 +253,8 @@ def explain(
         on a GPU. Printed, it says it in words.
     Raises:
         TypeError: a module that is not a recurrent one.
-        ValueError: a ``gpu`` of which too little is known, or FUSEDRNN_CUDA_KERNEL names a kernel
-            that cannot run this.
+        ValueError: a ``gpu`` of which too little is known, or the environment names a kernel that
+            cannot run this.
     """
     data = input.data if isinstance(input, PackedSequence) else input
     states = [hx] if isinstance(hx, Tensor) else list(hx or ())
@@ -362,6 +362,8 @@ class _Cuda:
             reason = _REASONS[plan["kernel"]]
             if self.allowed in (1, 2, 4, 8):
                 reason += "; FUSEDRNN_CUDA_KERNEL names it"
+            elif self.allowed > 15:
+                reason += "; FUSEDRNN_CUDA_TILE names it"
             return CudaPassPlan(**plan | {"reason": reason, "rejected": tuple(rejected)})
 
         if not self.half:

@@ -328,6 +328,7 @@ def test_a_problem_that_no_allowed_kernel_can_run_is_refused_with_reasons(
 
 def test_environment_names_the_kernel_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_CUDA_KERNEL", raising=False)
+    monkeypatch.delenv("FUSEDRNN_CUDA_TILE", raising=False)
     assert _C.cuda_allowed() == ANY
     bits = {"": ANY, "block": BLOCK, "cluster": CLUSTER, "stepwise": STEPWISE, "torch": TORCH}
     for name, bit in bits.items():
@@ -337,6 +338,28 @@ def test_environment_names_the_kernel_that_is_allowed(monkeypatch: pytest.Monkey
     message = "FUSEDRNN_CUDA_KERNEL must be block, cluster, stepwise or torch, got fast"
     with pytest.raises(ValueError, match=message):
         _C.cuda_allowed()
+
+
+def test_environment_names_the_tile_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "stepwise")  # the tile is the narrower wish
+    monkeypatch.setenv("FUSEDRNN_CUDA_TILE", "7")
+    assert _C.cuda_allowed() == BLOCK | CLUSTER | 8 << 8
+    assert plan(H=100, allowed=_C.cuda_allowed())["tile"] == 7
+    for bad in ("seven", "-1", "7.5"):
+        monkeypatch.setenv("FUSEDRNN_CUDA_TILE", bad)
+        with pytest.raises(ValueError, match=f"FUSEDRNN_CUDA_TILE must be a row .*, got {bad}"):
+            _C.cuda_allowed()
+
+
+def test_each_tile_can_be_had_by_its_number(tiles: list[dict[str, int]]) -> None:
+    modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
+    for tile in tiles:
+        only = BLOCK | CLUSTER | (tile["index"] + 1) << 8
+        options: dict[str, Any] = {"mode": modes[tile["cell"]], "H": tile["hidden"]}
+        found = plan(**options, backward=bool(tile["backward"]), allowed=only)
+        assert found["tile"] == tile["index"]
+        with pytest.raises(ValueError, match="not among the kernels allowed"):
+            plan(**options | {"H": 1}, allowed=only & ~BLOCK & ~CLUSTER)
 
 
 def test_the_same_question_has_the_same_answer() -> None:

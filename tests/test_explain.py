@@ -18,6 +18,7 @@ from fusedrnn.plan import GPUS, CudaLayerPlan, LayerPlan
 @pytest.fixture(autouse=True)
 def no_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_CUDA_KERNEL", raising=False)
+    monkeypatch.delenv("FUSEDRNN_CUDA_TILE", raising=False)
 
 
 def first_layer(*args: Any) -> LayerPlan:
@@ -293,6 +294,19 @@ def test_gpu_plan_follows_the_kernel_that_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "torch")
     with pytest.raises(ValueError, match="FUSEDRNN_CUDA_KERNEL"):
         fusedrnn.explain(fusedrnn.LSTMCell(4, 8), torch.randn(2, 4), gpu="sm_90")
+
+
+def test_gpu_plan_follows_the_tile_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = fusedrnn.LSTM(4, 100), torch.randn(50, 8, 4)
+    free = first_on_gpu(module, x).forward
+    monkeypatch.setenv("FUSEDRNN_CUDA_TILE", str(free.tile + 1))
+    named = first_on_gpu(module, x).forward
+    assert named.tile == free.tile + 1
+    assert named.reason.endswith("FUSEDRNN_CUDA_TILE names it")
+    assert named.step_us > free.step_us
+    monkeypatch.setenv("FUSEDRNN_CUDA_TILE", "0")  # made for a smaller H
+    with pytest.raises(ValueError, match="none can run LSTM forward with T=50, B=8, H=100"):
+        fusedrnn.explain(module, x, gpu="sm_90")
 
 
 def test_packed_rows_are_planned_for_on_a_gpu() -> None:
