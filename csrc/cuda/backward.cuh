@@ -16,22 +16,29 @@ class BackwardState {
   static constexpr int kGates = int(gates_of(kCell)), kSlots = CellType::kSlots;
 
   // Row `batch_row`, hidden unit `unit`; `real` is false past the end of either.
-  FUSEDRNN_DEVICE BackwardState(const Backward& p, int batch_row, int unit, bool real)
-      : batch_row_(real ? batch_row : kPadding), unit_(unit) {
-    const BackwardDirection& io = p.direction[grid_row()];
+  FUSEDRNN_DEVICE BackwardState(const Backward& p, int direction, int batch_row, int unit,
+                                bool real)
+      : direction_(direction), batch_row_(real ? batch_row : kPadding), unit_(unit) {
+    const BackwardDirection& io = p.direction[direction_];
     dh_ = state(io.dh_n, p);
     dc_ = state(io.dc_n, p);
-    now_ = row(p, 0);
-    next_ = row(p, 1);
-    after_ = row(p, 2);
+    const Steps steps = steps_of(p, direction);
+    now_ = steps(0).row(batch_row_);
+    next_ = steps(1).row(batch_row_);
+    after_ = steps(2).row(batch_row_);
     if constexpr (CellType::kHasC)
       c_ = load_if(now_ >= 0, at(column(io.c), now_, int(p.problem.H)));
     load(p, now_, next_);
   }
 
+  // The last steps first.
+  static FUSEDRNN_DEVICE Steps steps_of(const Backward& p, int direction) {
+    return {p.offsets, int(p.problem.T), int(p.problem.B), direction == 0};
+  }
+
   // Takes the step: `gates` are the gradients of h W_hh', in torch's order; zeros where the row has
   // no such step. Gradients of the slots go to memory if `store`. Then reads the next step ahead.
-  FUSEDRNN_DEVICE void step(const Backward& p, int step, bool store, float (&gates)[kGates]) {
+  FUSEDRNN_DEVICE void step(const Backward& p, bool store, float (&gates)[kGates]) {
     const bool active = now_ >= 0;
     const int H = int(p.problem.H);
     Real slots[kSlots], dh = dh_ + dy_, dc = dc_;
@@ -49,20 +56,21 @@ class BackwardState {
     dc_ = active ? dc.v : dc_;
     c_ = active ? c_before_ : c_;
     if (active && store) {
-      float* to = at(static_cast<float*>(p.direction[grid_row()].dslots) + unit_, now_, kSlots * H);
+      float* to = at(static_cast<float*>(p.direction[direction_].dslots) + unit_, now_, kSlots * H);
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) to[i * H] = slots[slot_at<kCell>(i)].v;
     }
     load(p, next_, after_);
     now_ = next_;
     next_ = after_;
-    after_ = row(p, step + 3);
   }
   // `weighted`: what reaches h of the step before through W_hh.
   FUSEDRNN_DEVICE void arrive(float weighted) { dh_ = unweighted_ + weighted; }
+  // Of the step three on from the one taken.
+  FUSEDRNN_DEVICE void look_ahead(const RowRange& range) { after_ = range.row(batch_row_); }
 
   FUSEDRNN_DEVICE void store_initial(const Backward& p) const {
-    const BackwardDirection& io = p.direction[grid_row()];
+    const BackwardDirection& io = p.direction[direction_];
     const int H = int(p.problem.H);
     if (batch_row_ == kPadding) return;
     if (io.dh0) at(static_cast<float*>(io.dh0) + unit_, batch_row_, H)[0] = dh_;
@@ -78,14 +86,9 @@ class BackwardState {
     const bool given = states && batch_row_ != kPadding;
     return load_if(given, at(column(states), given ? batch_row_ : 0, int(p.problem.H)));
   }
-  // Last steps first.
-  FUSEDRNN_DEVICE int row(const Backward& p, int step) const {
-    const Steps steps{p.offsets, int(p.problem.T), int(p.problem.B), grid_row() == 0};
-    return steps.row(step, batch_row_);
-  }
   // Values of the step in row `now`; row `before` is that of the step it was computed from.
   FUSEDRNN_DEVICE void load(const Backward& p, int now, int before) {
-    const BackwardDirection& io = p.direction[grid_row()];
+    const BackwardDirection& io = p.direction[direction_];
     const int H = int(p.problem.H);
     dy_ = load_if(io.dy && now >= 0, at(column(io.dy), now, int(p.lddy)));
     if constexpr (CellType::kKeepsSlots) {
@@ -107,6 +110,7 @@ class BackwardState {
     return load_if(first ? initial != nullptr : now >= 0, from);
   }
 
+  int direction_;
   int batch_row_;  // kPadding: none
   int unit_;
   int now_, next_, after_;  // rows of x and y

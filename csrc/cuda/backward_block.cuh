@@ -21,12 +21,13 @@ struct BackwardBlock : BackwardTile<kTile> {
   static FUSEDRNN_DEVICE void run(const Backward& p) {
     const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T);
     const int thread = thread_index(), first_row = int(block_index()) * kRows;
+    const int direction = grid_row();
     const Split split(thread);
     float4* shared = reinterpret_cast<float4*>(shared_memory());
     float* buffers = reinterpret_cast<float*>(shared + Base::kShape.shared_quads * kThreads);
 
     typename Base::ThreadWeights weights(shared, thread);
-    Base::load(weights, split, static_cast<const float*>(p.direction[grid_row()].w_hh), H, 0);
+    Base::load(weights, split, static_cast<const float*>(p.direction[direction].w_hh), H, 0);
     for (int i = thread; i < 2 * kBufferSize; i += kThreads) buffers[i] = 0;
     weights.settle(T > 0 ? 1.0f : 0.0f);
     block_sync();
@@ -36,19 +37,21 @@ struct BackwardBlock : BackwardTile<kTile> {
     const int my_row = split.first_pair % kRows;
     auto make_state = [&](int i) {
       const int unit = my_unit + i / kRows, row = first_row + my_row + i % kRows;
-      return State(p, row, unit, row < B && unit < H);
+      return State(p, direction, row, unit, row < B && unit < H);
     };
     auto make_states = [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
       return States{{make_state(kIndex)...}};
     };
     States states = make_states(std::make_integer_sequence<int, kStates>{});
 
+    const Steps steps = State::steps_of(p, direction);
     for (int step = 0; step < T; ++step) {
+      const RowRange ahead = steps(step + 3);
       float* buffer = buffers + (step & 1) * kBufferSize;
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
         float gates[kGates];
-        states.of[i].step(p, step, split.copy == 0, gates);
+        states.of[i].step(p, split.copy == 0, gates);
         if (split.copy == 0) {
           float* to = buffer + (my_row + i % kRows) * (kRowQuads * 4) + my_unit + i / kRows;
 #pragma unroll
@@ -59,7 +62,10 @@ struct BackwardBlock : BackwardTile<kTile> {
       float sums[Split::kValues];
       Base::multiply(weights, split, buffer, sums);
 #pragma unroll
-      for (int i = 0; i < kStates; ++i) states.of[i].arrive(sums[i]);
+      for (int i = 0; i < kStates; ++i) {
+        states.of[i].arrive(sums[i]);
+        states.of[i].look_ahead(ahead);
+      }
     }
 #pragma unroll
     for (int i = 0; i < kStates; ++i)

@@ -25,6 +25,7 @@ struct BackwardCluster : BackwardTile<kTile> {
     const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T);
     const int thread = thread_index(), rank = cluster_rank();
     const int first_row = int(block_index() / kCluster) * kRows;
+    const int direction = grid_row();
     const Split split(thread);
     float4* shared = reinterpret_cast<float4*>(shared_memory());
     float* buffers = reinterpret_cast<float*>(shared + Base::kShape.shared_quads * kThreads);
@@ -32,7 +33,7 @@ struct BackwardCluster : BackwardTile<kTile> {
     uint64_t* barriers = reinterpret_cast<uint64_t*>(shares + 2 * kCluster * kCells);
 
     typename Base::ThreadWeights weights(shared, thread);
-    Base::load(weights, split, static_cast<const float*>(p.direction[grid_row()].w_hh), H, rank);
+    Base::load(weights, split, static_cast<const float*>(p.direction[direction].w_hh), H, rank);
     for (int i = thread; i < 2 * kBufferSize; i += kThreads) buffers[i] = 0;
     if (thread == 0) {
       for (int i = 0; i < 2; ++i) {
@@ -46,7 +47,8 @@ struct BackwardCluster : BackwardTile<kTile> {
 
     const bool has_cell = thread < kCells;
     const int row = thread / kUnits, unit = rank * kUnits + thread % kUnits;
-    State state(p, first_row + row, unit, has_cell && first_row + row < B && unit < H);
+    const Steps steps = State::steps_of(p, direction);
+    State state(p, direction, first_row + row, unit, has_cell && first_row + row < B && unit < H);
 
     auto receive = [&](int step) {
       const int even = step & 1;
@@ -59,12 +61,13 @@ struct BackwardCluster : BackwardTile<kTile> {
     };
 
     for (int step = 0; step < T; ++step) {
+      const RowRange ahead = steps(step + 3);
       const int even = step & 1;
       float* buffer = buffers + even * kBufferSize;
       if (has_cell) {
         if (step > 0) receive(step);
         float gates[kGates];
-        state.step(p, step, true, gates);
+        state.step(p, true, gates);
 #pragma unroll
         for (int g = 0; g < kGates; ++g)
           buffer[row * (kRowQuads * 4) + g * kUnits + thread % kUnits] = gates[g];
@@ -72,6 +75,7 @@ struct BackwardCluster : BackwardTile<kTile> {
       block_sync();
       float sums[Split::kValues];
       Base::multiply(weights, split, buffer, sums);
+      state.look_ahead(ahead);
       if (split.copy == 0) {
         const int target = split.group * kOutputs / kUnits;
 #pragma unroll

@@ -104,7 +104,8 @@ struct ForwardKernel {
   }
 
   static FUSEDRNN_DEVICE void run(const Forward& p) {
-    const ForwardDirection& io = p.direction[grid_row()];
+    const int direction = grid_row();
+    const ForwardDirection& io = p.direction[direction];
     const float* w_hh = static_cast<const float*>(io.w_hh);
     const float* b_hh = static_cast<const float*>(io.b_hh);
     const float* h0 = static_cast<const float*>(io.h0);
@@ -156,12 +157,12 @@ struct ForwardKernel {
     auto batch_row = [&](int i) { return my_row + i % kRows; };
     auto real = [&](int i) { return batch_row(i) < B && unit(i) < H; };
 
-    const Steps steps{p.offsets, T, B, grid_row() == 1};
+    const Steps steps{p.offsets, T, B, direction == 1};
     float* my_slots = static_cast<float*>(io.slots) + split.first_gate * H + my_unit;
     float* my_y = static_cast<float*>(io.y) + my_unit;
     float* my_c = static_cast<float*>(io.c) + my_unit;
-    auto row_at = [&](int step, int i) {
-      return steps.row(step, unit(i) < H ? batch_row(i) : kPadding);
+    auto row_of = [&](const RowRange& range, int i) {
+      return range.row(unit(i) < H ? batch_row(i) : kPadding);
     };
     auto load_x = [&](int row, int i, float (&to)[kLaneGates]) {
       const float* from = at(my_slots, row, slots_row) + i / kRows;
@@ -178,8 +179,8 @@ struct ForwardKernel {
 #pragma unroll
       for (int g = 0; g < kLaneGates; ++g)
         bias[i / kRows][g] = b_hh && unit(i) < H ? b_hh[(split.first_gate + g) * H + unit(i)] : 0;
-      now[i] = row_at(0, i);
-      next[i] = row_at(1, i);
+      now[i] = row_of(steps(0), i);
+      next[i] = row_of(steps(1), i);
       load_x(now[i], i, x[i]);
     }
 
@@ -195,12 +196,9 @@ struct ForwardKernel {
       }
       // After the wait, where the compiler would drain loads in flight.
       float x_next[kStates][kLaneGates];
-      int after[kStates];
+      const RowRange ahead = steps(step + 2);
 #pragma unroll
-      for (int i = 0; i < kStates; ++i) {
-        load_x(next[i], i, x_next[i]);
-        after[i] = row_at(step + 2, i);
-      }
+      for (int i = 0; i < kStates; ++i) load_x(next[i], i, x_next[i]);
 
       float sums[Split::kValues];
       multiply(weights, split, h_now, sums);
@@ -245,7 +243,7 @@ struct ForwardKernel {
 #pragma unroll
         for (int g = 0; g < kLaneGates; ++g) x[i][g] = x_next[i][g];
         now[i] = next[i];
-        next[i] = after[i];
+        next[i] = row_of(ahead, i);
       }
     }
 #pragma unroll

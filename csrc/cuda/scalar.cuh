@@ -52,7 +52,7 @@ FUSEDRNN_DEVICE Scalar<float> activate(bool use_tanh, Scalar<float> x) {
   const float e = exp2_fast(x.v * (use_tanh ? 2.0f * kLog2E : -kLog2E));
   const float share = reciprocal_fast(1.0f + e);
   const float far = use_tanh ? fmaf(-2.0f, share, 1.0f) : share;
-  return use_tanh && fabsf(x.v) < 0.55f ? tanh_near_zero(x.v) : far;
+  return choose(use_tanh && fabsf(x.v) < 0.55f, tanh_near_zero(x.v), far);
 }
 FUSEDRNN_DEVICE Scalar<float> sigmoid(Scalar<float> x) { return activate(false, x); }
 FUSEDRNN_DEVICE Scalar<float> tanh(Scalar<float> x) { return activate(true, x); }

@@ -2,6 +2,8 @@
 // with a few each, where a thread's weights lie, and which rows a time step has.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/primitives.cuh"
 #include "cuda/tiles.h"
 
@@ -181,32 +183,38 @@ FUSEDRNN_DEVICE bool is_aligned(const float* matrix, int n) {
 
 // Where a batch row is among the N rows of x and y at each step, counted in the order in which
 // steps are taken; kNoRow where it takes no part: past its length, past the last step, or padding.
-// One number a step, asked for two steps ahead, serves packed and unpacked batches at the same
-// speed.
+// Ranges are asked for two steps ahead, so that packed and unpacked batches run at the same speed.
 constexpr int kNoRow = -1;
+
+struct RowRange {
+  int first, end;
+
+  FUSEDRNN_DEVICE int row(int batch_row) const {
+    return batch_row < end - first ? first + batch_row : kNoRow;
+  }
+};
 
 struct Steps {
   const int64_t* offsets;
   int T, B;
   bool descending;
 
-  FUSEDRNN_DEVICE int row(int step, int batch_row) const {
-    if (step >= T) return kNoRow;
+  FUSEDRNN_DEVICE RowRange operator()(int step) const {
+    if (step >= T) return {0, 0};
     const int t = descending ? T - 1 - step : step;
-    int first = t * B, count = B;
-    if (offsets) {
-      first = int(offsets[t]);
-      count = int(offsets[t + 1]) - first;
-    }
-    return batch_row < count ? first + batch_row : kNoRow;
+    if (offsets) return {int(offsets[t]), int(offsets[t + 1])};
+    return {t * B, t * B + B};
   }
 };
 constexpr int kPadding = 0x7fffffff;  // a batch row that no step has
 
-// Row `row` of a matrix whose rows lie `stride` apart: one multiply-add of 64 bits.
+// Row `row` of a matrix whose rows lie `stride` apart. In bytes, and
+// unsigned, or the compiler scales afterwards: one wide multiply-add.
 template <class T>
 FUSEDRNN_DEVICE T* at(T* matrix, int row, int stride) {
-  return matrix + int64_t(row) * stride;
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  const uint32_t bytes = uint32_t(stride) * uint32_t(sizeof(T));
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(matrix) + uint64_t(uint32_t(row)) * bytes);
 }
 
 }  // namespace fusedrnn::cuda

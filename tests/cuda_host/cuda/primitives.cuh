@@ -39,6 +39,8 @@ inline T load_if(bool wanted, const T* from) {
   return wanted ? *from : T{};
 }
 
+inline float choose(bool condition, float a, float b) { return condition ? a : b; }
+
 // Too small to be normal: 0, going in and coming out.
 inline float flushed(float x) {
   return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x;
