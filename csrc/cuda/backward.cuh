@@ -54,7 +54,7 @@ class BackwardState {
     for (int g = 0; g < kGates; ++g) gates[g] = active ? slots[recurrent_slot<kCell>(g)].v : 0;
     unweighted_ = active ? dh.v : dh_;
     dc_ = active ? dc.v : dc_;
-    c_ = active ? c_before_ : c_;
+    c_ = c_before_;  // also of a row whose first step, going back, is the next one
     if (active && store) {
       float* to = at(static_cast<float*>(p.direction[direction_].dslots) + unit_, now_, kSlots * H);
 #pragma unroll
@@ -107,7 +107,7 @@ class BackwardState {
     const bool first = now >= 0 && before < 0;
     const float* from = first ? at(column(initial), batch_row_, int(p.problem.H))
                               : at(column(kept), before, stride);
-    return load_if(first ? initial != nullptr : now >= 0, from);
+    return load_if(first ? initial != nullptr : before >= 0, from);
   }
 
   int direction_;
