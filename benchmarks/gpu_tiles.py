@@ -1,0 +1,234 @@
+"""Times each persistent kernel, forced, beside what the plan estimates it to cost.
+
+    python benchmarks/gpu_tiles.py --out DIR [--tiles 7,8] [--seconds 60]
+
+One line for each row of csrc/cuda/tiles.h and pass, and DIR/gpu_tiles.json. Every kernel runs alone
+(as many batch rows as one block or cluster takes) and on the whole GPU (as many as fill it once):
+the first gives the wait in a step, the second shows what sharing the GPU costs. These are the
+figures to put in place of the estimates in csrc/cuda/plan.cpp. Kernel times come from the profiler,
+without the products before and after. `--estimates sm_90` needs no GPU and prints the plan's side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if not __package__:  # run as a file: the script's directory is on the path, the repository is not
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import gpu, report
+from benchmarks.bench_layers import Layer
+from benchmarks.harness import GRADIENTS, Setting
+from fusedrnn import ops
+from fusedrnn.plan import GPUS
+
+TABLE = Path(__file__).resolve().parents[1] / "csrc" / "cuda" / "tiles.h"
+CELLS = {"kLstm": ("LSTM", "LSTM"), "kGru": ("GRU", "GRU"), "kRnnTanh": ("RNN", "RNN_TANH")}
+STEPS = 100
+UNIT, WHOLE = "one", "full"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A row of kTiles: what it is made for."""
+
+    index: int
+    cell: str  # of the module
+    mode: str  # of the operators
+    hidden: int
+    cluster: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.index}: {self.cell} H{self.hidden} blocks {self.cluster} rows {self.rows}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds a time step takes, and what the plan thought; None where it was not run."""
+
+    tile: int
+    name: str
+    step: str  # "forward" or "backward"
+    units: str  # UNIT: one block or cluster, WHOLE: as many as run at once
+    B: int
+    us: float | None
+    estimate_us: float
+    threads: int
+    shared_bytes: int
+
+
+def tiles(table: Path = TABLE) -> list[Tile]:
+    """The rows of kTiles, read from the source."""
+    rows = re.findall(
+        r"^\s*\{Cell::(\w+), (\d+), (\d+), (\d+), \{", table.read_text("utf-8"), re.MULTILINE
+    )
+    return [
+        Tile(index, *CELLS[cell], int(hidden), int(cluster), int(count))
+        for index, (cell, hidden, cluster, count) in enumerate(rows)
+    ]
+
+
+@contextmanager
+def only(tile: Tile) -> Iterator[int]:
+    """Restricts every plan to this tile; gives the plan's word for it."""
+    name = "FUSEDRNN_CUDA_TILE"
+    before = os.environ.get(name)
+    os.environ[name] = str(tile.index)
+    try:
+        yield ops.cuda_allowed()
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def places(tile: Tile, limits: dict[str, Any]) -> int:
+    """Blocks or clusters of a kernel that the GPU runs side by side, each with its
+    multiprocessors to itself."""
+    count: int = limits["multiprocessors"]
+    if tile.cluster > 1:
+        count = limits["clusters"][tile.cluster.bit_length() - 1]
+    return count
+
+
+def planned(
+    tile: Tile, backward: bool, B: int, limits: dict[str, Any], allowed: int
+) -> dict[str, Any]:
+    """The plan for this tile; raises ValueError where the GPU cannot run it."""
+    plan: dict[str, Any] = ops.cuda_plan(
+        backward=backward,
+        mode=tile.mode,
+        dtype="float32",
+        T=STEPS,
+        B=B,
+        I=tile.hidden,
+        H=tile.hidden,
+        P=0,
+        D=1,
+        packed=False,
+        training=True,
+        device=limits,
+        allowed=allowed,
+    )
+    return plan
+
+
+def costs(tile: Tile, limits: dict[str, Any], device: torch.device | None) -> list[Cost]:
+    """Both passes, alone and on the whole GPU; timed only where there is a device."""
+    found = []
+    for units in (UNIT, WHOLE):
+        B = tile.rows * (1 if units == UNIT else max(1, places(tile, limits)))
+        layer = Layer(
+            group="tile", cell=tile.cell, step=GRADIENTS, T=STEPS, B=B, I=tile.hidden, H=tile.hidden
+        )
+        with only(tile) as allowed:
+            calls = gpu.passes(layer, Setting(device)) if device else {}
+            for step in ("forward", "backward"):
+                plan = planned(tile, step == "backward", B, limits, allowed)
+                us = None
+                if device:
+                    kernels = gpu.kernel_times(calls[step][0], device)
+                    us = sum(t for name, t in kernels.items() if "fusedrnn" in name) / STEPS
+                cost = Cost(
+                    tile.index,
+                    str(tile),
+                    step,
+                    units,
+                    B,
+                    us,
+                    plan["step_us"],
+                    plan["threads"],
+                    plan["shared_bytes"],
+                )
+                found.append(cost)
+    return found
+
+
+def table(found: Sequence[Cost]) -> list[str]:
+    head = ("tile", "pass", "units", "B", "us a step", "estimate", "quotient")
+    rows = [
+        (
+            cost.name,
+            cost.step,
+            cost.units,
+            str(cost.B),
+            f"{cost.us:.3f}" if cost.us else "",
+            f"{cost.estimate_us:.3f}",
+            f"{cost.us / cost.estimate_us:.2f}" if cost.us else "",
+        )
+        for cost in found
+    ]
+    return report.columns([head, *rows], left=3)
+
+
+def options() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(description="Times each persistent kernel, forced.")
+    top.add_argument("--out", type=Path, required=True, help="folder for gpu_tiles.json")
+    top.add_argument("--tiles", type=lambda text: {int(t) for t in text.split(",")}, help="as 7,8")
+    top.add_argument("--seconds", type=float, default=60, help="then no tile is begun (60)")
+    top.add_argument("--estimates", choices=GPUS, help="the plan's side alone, for this GPU")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 1 when a tile that the plan takes failed."""
+    arguments = options().parse_args(argv)
+    device = None
+    if arguments.estimates:
+        limits = dict(GPUS[arguments.estimates])
+    elif torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+        limits = ops.cuda_device(device.index)
+    else:
+        print("gpu_tiles.py: torch sees no GPU; --estimates sm_90 does without", file=sys.stderr)
+        return 2
+    found: list[Cost] = []
+    left_out: dict[str, str] = {}
+    failed = False
+    end = time.monotonic() + arguments.seconds
+    for tile in tiles():
+        if arguments.tiles is not None and tile.index not in arguments.tiles:
+            continue
+        if time.monotonic() >= end:
+            left_out[str(tile)] = f"{arguments.seconds:g} s {gpu.USED_UP}"
+            continue
+        try:
+            with gpu.precision_of("ieee"):
+                found += costs(tile, limits, device)
+        except ValueError as error:  # the GPU cannot run it: the plan says why
+            left_out[str(tile)] = str(error)
+        except RuntimeError as error:
+            left_out[str(tile)] = str(error).splitlines()[0]
+            failed = True
+    print("\n".join(table(found)))
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason.splitlines()[0]}")
+    record = {
+        "gpu": gpu.described(device) if device else {"name": f"estimates, {arguments.estimates}"},
+        "limits": limits,
+        "costs": [asdict(cost) for cost in found],
+        "left_out": left_out,
+    }
+    path = arguments.out / "gpu_tiles.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    print(f"written: {path}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
