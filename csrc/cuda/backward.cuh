@@ -37,7 +37,7 @@ class BackwardState {
   }
 
   // Takes the step: `gates` are the gradients of h W_hh', in torch's order; zeros where the row has
-  // no such step. Gradients of the slots go to memory if `store`. Then reads the next step ahead.
+  // no such step. Gradients of the slots go to memory if `store`.
   FUSEDRNN_DEVICE void step(const Backward& p, bool store, float (&gates)[kGates]) {
     const bool active = now_ >= 0;
     const int H = int(p.problem.H);
@@ -60,6 +60,10 @@ class BackwardState {
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) to[i * H] = slots[slot_at<kCell>(i)].v;
     }
+  }
+  // Starts on the next step. Not to be called on some threads only: values from loads inside a
+  // branch are moved at its end, and the move waits for the load.
+  FUSEDRNN_DEVICE void load_next(const Backward& p) {
     load(p, next_, after_);
     now_ = next_;
     next_ = after_;

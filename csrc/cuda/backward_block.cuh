@@ -59,6 +59,8 @@ struct BackwardBlock : BackwardTile<kTile> {
         }
       }
       block_sync();
+#pragma unroll
+      for (int i = 0; i < kStates; ++i) states.of[i].load_next(p);
       float sums[Split::kValues];
       Base::multiply(weights, split, buffer, sums);
 #pragma unroll

@@ -73,6 +73,7 @@ struct BackwardCluster : BackwardTile<kTile> {
           buffer[row * (kRowQuads * 4) + g * kUnits + thread % kUnits] = gates[g];
       }
       block_sync();
+      state.load_next(p);
       float sums[Split::kValues];
       Base::multiply(weights, split, buffer, sums);
       state.look_ahead(ahead);

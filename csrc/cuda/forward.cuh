@@ -34,6 +34,11 @@ struct ForwardKernel {
   static constexpr int kTrainingSlots = int(slots_of(kCell, true));
   static constexpr int kLaneUnits = ceil_div(kStates, kRows);
 
+  // GRU's n: its b_hh stays with h W_hh', inside of r.
+  static constexpr FUSEDRNN_DEVICE bool is_inner(int gate) {
+    return kCell == Cell::kGru && gate == 2;
+  }
+
   // One batch row's cell: h and c move on a step. `x` and `h_sum` are the lane's gates of the two
   // products; `kept` becomes what backward needs of them, in the order of memory.
   static FUSEDRNN_DEVICE void advance(const Split& split, bool relu, const float (&x)[kLaneGates],
@@ -170,7 +175,16 @@ struct ForwardKernel {
       for (int g = 0; g < kLaneGates; ++g) to[g] = load_if(row >= 0, from + g * H);
     };
 
-    float c[kStates], h[kStates], x[kStates][kLaneGates], bias[kLaneUnits][kLaneGates];
+    float bias[kLaneUnits][kLaneGates];
+    // b_hh joins x, except where r comes between (GRU's n). At the end of the step before: used in
+    // its own step, x would wait for the loads ahead, which are on the same scoreboard.
+    auto settle_x = [&](int i, const float (&loaded)[kLaneGates], float (&to)[kLaneGates]) {
+#pragma unroll
+      for (int g = 0; g < kLaneGates; ++g)
+        to[g] = add_here(loaded[g], is_inner(g) ? 0.0f : bias[i / kRows][g]);
+    };
+
+    float c[kStates], h[kStates], x[kStates][kLaneGates];
     int now[kStates], next[kStates];  // rows of x and y
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
@@ -182,6 +196,7 @@ struct ForwardKernel {
       now[i] = row_of(steps(0), i);
       next[i] = row_of(steps(1), i);
       load_x(now[i], i, x[i]);
+      settle_x(i, x[i], x[i]);
     }
 
     for (int step = 0; step < T; ++step) {
@@ -209,7 +224,7 @@ struct ForwardKernel {
         float h_sum[kLaneGates], h_new = h[i], c_new = c[i];
 #pragma unroll
         for (int g = 0; g < kLaneGates; ++g)
-          h_sum[g] = sums[i * kLaneGates + g] + bias[i / kRows][g];
+          h_sum[g] = sums[i * kLaneGates + g] + (is_inner(g) ? bias[i / kRows][g] : 0.0f);
         advance(split, relu, x[i], h_sum, h_new, c_new, kept[i]);
         h[i] = now[i] >= 0 ? h_new : h[i];
         c[i] = now[i] >= 0 ? c_new : c[i];
@@ -240,8 +255,7 @@ struct ForwardKernel {
             for (int s = 0; s < kOwn; ++s) to[s * H] = kept[i][s];
           }
         }
-#pragma unroll
-        for (int g = 0; g < kLaneGates; ++g) x[i][g] = x_next[i][g];
+        settle_x(i, x_next[i], x[i]);
         now[i] = next[i];
         next[i] = row_of(ahead, i);
       }

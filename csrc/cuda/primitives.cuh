@@ -65,6 +65,13 @@ FUSEDRNN_DEVICE float4 load_if(bool wanted, const float4* from) {
   return value;
 }
 
+// a + b, computed here: the compiler would move it on to where the sum is used.
+FUSEDRNN_DEVICE float add_here(float a, float b) {
+  float sum;
+  asm volatile("add.f32 %0, %1, %2;" : "=f"(sum) : "f"(a), "f"(b));
+  return sum;
+}
+
 // condition ? a : b with both computed: the compiler would branch around a polynomial.
 FUSEDRNN_DEVICE float choose(bool condition, float a, float b) {
   float chosen;
