@@ -142,6 +142,9 @@ def write_results(path: Path, args: argparse.Namespace, **results: Any) -> None:
         "options": {key: value for key, value in vars(args).items() if key != "out"},
         "torch": torch.__version__,
         "machine": platform.machine(),
+        "device": (
+            torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else "cpu"
+        ),
         "threads": torch.get_num_threads(),
         **results,
     }
