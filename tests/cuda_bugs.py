@@ -1,0 +1,171 @@
+"""Bugs to plant into the CUDA kernels, each a substitution of text that stands in the source once
+and a source that it reaches. tests/test_cuda_host.py holds the host build to finding every one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    source: str  # the .cu to compile again
+    what: str  # to run
+    edits: tuple[tuple[str, str, str], ...]  # header or source, old text, new text
+
+
+def bug(source: str, what: str, *edit: str) -> Bug:
+    edits = tuple((edit[i], edit[i + 1], edit[i + 2]) for i in range(0, len(edit), 3))
+    return Bug(source, what, edits)
+
+
+FORWARD, TILE, CELL = "forward.cuh", "tile.cuh", "cell.cuh"
+BACKWARD, BLOCK, CLUSTER = "backward.cuh", "backward_block.cuh", "backward_cluster.cuh"
+STEPWISE = "stepwise.cu"
+LSTM, GRU, RNN = "forward_lstm.cu", "forward_gru.cu", "forward_rnn.cu"
+LSTM_BACK, GRU_BACK = "backward_lstm.cu", "backward_gru.cu"
+
+ARM_FIRST = "          barrier_arm(barriers + i, kBytes);\n"
+ARM_AGAIN = "if (thread == 0) barrier_arm(barriers + even, kBytes);"
+
+BUGS = {
+    # Forward: what orders the steps.
+    "forward: no barrier": bug(
+        *(LSTM, "LSTM", FORWARD, "      if constexpr (kCluster == 1) block_sync();\n", "")
+    ),
+    "forward: one buffer of h": bug(
+        *(LSTM, "LSTM", FORWARD, "h_now = h_buffers + even * kBufferSize;", "h_now = h_buffers;"),
+        *(FORWARD, "h_next = h_buffers + (1 - even) * kBufferSize;", "h_next = h_buffers;"),
+    ),
+    "forward: no wait": bug(
+        *(LSTM, "LSTM", FORWARD, "barrier_wait(barriers + even, (step - 1) >> 1 & 1);", "")
+    ),
+    "forward: wait for the other phase": bug(
+        *(LSTM, "LSTM", FORWARD, "even, (step - 1) >> 1 & 1)", "even, step >> 1 & 1)")
+    ),
+    "forward: armed for half": bug(
+        *(LSTM, "LSTM", FORWARD, "kRows * kShapeOf.hidden * 4;", "kRows * kShapeOf.hidden * 2;")
+    ),
+    "forward: never armed": bug(LSTM, "LSTM", FORWARD, ARM_FIRST, ""),
+    "forward: not armed again": bug(LSTM, "LSTM", FORWARD, ARM_AGAIN, ""),
+    "forward: no first barrier of the cluster": bug(
+        *(GRU, "GRU", FORWARD, "      block_sync();\n      cluster_sync();\n", "block_sync();\n")
+    ),
+    "forward: copies send to the same block": bug(
+        *(LSTM, "LSTM", FORWARD, "const int target = d + split.copy;", "const int target = d;")
+    ),
+    # Forward: what goes where.
+    "forward: a row past its length": bug(
+        *(LSTM, "LSTM", TILE, "batch_row < end - first ?", "batch_row <= end - first ?")
+    ),
+    "forward: a step past the last": bug(
+        *(LSTM, "LSTM", TILE, "if (step >= T) return {0, 0};", "if (step > T) return {0, 0};")
+    ),
+    "forward: weights past H": bug(
+        *(LSTM, "LSTM", FORWARD, "column, H, unit < H)", "column, H, true)")
+    ),
+    "forward: h0 past H": bug(
+        *(GRU, "GRU", FORWARD, "i < kBufferSize && b < B && column < H", "i < kBufferSize && b < B")
+    ),
+    "forward: h0 past B": bug(
+        *(GRU, "GRU", FORWARD, "i < kBufferSize && b < B &&", "i < kBufferSize &&")
+    ),
+    "forward: the wrong gate is a tanh": bug(
+        *(LSTM, "LSTM", FORWARD, "split.first_gate == 2, x[g]", "split.first_gate == 1, x[g]")
+    ),
+    "forward: gates of the wrong lane": bug(
+        *(LSTM, "LSTM", TILE, "const bool last = first_gate & 2;", "const bool last = false;")
+    ),
+    "forward: the wrong lanes are summed": bug(
+        *(RNN, "RNN", TILE, "const bool upper = lane >> kStage & 1;", "const bool upper = false;")
+    ),
+    "forward: weights of shared memory out of order": bug(
+        *(LSTM, "LSTM", TILE, "shared_[shared_index(q) * kThreads] = w", "shared_[0] = w")
+    ),
+    "forward: b_hh outside of r": bug(
+        *(GRU, "GRU", FORWARD, "kCell == Cell::kGru && gate == 2;", "kCell == Cell::kGru && false;")
+    ),
+    "forward: slots out of order": bug(
+        *(GRU, "GRU", CELL, "? (position + 1) % 3", "? (position + 2) % 3")
+    ),
+    "forward: relu is tanh": bug(
+        *(RNN, "RNN", FORWARD, "relu ? Rnn<true>::forward", "relu ? Rnn<false>::forward")
+    ),
+    "forward: rows of y side by side": bug(
+        *(RNN, "RNN", FORWARD, "at(my_y, now[i], ldy)", "at(my_y, now[i], H)")
+    ),
+    "forward: slots overwritten in inference": bug(
+        *(LSTM, "LSTM", FORWARD, ">= 0 && training && split.owns", ">= 0 && split.owns")
+    ),
+    "forward: both directions ascend": bug(
+        *(RNN, "RNN", FORWARD, "T, B, direction == 1};", "T, B, false};")
+    ),
+    # Backward.
+    "backward: no barrier": bug(
+        *(LSTM_BACK, "LSTM", BLOCK, "      block_sync();\n      float sums", "      float sums")
+    ),
+    "backward: one buffer of gate gradients": bug(
+        *(LSTM_BACK, "LSTM", BLOCK, "buffers + (step & 1) * kBufferSize;", "buffers;")
+    ),
+    "backward: dh lost where a row has no step": bug(
+        *(GRU_BACK, "GRU", BACKWARD, "unweighted_ = active ? dh.v : dh_;", "unweighted_ = dh.v;")
+    ),
+    "backward: c unknown where a row begins": bug(
+        *(LSTM_BACK, "LSTM", BACKWARD, "    c_ = c_before_;", "    c_ = active ? c_before_ : c_;")
+    ),
+    "backward: no initial state": bug(
+        *(GRU_BACK, "GRU", BACKWARD, "first = now >= 0 && before < 0;", "first = false;")
+    ),
+    "backward: dy is read where there is none": bug(
+        *(LSTM_BACK, "LSTM", BACKWARD, "load_if(io.dy && now >= 0,", "load_if(now >= 0,")
+    ),
+    "backward: the wrong gradient reaches h": bug(
+        *(GRU_BACK, "GRU", CELL, "? gate + 1 : gate;", "? gate : gate;")
+    ),
+    "backward: rows of the wrong step": bug(
+        *(GRU_BACK, "GRU", BLOCK, "ahead = steps(step + 3);", "ahead = steps(step + 2);")
+    ),
+    "backward: weights of shared memory out of order": bug(
+        *(LSTM_BACK, "LSTM", TILE, "* kGrain + q % kGrain;", "* kGrain;")
+    ),
+    "backward: weights past H": bug(
+        *(LSTM_BACK, "LSTM", BACKWARD, "gate < kGates && unit + e < H);", "gate < kGates);")
+    ),
+    "backward, cluster: no barrier of the block": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "      block_sync();\n      float sums", "      float sums")
+    ),
+    "backward, cluster: no wait": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "barrier_wait(barriers + even, (step - 1) >> 1 & 1);", "")
+    ),
+    "backward, cluster: armed for half": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "kCluster * kCells * 4;", "kCluster * kCells * 2;")
+    ),
+    "backward, cluster: not armed again": bug(LSTM_BACK, "LSTM", CLUSTER, ARM_AGAIN, ""),
+    "backward, cluster: no first barrier of the cluster": bug(
+        *(GRU_BACK, "GRU", CLUSTER, "  block_sync();\n    cluster_sync();\n", "block_sync();\n")
+    ),
+    "backward, cluster: one buffer of shares": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "(even * kCluster + k)", "k"),
+        *(CLUSTER, "((1 - even) * kCluster + rank)", "rank"),
+    ),
+    "backward, cluster: shares on top of each other": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "* kCluster + rank) * kCells", "* kCluster) * kCells")
+    ),
+    "backward, cluster: shares to the wrong block": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "kOutputs / kUnits;", "kOutputs / kUnits ^ 1;")
+    ),
+    "backward, cluster: every copy sends": bug(
+        *(GRU_BACK, "GRU", CLUSTER, "if (split.copy == 0) {\n        const", "{\n        const")
+    ),
+    # Stepwise.
+    "stepwise: a state carried past its length": bug(
+        *(STEPWISE, "stepwise", STEPWISE, "carried = row < a.rows_prev;", "carried = true;")
+    ),
+    "stepwise: the step after": bug(
+        *(STEPWISE, "stepwise", STEPWISE, "(offsets[middle] <= row ?", "(offsets[middle] < row ?")
+    ),
+    "stepwise: h of the wrong neighbour": bug(
+        *(STEPWISE, "stepwise", STEPWISE, "p.reverse ? t + 1 : t - 1", "p.reverse ? t - 1 : t + 1")
+    ),
+    "stepwise: a thread past the columns": bug(
+        *(STEPWISE, "stepwise", STEPWISE, "if (column >= e.columns) return;", "")
+    ),
+}
