@@ -128,6 +128,15 @@ class Clock:
         return float(start.elapsed_time(end)) / 1e3 / iterations
 
 
+def host_us(call: Call, calls: int = 10) -> float:
+    """Microseconds until a call returns: what the host does, as long as the device has room for
+    what it is sent."""
+    torch.cuda.synchronize()
+    each = harness.seconds_of(call, calls) * 1e6
+    torch.cuda.synchronize()
+    return each
+
+
 def captured(call: Call) -> Call:
     """The call as a CUDA graph; the tensors it returns are those of the capture."""
     stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
@@ -207,6 +216,12 @@ def measure(entry: Entry, precision: str, device: torch.device) -> list[Record]:
             if mode == "graph":
                 driven = Subject(captured(subject.ours), captured(subject.theirs), subject.data)
             ours, theirs, iterations = in_turn(driven, Clock(device), entry.effort)
+            host = {}
+            if mode == "eager" and device.type == "cuda":
+                host = {
+                    "ours_host_us": host_us(subject.ours),
+                    "torch_host_us": host_us(subject.theirs),
+                }
             records.append(
                 harness.record(
                     entry.case,
@@ -220,6 +235,7 @@ def measure(entry: Entry, precision: str, device: torch.device) -> list[Record]:
                     mode=mode,
                     target=entry.target if precision == "ieee" else 0.0,
                     **accuracy,
+                    **host,
                 )
             )
     return records

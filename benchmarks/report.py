@@ -59,6 +59,8 @@ class Record:
     ours_error: float = 0.0  # largest against float64, relative to the largest value
     torch_error: float = 0.0
     allowed_error: float = 0.0  # largest part used of what the tests would allow
+    ours_host_us: float = 0.0  # until a call returns, the device not waited for; eager only
+    torch_host_us: float = 0.0
 
     @property
     def model(self) -> tuple[str, ...]:
@@ -272,6 +274,13 @@ def on_gpu(run: Run) -> list[str]:
     lines += [
         f"  {r.ours_error:.2e}, torch.nn {r.torch_error:.2e}: {r.name} {r.mode}" for r in wrong
     ]
+    eager = [r for r in run.records if r.ours_host_us]
+    if eager:
+        ours, theirs = (
+            statistics.median(getattr(r, name) for r in eager)
+            for name in ("ours_host_us", "torch_host_us")
+        )
+        lines.append(f"host time a call, median: {ours:.0f} us, torch.nn {theirs:.0f} us")
     lines += [found.line for found in run.recurrences]
     lines += [f"left out: {case}" for case in run.left_out]
     return ["", *lines]

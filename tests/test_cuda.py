@@ -155,7 +155,7 @@ def test_more_than_65535_steps_are_as_accurate(name: str, kernel: str, force: Fo
     ours, theirs = pair(name, 3, H)
     x = torch.randn(T, B, 3)
     with torch.no_grad():
-        exact = copy.deepcopy(theirs).cpu().double()(x.cpu().double())
+        exact = copy.deepcopy(theirs).double()(x.double())
         for values in zip(*(map(tensors_of, (ours(x), theirs(x), exact))), strict=True):
             assert_as_accurate_as(*values)
     v = x.clone().requires_grad_()
