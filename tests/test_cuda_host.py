@@ -96,6 +96,7 @@ def rows_for(table: list[Kernel], cell: str) -> list[int]:
     chosen = {
         next(kernel.row for kernel in block if kernel.rows > 1),
         max(block, key=lambda kernel: (kernel.hidden, -kernel.rows)).row,
+        min(cluster, key=lambda kernel: (kernel.cluster, kernel.rows)).row,
         min(cluster, key=lambda kernel: (kernel.cluster, -kernel.rows)).row,
     }
     return sorted(chosen)
