@@ -153,7 +153,8 @@ struct BackwardTile {
   static FUSEDRNN_DEVICE void load(ThreadWeights& weights, const Split& split, const float* w_hh,
                                    int H, int rank) {
     weights.fill([&](int q) {
-      const int quad = q / kOutputs * kLanes + split.lane;
+      // Or the addresses of all of them would be made first, and spill.
+      const int quad = q / kOutputs * kLanes + known_here(split.lane);
       const int column = split.group * kOutputs + q % kOutputs;
       const int gate = quad * 4 / kUnits, unit = rank * kUnits + quad * 4 % kUnits;
       float4 rows[4];

@@ -79,7 +79,7 @@ struct ForwardKernel {
     weights.fill([&](int q) {
       const int output = q % kShape.outputs, gate = output % kGates;
       const int unit = first_unit + output / kGates;
-      const int column = (q / kShape.outputs * kLanes + split.lane) * 4;
+      const int column = (q / kShape.outputs * kLanes + known_here(split.lane)) * 4;
       weights.set(q, load_quad<kAligned>(w_hh, int64_t(gate) * H + unit, column, H, unit < H));
     });
   }

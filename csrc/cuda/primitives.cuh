@@ -65,6 +65,12 @@ FUSEDRNN_DEVICE float4 load_if(bool wanted, const float4* from) {
   return value;
 }
 
+// x, of which the compiler knows nothing before this place: what follows from it is computed here.
+FUSEDRNN_DEVICE int known_here(int x) {
+  asm volatile("mov.s32 %0, %0;" : "+r"(x));
+  return x;
+}
+
 // a + b, computed here: the compiler would move it on to where the sum is used.
 FUSEDRNN_DEVICE float add_here(float a, float b) {
   float sum;
