@@ -207,6 +207,14 @@ def test_float64_and_projections_are_left_to_the_paths_that_can(gpu: str) -> Non
     assert 1.5 * single < double_us < 3 * single if full_rate else double_us > 20 * single
 
 
+def test_more_rows_than_a_persistent_kernel_counts_are_left_to_the_paths_that_can() -> None:
+    assert plan(T=2**20, B=2**10, H=16, allowed=BLOCK)["kernel"] == "block"
+    told = reasons(T=2**21, B=2**10, H=16)
+    persistent = [why for name, why in told.items() if name.startswith(("block", "cluster"))]
+    assert persistent
+    assert set(persistent) == {"counts rows in 32 bits, T*B = 2.15e+09"}
+
+
 def test_each_candidate_is_either_taken_or_named_with_its_reason(
     tiles: list[dict[str, int]],
 ) -> None:

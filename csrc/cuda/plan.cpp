@@ -22,7 +22,7 @@ constexpr double kIssue = 1.12;  // cycles for what the multiply-add units could
 constexpr double kBlockWait = 430, kClusterWait = 700, kLargeClusterWait = 750;
 constexpr double kRowWait = 80;  // each row but the first
 
-// Published for an H100: 45 of 67 TFLOP/s in fp32 matrix products of these sizes, 5.5 TB/s from L2.
+// Assumed for an H100: 45 of 67 TFLOP/s in fp32 matrix products of these sizes, 5.5 TB/s from L2.
 constexpr double kProductShare = 0.67;  // of the peak
 constexpr double kL2Bytes = 21;         // a cycle and multiprocessor, all of them reading
 constexpr double kL2BytesAlone = 32;    // one of few that read; a guess
@@ -34,6 +34,8 @@ constexpr double kLaunch = 2.2, kPointwise = 2.3, kLeastStep = 4.7;
 // cuDNN's own persistent kernel: 2.65 us a step (B=16, H=128, forward; published, GPU unstated).
 // Its other path launches as often as ours, but overlaps some of it: 0.9 is a guess.
 constexpr double kTorchPersistent = 2.65, kTorchShare = 0.9;
+
+constexpr double kMostRows = 2147483647;  // of x and y: persistent kernels count them in 32 bits
 
 struct Limits {
   int threads;  // of a multiprocessor
@@ -60,6 +62,7 @@ enum class Obstacle {
   kProjected,
   kDType,
   kHidden,
+  kRows,
   kCapability,
   kClusters,
   kClusterSize,
@@ -164,6 +167,7 @@ class Planner {
   Obstacle obstacle_of(const Plan& plan) const {
     if (!(allowed_ & 1u << int(plan.kernel))) return Obstacle::kNotAllowed;
     if (plan.tile < 0) return Obstacle::kNone;
+    if (double(p_.T) * double(p_.B) >= kMostRows) return Obstacle::kRows;
     if (allowed_ >> kTileShift && allowed_ >> kTileShift != unsigned(plan.tile) + 1)
       return Obstacle::kNotAllowed;
     if (device_.sm < 75) return Obstacle::kCapability;
@@ -202,6 +206,8 @@ class Planner {
         return Text("computes in float32, the input is float64");
       case Obstacle::kHidden:
         return Text("made for H <= %d, not %lld", most_hidden_, static_cast<long long>(p_.H));
+      case Obstacle::kRows:
+        return Text("counts rows in 32 bits, T*B = %.3g", double(p_.T) * double(p_.B));
       case Obstacle::kCapability:
         return Text("needs compute capability 7.5, the device has %d.%d", major, minor);
       case Obstacle::kClusters:
