@@ -180,9 +180,9 @@ def extension(toolkit: str | None) -> Extension:
             *warnings,
             *system,
         ],
-        # No folders of torch's here: kernels do without, and torch drops every -gencode when a flag
-        # so much as contains "arch", as /home/research would.
-        "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra"],
+        # Kernels do without torch's headers, so that the standard is ours to choose. No folders of
+        # torch's either: it drops every -gencode when a flag contains "arch", as /research would.
+        "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra"],
     }
     ext.extra_link_args = [openmp(ext.library_dirs)]
     return ext

@@ -44,6 +44,14 @@ Result stack_by_torch(const Tensor& input, const OptionalTensor& batch_sizes,
   return torch_stack(s, *p);
 }
 
+void start(int64_t error) {
+  const Problem p{Cell::kGru, DType::kFloat32, 5, 3, 2, 100, 100, false, true, false, nullptr};
+  int none = 0;
+  const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, 1, cuda::device(0, &none),
+                                     bit_of(cuda::Kernel::kCluster));
+  check_started(int(error), cuda::Pass::kBackward, p, plan);
+}
+
 }  // namespace
 
 TORCH_LIBRARY(fusedrnn_glue, m) {
@@ -53,6 +61,7 @@ TORCH_LIBRARY(fusedrnn_glue, m) {
       "-> (Tensor output, Tensor h_n, Tensor c_n)",
       stack_by_torch);
   m.def("is_plain(Tensor tensor) -> bool", is_plain);
+  m.def("start(int error) -> ()", start);
 }
 
 }  // namespace fusedrnn::ops

@@ -1,0 +1,117 @@
+"""The CUDA half of the operators without a GPU: csrc/ops/cuda and every kernel it calls, built for
+the CPU (tests/cuda_host/torch_glue.cpp) and put in the place of the CPU kernels, so that the tests
+of layers test it. In processes of their own: there is no way back. The build, half a minute, is
+kept in pytest's cache until a source changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).parents[1]
+CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
+KERNELS = [path for path in sorted((CSRC / "cuda").glob("*.c[pu]*")) if path.suffix != ".cuh"]
+SOURCES = [
+    *(path for path in KERNELS if path.name != "device.cu"),
+    *(HOST / name for name in ("torch_glue.cpp", "shim.cpp", "device.cpp")),
+]
+FLAGS = [
+    *["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas"],
+    *["-DFUSEDRNN_WITH_CUDA", f"-I{HOST / 'torch_glue'}", f"-I{HOST}", f"-I{CSRC}"],
+]
+
+# Which tests run under FUSEDRNN_CUDA_KERNEL: all flags of a layer crossed under each kernel, as far
+# as it can run them, and what else there is where the plan has the choice.
+RUNS = {
+    "block": ["tests/test_layers.py", "-k", "flags and fp32 and not P2"],
+    "cluster": ["tests/test_layers.py", "-k", "flags and fp32 and not P2"],
+    "stepwise": ["tests/test_layers.py", "-k", "flags and not fp16"],
+    "": ["tests/test_layers.py", "-k", "T35 or T3- or empty or nan or chunks or strided"],
+    "gradients": ["tests/test_autograd.py", "-k", "not second and not penalty"],
+    "checks": ["tests/cuda_host/torch_glue_checks.py"],
+}
+
+
+def compiler() -> list[str]:
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    if not shutil.which(command[0]):
+        pytest.fail(f"no C++ compiler {command[0]!r}: install one, or name it in CXX")
+    return command
+
+
+def run(command: list[str], **environment: str) -> str:
+    """What a command prints; the test that needs it fails with all of it when the command does."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        pytest.fail(f"{shlex.join(command)}: {done.returncode}\n{done.stdout}", pytrace=False)
+    return done.stdout
+
+
+def fingerprint() -> str:
+    """Of everything that the library is made from."""
+    digest = hashlib.sha256(f"{torch.__version__} {compiler()} {FLAGS}".encode())
+    for path in sorted([*CSRC.rglob("*.*"), *HOST.rglob("*.*")]):
+        if path.suffix in (".h", ".cuh", ".cpp", ".cu"):
+            digest.update(path.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def glue(pytestconfig: pytest.Config) -> Path:
+    """The library to be loaded in place of the CPU kernels."""
+    cache = pytestconfig.cache
+    assert cache
+    place = cache.mkdir("cuda_glue")
+    library = place / f"{fingerprint()}.so"
+    if library.exists():
+        return library
+    for old in place.iterdir():
+        old.unlink()
+    include = [f for path in cpp_extension.include_paths() for f in ("-isystem", path)]
+
+    def compiled(source: Path) -> str:
+        target = str(place / f"{source.name}.o")
+        torch_flags = include if source.name == "torch_glue.cpp" else []
+        run([*compiler(), *FLAGS, *torch_flags, "-x", "c++", "-c", str(source), "-o", target])
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compiled, sorted(SOURCES, key=lambda s: s.name, reverse=True)))
+    folders = [f"-L{path}" for path in cpp_extension.library_paths()]
+    libraries = [*folders, "-ltorch", "-ltorch_cpu", "-lc10"]
+    made = library.with_suffix(".tmp")
+    run([*compiler(), "-shared", *objects, *libraries, "-o", str(made)])
+    made.rename(library)
+    return library
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_layers_run_by_the_cuda_half_pass_their_tests(name: str, glue: Path) -> None:
+    kernel = name if name in ("block", "cluster", "stepwise") else ""
+    plugins = ["-p", "torch_glue_plugin", "-p", "no:cacheprovider"]
+    told = run(
+        [sys.executable, "-m", "pytest", "-q", *plugins, *RUNS[name]],
+        PYTHONPATH=os.pathsep.join([str(HOST), os.environ.get("PYTHONPATH", "")]),
+        FUSEDRNN_GLUE=str(glue),
+        FUSEDRNN_CUDA_KERNEL=kernel,
+        OMP_NUM_THREADS="1",  # products are small, and threads that spin slow the shim down
+    )
+    assert "Overriding a previously registered kernel" in told
+    assert " passed" in told
