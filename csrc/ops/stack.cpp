@@ -83,7 +83,7 @@ std::optional<Problem> problem_of(const Stack& s) {
   p.B = s.batch_sizes ? packed_batch(*s.batch_sizes, s.input.size(0)) : s.input.size(1);
   static constexpr int64_t kMark = 0;  // a plan does not read them
   if (s.batch_sizes) p.offsets = &kMark;
-  bool fits = p.T > 0 && p.B > 0 && p.H > 0 && p.P > 0 && (p.projected || p.P == p.H);
+  bool fits = p.T > 0 && p.B > 0 && p.H > 0 && p.P > 0 && (p.projected ? p.P < p.H : p.P == p.H);
   for (int64_t i = 0; fits && i < int64_t(s.weights.size()); ++i) {
     p.I = i < s.D * per_direction ? s.input.size(-1) : s.D * p.P;
     const int64_t kind = i % per_direction;

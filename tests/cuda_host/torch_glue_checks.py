@@ -58,6 +58,20 @@ def gradients(problem: Problem, needs: list[bool]) -> list[Tensor]:
     return list(found)
 
 
+@pytest.mark.parametrize("hx", ["none", "grad"])
+@pytest.mark.parametrize("form", ["batched", "unsorted"])
+@pytest.mark.parametrize("mode", MODES)
+def test_two_directions_are_as_accurate(mode: str, form: str, hx: str, kernel: str) -> None:
+    H = KERNELS[kernel]
+    check(Problem(mode, T=5, B=4, I=3, H=H, form=form, hx=hx, bidirectional=True))
+
+
+@pytest.mark.parametrize("hx", ["none", "grad"])
+@pytest.mark.parametrize("form", ["batched", "unsorted"])
+def test_projection_is_as_accurate(form: str, hx: str) -> None:
+    check(Problem("LSTM", T=5, B=4, I=3, H=7, P=3, form=form, hx=hx, bidirectional=True, L=2))
+
+
 @pytest.mark.parametrize("form", ["batched", "sorted"])
 @pytest.mark.parametrize("mode", MODES)
 def test_each_gradient_alone_equals_the_one_among_all(mode: str, form: str, kernel: str) -> None:
