@@ -3,8 +3,8 @@
 // and tested, on any machine.
 //
 // No constant below was measured on a GPU by this project yet. Where a figure says "simulated", the
-// compiled code (sm_90) of kernels cut up like these was run through a model of the instruction
-// issue; the rest are published figures or guesses, as marked. Measurements are to replace them.
+// compiled code of these kernels (sm_90) was run through a model of the instruction issue; the rest
+// are published figures or guesses, as marked. Measurements are to replace them.
 #include <algorithm>
 #include <cstdio>
 
@@ -15,11 +15,11 @@ namespace {
 
 // A persistent kernel's step is the multiply-adds of the blocks on a multiprocessor, which they
 // share, and a wait in which it does none: reduction, activations, barrier; in a cluster also the
-// exchange of h. Simulated for an LSTM, in cycles, against this formula: H=128, one block of 1, 2,
-// 4 rows 1130, 1696, 3082 (1003, 1657, 2964); H=256, 4 blocks 1221 (1273), 8 blocks of 2 rows 1397
-// (1353); H=512, 16 blocks 1344 (1323).
-constexpr double kIssue = 1.12;  // cycles for what the multiply-add units could do in one
-constexpr double kBlockWait = 430, kClusterWait = 700, kLargeClusterWait = 750;
+// exchange of h. Simulated for an LSTM going forward, in cycles, against this formula: H=128, one
+// block of 1, 2, 4 rows 1215, 1839, 3353 (1170, 1890, 3330); H=256, 4 blocks 1287 (1390), 8 blocks
+// of 2 rows 1619 (1470); H=512, 16 blocks 1334 (1390).
+constexpr double kIssue = 1.25;  // cycles for what the multiply-add units could do in one
+constexpr double kBlockWait = 530, kClusterWait = 750;
 constexpr double kRowWait = 80;  // each row but the first
 
 // Assumed for an H100: 45 of 67 TFLOP/s in fp32 matrix products of these sizes, 5.5 TB/s from L2.
@@ -246,10 +246,7 @@ class Planner {
     const bool cluster = plan.cluster > 1;
     const double weights = double(gates_of(p_.cell) * plan.hidden * plan.hidden) / plan.cluster;
     const double work = kIssue * weights * plan.rows / limits_.fp32;
-    const double wait = (!cluster            ? kBlockWait
-                         : plan.cluster < 16 ? kClusterWait
-                                             : kLargeClusterWait) +
-                        kRowWait * (plan.rows - 1);
+    const double wait = (cluster ? kClusterWait : kBlockWait) + kRowWait * (plan.rows - 1);
     // Units of blocks or clusters: `places` run side by side, `depth` of them share a place.
     const int64_t units = ceil_div(p_.B, plan.rows) * directions_;
     const int64_t places = cluster ? clusters_at_once(plan.cluster) : device_.multiprocessors;
