@@ -133,6 +133,9 @@ BUGS = {
     "backward, cluster: no barrier of the block": bug(
         *(LSTM_BACK, "LSTM", CLUSTER, "      block_sync();\n", "")
     ),
+    "backward, cluster: one buffer of gate gradients": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "buffers + even * kBufferSize;", "buffers;")
+    ),
     "backward, cluster: no wait": bug(
         *(LSTM_BACK, "LSTM", CLUSTER, "barrier_wait(barriers + even, (step - 1) >> 1 & 1);", "")
     ),

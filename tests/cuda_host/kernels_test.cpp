@@ -326,6 +326,7 @@ int main(int argc, char** argv) {
   if (order == "random") orders = shim::Order::kRandom;
   if (order == "starving") orders = shim::Order::kStarving;
   shim::set_schedule({orders, seed});
+  shim::set_shuffle_orders(argc <= 6);
 
   const std::vector<cuda::Run> runs = cuda::runs_for(what);
   int problems = 0, failures = 0;
