@@ -93,7 +93,8 @@ struct BackwardCluster : BackwardTile<kTile> {
       if (T > 0) receive(T);
       state.store_initial(p);
     }
-    // No block may leave while another still sends to it.
+    // Every send has been awaited; that no block leaves while others run is the rule for clusters
+    // that reach into each other's memory, and costs nothing here.
     cluster_sync();
   }
 };

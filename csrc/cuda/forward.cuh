@@ -267,7 +267,8 @@ struct ForwardKernel {
         if (CellType::kHasC) at(static_cast<float*>(io.c_n), batch_row(i), H)[unit(i)] = c[i];
       }
     }
-    // No block may leave while another still sends to it.
+    // Every send has been awaited; that no block leaves while others run is the rule for clusters
+    // that reach into each other's memory, and costs nothing here.
     if constexpr (kCluster > 1) cluster_sync();
   }
 };
