@@ -112,6 +112,7 @@ class RNN(_Recurrent):
         bidirectional: whether every layer also runs from the sequence's end (D = 2, else 1).
             Default: False.
         device, dtype: of the parameters. Default: torch's.
+        proj_size: refused, unless None: only :class:`LSTM` projects. Default: None.
     Inputs:
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a
             PackedSequence, sorted or not.
@@ -119,7 +120,9 @@ class RNN(_Recurrent):
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:
-        ValueError, TypeError: on arguments out of range or of the wrong type.
+        ValueError: on an argument out of range; in forward, on an input that is neither 2-D nor
+            3-D, or that has another dtype than the weights.
+        TypeError: on an argument of the wrong type.
         RuntimeError: in forward, on a shape or device that does not fit.
 
     Parameters are drawn from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn's order: the same seed
@@ -191,7 +194,9 @@ class LSTM(_Recurrent):
     Outputs:
         output [T, B, D*P], laid out as the input, and (h_n, c_n) shaped as hx.
     Raises:
-        ValueError, TypeError: on arguments out of range or of the wrong type.
+        ValueError: on an argument out of range; in forward, on an input that is neither 2-D nor
+            3-D, or that has another dtype than the weights.
+        TypeError: on an argument of the wrong type.
         RuntimeError: in forward, on a shape or device that does not fit.
 
     Parameters are drawn from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn's order: the same seed
@@ -268,6 +273,7 @@ class GRU(_Recurrent):
         bidirectional: whether every layer also runs from the sequence's end (D = 2, else 1).
             Default: False.
         device, dtype: of the parameters. Default: torch's.
+        proj_size: refused, unless None: only :class:`LSTM` projects. Default: None.
     Inputs:
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a
             PackedSequence, sorted or not.
@@ -275,7 +281,9 @@ class GRU(_Recurrent):
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:
-        ValueError, TypeError: on arguments out of range or of the wrong type.
+        ValueError: on an argument out of range; in forward, on an input that is neither 2-D nor
+            3-D, or that has another dtype than the weights.
+        TypeError: on an argument of the wrong type.
         RuntimeError: in forward, on a shape or device that does not fit.
 
     Parameters are drawn from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn's order: the same seed
@@ -410,7 +418,8 @@ class LSTMCell(nn.LSTMCell):
         (h, c), each [B, H] or [H].
     Raises:
         ValueError: input, h or c that is neither 1-D nor 2-D.
-        RuntimeError: a shape that does not fit.
+        TypeError: hx that is one tensor.
+        RuntimeError: hx that is not a pair, or a shape that does not fit.
     """
 
     def forward(
