@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import ops as ops  # registers torch.ops.fusedrnn
 
+__all__ = ["gru", "lstm", "rnn"]
+
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
 # The overload itself, not the packet: resolving it again costs 1 us a call.
@@ -149,7 +151,8 @@ def gru(
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
-        ValueError, RuntimeError: as :func:`lstm`.
+        ValueError: as :func:`lstm`.
+        RuntimeError: as :func:`lstm`.
     """
     return _run(
         "GRU",
