@@ -29,7 +29,22 @@ def rnn_cell(
     b_hh: Tensor | None = None,
     nonlinearity: str = "tanh",
 ) -> Tensor:
-    """One Elman step (Elman, 1990): x [B, I], h [B, H], w_ih [H, I], w_hh [H, H] -> h [B, H]."""
+    """One Elman step (Elman, 1990).
+
+    h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu.
+
+    Args:
+        x: [B, I].
+        h: [B, H].
+        w_ih: [H, I].
+        w_hh: [H, H].
+        b_ih, b_hh: [H], or None. Default: None.
+        nonlinearity: "tanh"; anything else is relu. Default: "tanh".
+    Returns:
+        h' [B, H].
+    Raises:
+        RuntimeError: torch's own, on shapes that do not fit.
+    """
     a = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)
     return a.tanh() if nonlinearity == "tanh" else a.relu()
 
@@ -46,8 +61,21 @@ def lstm_cell(
 ) -> tuple[Tensor, Tensor]:
     """One LSTM step (Hochreiter & Schmidhuber, 1997; projection: Sak et al., 2014).
 
-    x [B, I], h [B, P or H], c [B, H], w_ih [4H, I], w_hh [4H, P or H], w_hr [P, H]
-    -> h [B, P or H], c [B, H].
+    i, f, o = sigmoid(...) and g = tanh(...) of W_ih x + b_ih + W_hh h + b_hh;
+    c' = f c + i g; h' = o tanh(c'), times W_hr where there is one.
+
+    Args:
+        x: [B, I].
+        h: [B, P or H].
+        c: [B, H].
+        w_ih: [4H, I], gates i, f, g, o.
+        w_hh: [4H, P or H].
+        b_ih, b_hh: [4H], or None. Default: None.
+        w_hr: [P, H], or None: no projection. Default: None.
+    Returns:
+        h' [B, P or H] and c' [B, H].
+    Raises:
+        RuntimeError: torch's own, on shapes that do not fit.
     """
     i, f, g, o = (linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)).chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -65,7 +93,19 @@ def gru_cell(
 ) -> Tensor:
     """One GRU step (Cho et al., 2014), r applied after the recurrent product as in cuDNN.
 
-    x [B, I], h [B, H], w_ih [3H, I], w_hh [3H, H] -> h [B, H].
+    r, z = sigmoid(...) of W_ih x + b_ih + W_hh h + b_hh;
+    n = tanh(W_in x + b_in + r (W_hn h + b_hn)); h' = (1 - z) n + z h.
+
+    Args:
+        x: [B, I].
+        h: [B, H].
+        w_ih: [3H, I], gates r, z, n.
+        w_hh: [3H, H].
+        b_ih, b_hh: [3H], or None. Default: None.
+    Returns:
+        h' [B, H].
+    Raises:
+        RuntimeError: torch's own, on shapes that do not fit.
     """
     r_x, z_x, n_x = linear(x, w_ih, b_ih).chunk(3, dim=-1)
     r_h, z_h, n_h = linear(h, w_hh, b_hh).chunk(3, dim=-1)
@@ -99,15 +139,19 @@ def layer(
     """One layer of one or two directions over whole sequences.
 
     Args:
-        input: [T, B, I], or packed [N, I] with ``batch_sizes`` [T], sequences sorted by
-            decreasing length.
+        input: [T, B, I], or packed [N, I], sequences sorted by decreasing length.
+        batch_sizes: [T], how many sequences reach each step, if packed, else None.
         hx, cx: [D, B, P or H] and [D, B, H]; zeros when None.
         weights: per direction w_ih, w_hh, then b_ih, b_hh if ``has_biases``, then w_hr if
-            projected; the number of them tells D.
+            projected, shaped as for :func:`lstm_cell` and its sisters; the number of them
+            tells D.
         mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
+        has_biases: whether ``weights`` hold biases.
     Returns:
         output [T, B, D*(P or H)] or [N, D*(P or H)], h_n [D, B, P or H], and c_n [D, B, H]
         (for all but LSTM an empty [0]).
+    Raises:
+        RuntimeError: torch's own, on shapes that do not fit. Nothing else is checked.
     """
     packed = batch_sizes is not None
     steps = input.split(batch_sizes.tolist()) if batch_sizes is not None else input.unbind()
@@ -150,8 +194,20 @@ def stack(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """L layers, with dropout on the output of each but the last when ``train``.
 
-    As :func:`layer`, with hx and cx [L*D, B, ...] and the weights of all layers in a row.
     The dropout masks are those that torch.nn draws from the same generator state.
+
+    Args:
+        input, batch_sizes, mode, has_biases: as for :func:`layer`.
+        hx, cx: [L*D, B, P or H] and [L*D, B, H]; zeros when None.
+        weights: as for :func:`layer`, those of all layers in a row.
+        num_layers: L.
+        dropout: probability of zeroing an element.
+        train: whether dropout applies.
+        bidirectional: whether D is 2.
+    Returns:
+        output as of :func:`layer`, h_n [L*D, B, P or H] and c_n [L*D, B, H] (or an empty [0]).
+    Raises:
+        RuntimeError: as :func:`layer`.
     """
     D, count = 1 + bidirectional, len(weights) // num_layers
     h_n, c_n = [], []
