@@ -57,10 +57,23 @@ _TORCH = 1 << 3  # the bit of torch.nn's own path among those of ops.cuda_allowe
 class LayerPlan:
     """How one layer runs on a CPU. Sizes in bytes; rows of the batch; steps of time.
 
-    ``panel`` is the block of weights a core works on, ``rows`` the batch rows that pass it
-    together, ``lanes`` the hidden units in a vector, ``stretch`` the steps whose weight
-    gradients are summed at a time, ``weights`` whether the forward pass packs the weights into
-    panels first, ``rejected`` the other candidates, each with its reason.
+    Attributes:
+        T, B, I, H, P, D: time steps, batch, input, hidden and projection size (0: none),
+            directions.
+        device: the kernel's.
+        kernel: its name.
+        isa: the instruction set.
+        threads: how many work.
+        split: what they share out.
+        lanes: hidden units in a vector.
+        panel: the block of weights a core works on.
+        rows: batch rows that pass it together.
+        stretch: steps whose weight gradients are summed at a time.
+        weights: whether the forward pass packs the weights into panels first.
+        workspace_bytes: scratch of a call.
+        reserve_bytes: what is kept for backward.
+        reason: why this kernel.
+        rejected: the other candidates, each with its reason.
     """
 
     T: int
@@ -103,16 +116,23 @@ class LayerPlan:
 class CudaPassPlan:
     """How one layer's recurrence runs on a GPU, forward or back.
 
-    ``kernel`` is "block" or "cluster" (all time steps in one launch, W_hh on chip, held by one
-    block or split over ``cluster`` of them), "stepwise" (a matrix product and an element-wise
-    kernel a step) or "torch" (torch.nn's own path, cuDNN). Of a block or cluster kernel, ``tile``
-    is its row of the table in csrc/cuda/tiles.h (-1: another kernel, and what follows is 0),
-    ``hidden`` H as padded, ``rows`` the batch rows a block or cluster advances together,
-    ``blocks`` those of one direction, ``threads``, ``registers`` (of a thread, at most) and
-    ``shared_bytes`` of a block.
-    ``step_us`` is what one time step of all rows and directions is estimated to take, with its
-    share of the launch, by a model that no measurement stands behind yet. ``rejected`` are the
-    other candidates, each with its reason.
+    Attributes:
+        kernel: "block" or "cluster" (all time steps in one launch, W_hh on chip, held by one
+            block or split over several), "stepwise" (a matrix product and an element-wise
+            kernel a step) or "torch" (torch.nn's own path, cuDNN).
+        tile: of a block or cluster kernel, its row of the table in csrc/cuda/tiles.h; -1 for
+            another kernel, and then ``hidden`` to ``blocks`` are 0.
+        hidden: H as padded.
+        cluster: blocks that share the hidden units.
+        rows: batch rows a block or cluster advances together.
+        threads: of a block.
+        registers: of a thread, at most.
+        shared_bytes: shared memory of a block.
+        blocks: those of one direction.
+        step_us: what one time step of all rows and directions is estimated to take, with its
+            share of the launch, by a model that no measurement stands behind yet.
+        reason: why this kernel.
+        rejected: the other candidates, each with its reason.
     """
 
     kernel: str
@@ -158,9 +178,14 @@ class CudaPassPlan:
 class CudaLayerPlan:
     """How one layer runs on a GPU: its sizes, the device, each pass, and in which precision.
 
-    ``backward`` is None where no gradients are kept. ``precision`` says what float16 and bfloat16
-    are computed in. What is kept for backward is ``reserve_bytes`` (0 on torch.nn's path, which
-    keeps its own).
+    Attributes:
+        T, B, I, H, P, D: time steps, batch, input, hidden and projection size (0: none),
+            directions.
+        device: the GPU and its limits, in words.
+        precision: what is computed in; it matters for float16 and bfloat16.
+        reserve_bytes: what is kept for backward (0 on torch.nn's path, which keeps its own).
+        forward: how the forward pass runs.
+        backward: how the backward pass runs; None where no gradients are kept.
     """
 
     T: int
@@ -192,7 +217,15 @@ class CudaLayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a module runs on an input: its mode and dtype, and a plan for each layer."""
+    """How a module runs on an input; printed, it says it in words.
+
+    Attributes:
+        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
+        dtype: of the input, or what autocast makes of it.
+        packed: whether the input is a PackedSequence.
+        training: whether gradients would be kept.
+        layers: a plan for each, the lowest first.
+    """
 
     mode: str
     dtype: str
@@ -243,14 +276,14 @@ def explain(
     Args:
         module: a fusedrnn module or cell (or torch.nn's: what would replace it).
         input: as the module takes it.
-        hx: as the module takes it; it matters only if it alone requires grad.
+        hx: as the module takes it, or None; it matters only if it alone requires grad.
         gpu: plan for this GPU, wherever the tensors are and whether or not there is one: an
             architecture, one of "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100" and
             "sm_120" (with the limits of a common model), or a mapping of limits as
             ``fusedrnn.plan.GPUS`` holds them. Default: the device of ``input``.
     Returns:
-        A :class:`Plan`: for each layer a :class:`LayerPlan` on a CPU, a :class:`CudaLayerPlan`
-        on a GPU. Printed, it says it in words.
+        A :class:`~fusedrnn.plan.Plan`: for each layer a :class:`~fusedrnn.plan.LayerPlan` on a
+        CPU, a :class:`~fusedrnn.plan.CudaLayerPlan` on a GPU. Printed, it says it in words.
     Raises:
         TypeError: a module that is not a recurrent one.
         ValueError: a ``gpu`` of which too little is known, or the environment names a kernel that
