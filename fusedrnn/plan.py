@@ -121,7 +121,7 @@ class CudaPassPlan:
             block or split over several), "stepwise" (a matrix product and an element-wise
             kernel a step) or "torch" (torch.nn's own path, cuDNN).
         tile: of a block or cluster kernel, its row of the table in csrc/cuda/tiles.h; -1 for
-            another kernel, and then ``hidden`` to ``blocks`` are 0.
+            another kernel, and then ``rows`` to ``blocks`` are 0.
         hidden: H as padded.
         cluster: blocks that share the hidden units.
         rows: batch rows a block or cluster advances together.
