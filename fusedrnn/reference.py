@@ -142,9 +142,9 @@ def layer(
         input: [T, B, I], or packed [N, I], sequences sorted by decreasing length.
         batch_sizes: [T], how many sequences reach each step, if packed, else None.
         hx, cx: [D, B, P or H] and [D, B, H]; zeros when None.
-        weights: per direction w_ih, w_hh, then b_ih, b_hh if ``has_biases``, then w_hr if
-            projected, shaped as for :func:`lstm_cell` and its sisters; the number of them
-            tells D.
+        weights: per direction w_ih [G*H, I], w_hh [G*H, P or H], then b_ih, b_hh [G*H] if
+            ``has_biases``, then w_hr [P, H] if projected; G is 4 for LSTM, 3 for GRU and
+            else 1. The number of them tells D.
         mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
         has_biases: whether ``weights`` hold biases.
     Returns:
@@ -200,7 +200,7 @@ def stack(
         input, batch_sizes, mode, has_biases: as for :func:`layer`.
         hx, cx: [L*D, B, P or H] and [L*D, B, H]; zeros when None.
         weights: as for :func:`layer`, those of all layers in a row.
-        num_layers: L.
+        num_layers: how many (L).
         dropout: probability of zeroing an element.
         train: whether dropout applies.
         bidirectional: whether D is 2.
