@@ -97,7 +97,7 @@ def lstm(
             projection weight_hr [P, H]: a module's ``all_weights``, flattened. Gates are
             stacked i, f, g, o.
         has_biases: whether ``params`` hold biases. Default: True.
-        num_layers: L. Default: 1.
+        num_layers: how many (L). Default: 1.
         dropout: probability of zeroing an output of any layer but the last, applied only
             when ``training``. Default: 0.
         training: whether dropout applies. Default: False.
