@@ -2,12 +2,14 @@
 
 Replace ``torch.nn.LSTM`` by ``fusedrnn.LSTM``: same arguments, parameters, state_dict,
 initial values and results; one fused recurrence per layer and direction in place of a
-tensor operation per step.
+tensor operation per step. ``convert`` does it to a model that exists, ``patch`` to code
+that builds its own.
 """
 
 from importlib.metadata import version
 
 from . import functional
+from .convert import Patch, convert, patch, to_torch
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .plan import explain
 
@@ -19,8 +21,12 @@ __all__ = [
     "RNN",
     "GRUCell",
     "LSTMCell",
+    "Patch",
     "RNNCell",
     "__version__",
+    "convert",
     "explain",
     "functional",
+    "patch",
+    "to_torch",
 ]

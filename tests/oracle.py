@@ -80,3 +80,12 @@ def without_cudnn() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.enabled = enabled
+
+
+def step(model: Any, x: Tensor, *, seed: int = 5) -> tuple[Tensor, list[Tensor | None]]:
+    """A training step's output and gradients; dropout draws the same each time."""
+    torch.manual_seed(seed)
+    model.zero_grad()
+    output = tensors_of(model(x))[0]
+    (output * torch.linspace(-1, 1, output.numel()).view(output.shape)).sum().backward()
+    return output, [p.grad for p in model.parameters()]
