@@ -60,6 +60,14 @@ def fences(path: Path, language: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(1)), match[1]) for match in found]
 
 
+def inclusions(path: Path) -> list[tuple[str, list[str]]]:
+    """The files a page includes, each with the marks between which."""
+    text = path.read_text()
+    found = re.findall(r"^```\{include\} (\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    mark = re.compile(r'^:(?:start-after|end-before): "?(.*?)"?$', re.MULTILINE)
+    return [(name, mark.findall(options)) for name, options in found]
+
+
 def run(path: Path) -> dict[str, Any]:
     """Run a page's Python blocks in order, in one namespace; what doctests expect is compared."""
     names: dict[str, Any] = {}
@@ -94,8 +102,12 @@ def broken_links(path: Path) -> list[str]:
         file = path.parent / name if name else path
         if not file.exists() or (fragment and fragment not in anchors(file)):
             broken.append(target)
-    included = re.findall(r"^```\{include\} (\S+)$", text, re.MULTILINE)
-    broken += [name for name in included if not (path.parent / name).exists()]
+    for name, marks in inclusions(path):
+        file = path.parent / name
+        if file.exists():
+            broken += [f"{name}: {mark}" for mark in marks if mark not in file.read_text()]
+        else:
+            broken.append(name)
     named = re.findall(r"`((?:benchmarks|csrc|docs|fusedrnn|tests|\.ci)/[\w./]*)`", text)
     return broken + [n for n in named if n not in WRITTEN_LATER and not (ROOT / n).exists()]
 
@@ -199,8 +211,11 @@ def test_planted_links_are_found(tmp_path: Path) -> None:
     page.write_text(
         "# A page, or so\n[a](gone.md) [b](#a-page-or-so) [c](#gone) [d](https://gone.example)\n"
         "![e](page.md#gone) `tests/gone.py` `tests/test_docs.py`\n\n```{include} gone.md\n```\n"
+        '```{include} other.md\n:start-after: "# Other"\n:end-before: <!-- end -->\n```\n'
     )
-    assert broken_links(page) == ["gone.md", "#gone", "page.md#gone", "gone.md", "tests/gone.py"]
+    (tmp_path / "other.md").write_text("# Other\ntext\n")
+    links = ["gone.md", "#gone", "page.md#gone", "gone.md", "other.md: <!-- end -->"]
+    assert broken_links(page) == [*links, "tests/gone.py"]
 
 
 @pytest.mark.parametrize("block", [">>> 1 + 1\n3\n", "assert 1 + 1 == 3\n"])
