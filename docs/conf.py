@@ -39,10 +39,11 @@ html_sidebars = {"**": ["about.html", "navigation.html", "localtoc.html", "searc
 html_copy_source = False
 
 TORCH = "https://docs.pytorch.org/docs/stable/"
-TORCH_PAGES = {  # the others have a page of their own
+TORCH_PAGES = {  # the others have a page of their own name
     "torch.Tensor": "tensors.html#torch.Tensor",
     "torch.dtype": "tensor_attributes.html#torch.dtype",
     "torch.device": "tensor_attributes.html#torch.device",
+    "torch.nn.modules.module.Module": "generated/torch.nn.Module.html",
 }
 PYTHON = ("collections.abc.", "typing.", "contextlib.")
 
