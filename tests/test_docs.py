@@ -119,8 +119,10 @@ def test_a_docstring_says_what_it_owes(name: str) -> None:
 
 def test_every_public_name_is_on_a_page_of_the_reference() -> None:
     pages = "".join(path.read_text() for path in PAGES)
-    shown = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", pages, re.MULTILINE))
-    assert PUBLIC.keys() <= shown
+    shown = set(re.findall(r"^\.\. auto[cf]\w+:: ([\w.]+)", pages, re.MULTILINE))
+    whole = re.findall(r"^\.\. automodule:: (\S+)\n   :members:$", pages, re.MULTILINE)
+    shown |= {name for name in PUBLIC if name.rpartition(".")[0] in whole}
+    assert PUBLIC.keys() - shown == set()
 
 
 def test_the_package_offers_what_its_modules_define() -> None:
