@@ -161,7 +161,8 @@ Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const Op
               "fusedrnn: ", weights.size(), " weights do not make ", num_layers, " layers of ", D,
               " directions");
   for (const auto& [state, name] : {std::pair(&hx, "hx"), std::pair(&cx, "cx")}) {
-    TORCH_CHECK(!*state || ((*state)->dim() == 3 && (*state)->size(0) == num_layers * D),
+    // Symbolic, or a tracer would take the whole shape, B included, for constant.
+    TORCH_CHECK(!*state || ((*state)->dim() == 3 && (*state)->sym_size(0) == num_layers * D),
                 "fusedrnn: ", name, " must be 3-D (L*D, B, *) with L*D = ", num_layers * D,
                 ", got ", (*state)->sizes());
   }
