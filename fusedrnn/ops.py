@@ -4,7 +4,7 @@ Importing this registers torch.ops.fusedrnn: ``layer`` (one layer, D directions)
 ``layer_backward``, ``stack`` (all layers, dropout between them) and ``cell`` (one step). Here
 stand their fake kernels, which only know shapes, and ``layer_reference`` and
 ``layer_backward_reference``: the definition in plain torch, for what the kernels cannot do
-(double backward, forward-mode AD, torch.func, complex numbers).
+(forward-mode AD, complex numbers). Vmap and second derivatives: ``transforms``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _C, reference
+from . import transforms as transforms  # registers the rules of vmap
 
 build_info = _C.build_info
 cpu_isa = _C.cpu_isa
@@ -108,29 +109,11 @@ def _(
     has_biases: bool,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """layer_backward by the definition, so that it can be differentiated again."""
-
-    # Aliases: where one input depends on another (h0 on x, tied weights) the engine adds up their
-    # gradients; a path through the inputs themselves would count them twice.
-    def alias(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.view_as(x)
-
-    input, hx, cx = input.view_as(input), alias(hx), alias(cx)
-    weights = [w.view_as(w) for w in weights]
-    outputs = reference.layer(input, batch_sizes, hx, cx, weights, mode, has_biases)
-    grads = (grad_output, grad_h_n, grad_c_n)
-    pairs = [(y, dy) for y, dy in zip(outputs, grads, strict=True) if dy is not None]
-    inputs = (input, hx, cx, *weights)
-    wanted = [x for x, need in zip(inputs, needs, strict=True) if need and x is not None]
-    found = torch.autograd.grad(
-        [y for y, _ in pairs],
-        wanted,
-        [dy for _, dy in pairs],
-        create_graph=True,
-        materialize_grads=True,
+    found = reference.layer_backward(
+        grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, mode, has_biases
     )
-    return list(found)
+    return [g for g, need in zip(found, needs, strict=True) if need and g is not None]
 
 
-# layer by the definition: forward-mode AD, torch.func transforms and complex numbers.
+# layer by the definition: forward-mode AD and complex numbers.
 torch.library.impl("fusedrnn::layer_reference", "CompositeImplicitAutograd")(reference.layer)

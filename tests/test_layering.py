@@ -38,12 +38,14 @@ MAY_INCLUDE = {
 
 # Modules of fusedrnn and which others each may import.
 MAY_IMPORT = {
-    "__init__": {"convert", "functional", "modules", "ops", "plan"},
-    "convert": {"modules"},
+    "__init__": {"cells", "convert", "functional", "modules", "ops", "plan"},
+    "convert": {"cells", "modules"},
+    "cells": {"functional"},
     "modules": {"functional"},
     "plan": {"functional", "ops"},
     "functional": {"ops"},
-    "ops": {"_C", "reference"},
+    "ops": {"_C", "reference", "transforms"},
+    "transforms": {"_C", "reference"},
     "reference": set[str](),
 }
 THIRD_PARTY = {"reference": {"torch"}}  # the others: the runtime dependencies

@@ -6,6 +6,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <memory>
+#include <utility>
+
 #include "ops/check.h"
 
 namespace fusedrnn::ops {
@@ -26,20 +30,17 @@ std::vector<Tensor> layer_backward(const OptionalTensor& grad_output,
                                    at::TensorList weights, const Tensor& output,
                                    const Tensor& reserve, c10::string_view mode, bool has_biases,
                                    const c10::List<bool>& needs) {
-  using Signature = decltype(layer_backward);
-  auto& dispatcher = c10::Dispatcher::singleton();
-  static const auto fused =
-      dispatcher.findSchemaOrThrow("fusedrnn::layer_backward", "").typed<Signature>();
-  // To differentiate this again, the definition in plain torch takes over (fusedrnn/ops.py).
-  static const auto twice =
-      dispatcher.findSchemaOrThrow("fusedrnn::layer_backward_reference", "").typed<Signature>();
-  if (at::GradMode::is_enabled()) {
-    return twice.call(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
-                      reserve, mode, has_biases, needs);
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return fused.call(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
-                    reserve, mode, has_biases, needs);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fusedrnn::layer_backward", "")
+                             .typed<decltype(layer_backward)>();
+  return op.call(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
+                 reserve, mode, has_biases, needs);
+}
+
+SecondBackward& second_backward() {
+  static auto* const hook =
+      new SecondBackward;  // outlives the interpreter, which owns the function
+  return *hook;
 }
 
 namespace {
@@ -47,30 +48,142 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-bool wants_gradient(const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); }
+OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
-bool has_tangent(const OptionalTensor& tensor) {
-  return tensor && tensor->defined() && tensor->_fw_grad(/*level=*/0).defined();
-}
-
-bool inside_func_transform() {
-  const auto& tls = at::functorch::functorchTLSAccessor();
-  if (!tls) return false;
-  try {
-    tls->checkSupportsCppAutogradFunction();
-  } catch (const c10::Error&) {
-    return true;
+// Whether `condition` holds for any of the tensors that are there.
+template <class Condition>
+bool any_of(std::initializer_list<const OptionalTensor*> states, at::TensorList weights,
+            const Condition& condition) {
+  for (const OptionalTensor* state : states) {
+    if (*state && (*state)->defined() && condition(**state)) return true;
+  }
+  for (const Tensor& weight : weights) {
+    if (condition(weight)) return true;
   }
   return false;
 }
 
-// Forward-mode AD, torch.func and complex numbers: what the definition can do and the kernels
-// can't.
-bool needs_reference(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
-                     at::TensorList weights) {
-  bool tangent = has_tangent(input) || has_tangent(hx) || has_tangent(cx);
-  for (size_t i = 0; !tangent && i < weights.size(); ++i) tangent = has_tangent(weights[i]);
-  return tangent || input.is_complex() || inside_func_transform();
+bool wants_gradient(const Tensor& tensor) { return tensor.requires_grad(); }
+
+bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
+
+// torch's Function refuses to run inside torch.func's transforms, because few know what happens
+// there: a kernel for autograd sees the tensors of one level of grad(), and the operators that it
+// calls go on to the next level. Ours call operators only, which is all that this takes. So the
+// transforms are out of sight from here until forward begins, where admit() puts them back.
+class Admission {
+ public:
+  Admission() {
+    auto& state = at::functorch::functorchTLSAccessor();
+    if (!state) return;
+    try {
+      state->checkSupportsCppAutogradFunction();
+    } catch (const c10::Error&) {
+      hidden_ = std::move(state);
+    }
+  }
+  ~Admission() { admit(); }
+  Admission(const Admission&) = delete;
+  Admission& operator=(const Admission&) = delete;
+
+  // Whether there are any. Then forward must keep gradients enabled, for the levels below.
+  static bool admit() {
+    if (!hidden_) return false;
+    at::functorch::functorchTLSAccessor() = std::move(hidden_);
+    return true;
+  }
+
+ private:
+  static thread_local std::unique_ptr<at::functorch::FuncTorchTLSBase> hidden_;
+};
+
+thread_local std::unique_ptr<at::functorch::FuncTorchTLSBase> Admission::hidden_;
+
+// The gradients of layer, by the kernels. Differentiated in turn, they are what the definition's
+// backward pass computes; and what is wanted then is only computed then, because torch.func asks
+// for differentiable gradients always.
+class LayerBackwardFunction : public torch::autograd::Function<LayerBackwardFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const OptionalTensor& grad_output,
+                               const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+                               const Tensor& input, const OptionalTensor& hx,
+                               const OptionalTensor& cx, at::TensorList weights,
+                               const OptionalTensor& batch_sizes, const Tensor& output,
+                               const Tensor& reserve, std::string mode, bool has_biases,
+                               c10::List<bool> needs) {
+    const c10::AutoGradMode for_levels_below(Admission::admit());
+    std::vector<Tensor> saved;
+    for (const auto* t : {&grad_output, &grad_h_n, &grad_c_n})
+      saved.push_back(t->value_or(Tensor()));
+    saved.push_back(input);
+    for (const auto* t : {&hx, &cx}) saved.push_back(t->value_or(Tensor()));
+    saved.insert(saved.end(), weights.begin(), weights.end());
+    saved.push_back(batch_sizes.value_or(Tensor()));
+    ctx->save_for_backward(std::move(saved));
+    ctx->set_materialize_grads(false);
+    at::AutoDispatchBelowADInplaceOrView guard;
+    std::vector<Tensor> gradients =
+        layer_backward(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
+                       reserve, mode, has_biases, needs);
+    ctx->saved_data["mode"] = std::move(mode);
+    ctx->saved_data["has_biases"] = has_biases;
+    ctx->saved_data["needs"] = std::move(needs);
+    return gradients;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    std::vector<Tensor> saved = ctx->get_saved_variables();
+    const OptionalTensor batch_sizes = optional(saved.back());
+    saved.pop_back();
+    variable_list result(saved.size() + 6);
+    std::vector<bool> wanted;
+    size_t edge = 0;  // a tensor that was not given has no edge
+    bool any = false;
+    for (const Tensor& tensor : saved) {
+      wanted.push_back(tensor.defined() && ctx->needs_input_grad(edge++));
+      any = any || wanted.back();
+    }
+    const bool none = std::none_of(grads.begin(), grads.end(), [](auto& g) { return g.defined(); });
+    if (!any || none) return result;
+    const c10::List<bool> needs = ctx->saved_data["needs"].toBoolList();
+    const std::vector<Tensor> found = second_backward()(
+        grads, saved, batch_sizes, ctx->saved_data["mode"].toStringRef(),
+        ctx->saved_data["has_biases"].toBool(), {needs.begin(), needs.end()}, wanted);
+    size_t next = 0;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (wanted[i]) result[i] = found[next++];
+    }
+    return result;
+  }
+};
+
+std::vector<Tensor> layer_backward_autograd(const OptionalTensor& grad_output,
+                                            const OptionalTensor& grad_h_n,
+                                            const OptionalTensor& grad_c_n, const Tensor& input,
+                                            const OptionalTensor& batch_sizes,
+                                            const OptionalTensor& hx, const OptionalTensor& cx,
+                                            at::TensorList weights, const Tensor& output,
+                                            const Tensor& reserve, c10::string_view mode,
+                                            bool has_biases, const c10::List<bool>& needs) {
+  const OptionalTensor x = input;
+  const auto operands = {&grad_output, &grad_h_n, &grad_c_n, &x, &hx, &cx};
+  // A reserve of one dimension is what is left of a forward pass by the definition.
+  if (reserve.dim() == 1 || any_of(operands, weights, has_tangent)) {
+    static const auto op = c10::Dispatcher::singleton()
+                               .findSchemaOrThrow("fusedrnn::layer_backward_reference", "")
+                               .typed<decltype(layer_backward)>();
+    return op.call(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
+                   reserve, mode, has_biases, needs);
+  }
+  if (at::GradMode::is_enabled() && any_of(operands, weights, wants_gradient)) {
+    const Admission admission;
+    return LayerBackwardFunction::apply(grad_output, grad_h_n, grad_c_n, input, hx, cx, weights,
+                                        batch_sizes, output, reserve, std::string(mode), has_biases,
+                                        needs);
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return layer_backward(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights,
+                        output, reserve, mode, has_biases, needs);
 }
 
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
@@ -79,6 +192,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                                const OptionalTensor& cx, at::TensorList weights,
                                const OptionalTensor& batch_sizes, std::string mode,
                                bool has_biases) {
+    const c10::AutoGradMode for_levels_below(Admission::admit());
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [output, h_n, c_n, reserve] =
         layer(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
@@ -103,7 +217,6 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     const auto saved = ctx->get_saved_variables();
     constexpr size_t kFirstWeight = 6;
     const at::TensorList weights(saved.data() + kFirstWeight, saved.size() - kFirstWeight);
-    auto optional = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
 
     // Inputs in the order of forward's arguments: input, hx, cx, weights; the rest has no gradient.
     const size_t count = 3 + weights.size();
@@ -132,7 +245,10 @@ LayerResult layer_autograd(const Tensor& input, const OptionalTensor& batch_size
                            at::TensorList weights, c10::string_view mode, bool has_biases,
                            bool train) {
   check_devices(input, hx, cx, weights);
-  if (needs_reference(input, hx, cx, weights)) {
+  const OptionalTensor x = input;
+  const auto operands = {&x, &hx, &cx};
+  // Forward-mode AD and complex numbers: what the definition can do and the kernels can't.
+  if (input.is_complex() || any_of(operands, weights, has_tangent)) {
     static const auto op =
         c10::Dispatcher::singleton()
             .findSchemaOrThrow("fusedrnn::layer_reference", "")
@@ -142,15 +258,11 @@ LayerResult layer_autograd(const Tensor& input, const OptionalTensor& batch_size
     auto [y, h_n, c_n] = op.call(input, batch_sizes, hx, cx, weights, mode, has_biases);
     return {y, h_n, c_n, at::empty({0}, input.options())};
   }
-  bool differentiate = at::GradMode::is_enabled() &&
-                       (input.requires_grad() || wants_gradient(hx) || wants_gradient(cx));
-  for (size_t i = 0; at::GradMode::is_enabled() && !differentiate && i < weights.size(); ++i) {
-    differentiate = weights[i].requires_grad();
-  }
-  if (!differentiate) {
+  if (!at::GradMode::is_enabled() || !any_of(operands, weights, wants_gradient)) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return layer(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
   }
+  const Admission admission;
   const variable_list result =
       LayerFunction::apply(input, hx, cx, weights, batch_sizes, std::string(mode), has_biases);
   return {result[0], result[1], result[2], result[3]};
@@ -184,6 +296,16 @@ TORCH_LIBRARY(fusedrnn, m) {
       cell);
 }
 
-TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) { m.impl("layer", layer_autograd); }
+TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) {
+  m.impl("layer", layer_autograd);
+  m.impl("layer_backward", layer_backward_autograd);
+}
+
+// To torch.func, too, they are what they are composed of, from the outermost transform on: layers,
+// whose rules under vmap are Python's, and dropout, for which torch.func has its own.
+TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchDynamicLayerFrontMode, m) {
+  m.impl("stack", stack);
+  m.impl("cell", cell);
+}
 
 }  // namespace fusedrnn::ops

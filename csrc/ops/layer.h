@@ -4,7 +4,9 @@
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -34,6 +36,15 @@ std::vector<Tensor> layer_backward(const OptionalTensor& grad_output,
                                    at::TensorList weights, const Tensor& output,
                                    const Tensor& reserve, c10::string_view mode, bool has_biases,
                                    const c10::List<bool>& needs);
+
+// The gradients of layer_backward's results: `slopes` theirs, undefined where there is none;
+// `tensors` grad_output, grad_h_n, grad_c_n, input, hx, cx and the weights. Returns those that are
+// wanted. Python's, because it takes a transform of the definition (fusedrnn/transforms.py).
+using SecondBackward = std::function<std::vector<Tensor>(
+    const std::vector<Tensor>& slopes, const std::vector<Tensor>& tensors,
+    const OptionalTensor& batch_sizes, const std::string& mode, bool has_biases,
+    const std::vector<bool>& needs, const std::vector<bool>& wanted)>;
+SecondBackward& second_backward();
 
 std::tuple<Tensor, Tensor, Tensor> stack(const Tensor& input, const OptionalTensor& batch_sizes,
                                          const OptionalTensor& hx, const OptionalTensor& cx,

@@ -199,7 +199,8 @@ bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T
                     int64_t I, int64_t H, int64_t P, int64_t D, bool packed, bool training,
                     const py::dict& device, unsigned allowed) {
   const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, some_offsets(packed));
-  return torch_is_cheaper(p, D, device_of(device), allowed);
+  return torch_is_cheaper(p, D, device_of(device), allowed,
+                          dtype == "float16" || dtype == "bfloat16");
 }
 
 int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P,
@@ -232,6 +233,27 @@ at::Tensor eval_activation(bool tanh_not_sigmoid, const at::Tensor& x) {
   return y;
 }
 
+// The engine calls it from a thread of its own choice; None stands for an undefined tensor.
+void set_second_backward(py::function function) {
+  auto* const kept = new py::function(std::move(function));  // the library is never unloaded
+  second_backward() =
+      [kept](const std::vector<at::Tensor>& slopes, const std::vector<at::Tensor>& tensors,
+             const std::optional<at::Tensor>& batch_sizes, const std::string& mode, bool has_biases,
+             const std::vector<bool>& needs, const std::vector<bool>& wanted) {
+        const py::gil_scoped_acquire gil;
+        auto list = [](const std::vector<at::Tensor>& items) {
+          py::list result;
+          for (const at::Tensor& t : items) {
+            result.append(t.defined() ? py::cast(t) : py::object(py::none()));
+          }
+          return result;
+        };
+        const py::object found =
+            (*kept)(list(slopes), list(tensors), batch_sizes, mode, has_biases, needs, wanted);
+        return found.cast<std::vector<at::Tensor>>();
+      };
+}
+
 }  // namespace
 }  // namespace fusedrnn::ops
 
@@ -247,6 +269,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("training"), py::arg("threads"));
   m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
         py::arg("P"), py::arg("device"));
+  m.def("set_second_backward", &ops::set_second_backward, py::arg("function"));
   m.def("cuda_allowed", &ops::cuda_allowed);
   m.def("cuda_device", &ops::cuda_device_of, py::arg("index"));
   m.def("cuda_plan", &ops::cuda_plan_of, py::arg("backward"), py::arg("mode"), py::arg("dtype"),
