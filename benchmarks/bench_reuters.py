@@ -1,7 +1,8 @@
 """The Reuters classifier: the whole training step (model, loss, Adam) and inference of one batch.
 
 Model, batches and update are the workload's own. Embedding, head and optimizer cost both sides the
-same; the FLOP count is that of the recurrent stack alone.
+same; the FLOP count is that of the recurrent stack alone. The compiled cases put both models
+through torch.compile: ours becomes one graph, torch.nn's layers run as they were.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class Step:
     cell: str
     step: str
     T: int
-    group: str = "Reuters classifier"
+    compiled: bool = False
+
+    @property
+    def group(self) -> str:
+        return "Reuters classifier, compiled" if self.compiled else "Reuters classifier"
 
     @property
     def headline(self) -> bool:
@@ -75,6 +80,8 @@ class Step:
             torch.manual_seed(0)
             model = reuters.build_model(self.cell.lower(), impl, config)
             model.to(setting.device, setting.dtype)
+            if self.compiled:  # with torch's own random numbers, so that dropout agrees
+                model = torch.compile(model, options={"fallback_random": True})
             if self.step == INFERENCE:
                 model.eval()
                 return lambda: (model(x),)
@@ -95,6 +102,7 @@ CASES = [
     for T in reuters.STEPS
     for step in (TRAINING, INFERENCE)
 ]
+CASES += [Step(cell="LSTM", step=step, T=100, compiled=True) for step in (TRAINING, INFERENCE)]
 
 
 def test_reuters(
