@@ -252,6 +252,13 @@ struct Plan {
   double step_us;        // estimate for one time step of all rows and directions
 };
 
+// What is left to our kernels although cuDNN may be faster: sizes that it refuses, and training in
+// float64, which is mostly done to differentiate twice, as cuDNN cannot.
+constexpr bool torch_takes(const Problem& p) {
+  constexpr int64_t kMost = 65535;
+  return p.T <= kMost && p.B <= kMost && !(p.dtype == DType::kFloat64 && p.training);
+}
+
 // The cheapest plan of those `allowed` (bits 1 << kernel); each candidate not taken is named to
 // `rejected`, if given, with the reason. kStepwise is always possible where it is allowed.
 using Rejected = void (*)(void* context, const char* candidate, const char* reason);

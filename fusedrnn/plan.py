@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import ops
+from . import ops, transforms
 from .functional import rnn_mode
 
 # What a plan must know of a GPU: compute capability (90 for 9.0), multiprocessors, the most shared
@@ -224,7 +224,9 @@ class Plan:
         dtype: of the input, or what autocast makes of it.
         packed: whether the input is a PackedSequence.
         training: whether gradients would be kept.
-        layers: a plan for each, the lowest first.
+        layers: a plan for each, the lowest first; none where the definition runs.
+        route: "kernels", or "definition": :mod:`fusedrnn.reference`, step by step in plain torch.
+        reasons: why, and what vmap makes of the call; empty for a plain one.
     """
 
     mode: str
@@ -232,11 +234,16 @@ class Plan:
     packed: bool
     training: bool
     layers: tuple[LayerPlan | CudaLayerPlan, ...]
+    route: str = "kernels"
+    reasons: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         packed = ", packed" if self.packed else ""
         purpose = "forward and backward" if self.training else "forward only"
         lines = [f"{self.mode} {self.dtype}{packed}, {purpose}"]
+        if self.route == "definition":
+            lines.append("definition (fusedrnn.reference), step by step in plain torch")
+        lines += [f"  because    {reason}" for reason in self.reasons]
         # Layers above the first are alike; show a run of equal ones once.
         first = 0
         for i, layer in enumerate(self.layers):
@@ -270,7 +277,8 @@ def explain(
 ) -> Plan:
     """The plan that ``module(input, hx)`` would follow now; nothing is computed.
 
-    It depends on whether gradients would be kept and on autocast; on a CPU also on
+    It depends on whether gradients would be kept, on autocast and on the transforms of torch.func
+    that it is called within, as far as their tensors tell; on a CPU also on
     torch.get_num_threads(), on a GPU on its limits, FUSEDRNN_CUDA_KERNEL and FUSEDRNN_CUDA_TILE.
 
     Args:
@@ -291,8 +299,8 @@ def explain(
     """
     data = input.data if isinstance(input, PackedSequence) else input
     states = [hx] if isinstance(hx, Tensor) else list(hx or ())
-    tensors = [data, *states, *module.parameters()]
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    way = transforms.route([data, *states], [*module.parameters()])
+    training = way.training
     mode, L, D, P = _stack(module)
     batch_sizes: list[int] | None = None
     if isinstance(input, PackedSequence):
@@ -307,13 +315,17 @@ def explain(
     H: int = module.hidden_size  # type: ignore[assignment]
     on_gpu = gpu is not None or data.is_cuda
     dtype = str(_dtype(data, "cuda" if on_gpu else data.device.type)).removeprefix("torch.")
+    if way.definition:
+        return Plan(mode, dtype, bool(batch_sizes), training, (), "definition", way.reasons)
+    B *= way.folded
+    batch_sizes = batch_sizes and [rows * way.folded for rows in batch_sizes]
     cuda = _Cuda(data, gpu, dtype) if on_gpu else None
     layers: list[LayerPlan | CudaLayerPlan] = []
     for i in range(L):
         width: int = D * (P or H) if i else module.input_size  # type: ignore[assignment]
         if cuda:
             sizes = {"T": T, "B": B, "I": width, "H": H, "P": P, "D": D}
-            rows = data.size(0) if batch_sizes else None
+            rows = sum(batch_sizes) if batch_sizes else None
             whole = isinstance(module, nn.RNNBase)
             layers.append(cuda.layer(mode, sizes, rows, training, whole))
             continue
@@ -321,7 +333,8 @@ def explain(
         plan = ops.explain(mode, dtype, T, B, width, H, P, D, batch_sizes, training, threads)
         plan["rejected"] = tuple((str(name), str(why)) for name, why in plan["rejected"])
         layers.append(LayerPlan(T=T, B=B, I=width, H=H, P=P, D=D, **plan))
-    return Plan(mode, dtype, batch_sizes is not None, training, tuple(layers))
+    packed = batch_sizes is not None
+    return Plan(mode, dtype, packed, training, tuple(layers), reasons=way.reasons)
 
 
 def _gpu(device: torch.device, gpu: str | Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
@@ -373,9 +386,7 @@ class _Cuda:
             "device": self.limits,
         }
         allowed = self.allowed if whole and self.cudnn else self.allowed & ~_TORCH
-        by_torch = bool(allowed & _TORCH) and (
-            self.half or ops.hands_to_torch(**problem, allowed=self.allowed)
-        )
+        by_torch = bool(allowed & _TORCH) and ops.hands_to_torch(**problem, allowed=self.allowed)
         kernels = _TORCH if by_torch else allowed & ~_TORCH
 
         def one_pass(backward: bool) -> CudaPassPlan:

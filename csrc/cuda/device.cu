@@ -17,12 +17,17 @@ Device device(int index, int* error) {
   ask(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   ask(&kilohertz, cudaDevAttrClockRate);
   ask(&clusters, cudaDevAttrClusterLaunch);
+  // The attributes are the device's of that index, occupancy is the current one's.
+  int current = 0;
+  if (*error == 0) *error = cudaGetDevice(&current);
+  if (*error == 0) *error = cudaSetDevice(index);
   found.sm = 10 * major + minor;
   found.shared_bytes = shared;
   found.clock_ghz = kilohertz * 1e-6;
   found.clusters[0] = found.multiprocessors;
   for (int i = 1; i < 5 && *error == 0; ++i)
     found.clusters[i] = clusters ? resident_lstm_clusters(1 << i) : 0;
+  if (*error == 0) *error = cudaSetDevice(current);
   return found;
 }
 

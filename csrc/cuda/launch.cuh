@@ -7,6 +7,12 @@
 
 namespace fusedrnn::cuda {
 
+// The caller raises the error: left behind, it would be found after somebody else's launch.
+inline int refused(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
 template <class Params>
 int launch(void (*kernel)(Params), const Params& params, int64_t blocks, int rows, int threads,
            int cluster, int64_t shared_bytes, void* stream) {
@@ -14,12 +20,12 @@ int launch(void (*kernel)(Params), const Params& params, int64_t blocks, int row
   if (shared_bytes > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(
         symbol, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
-    if (error != cudaSuccess) return error;
+    if (error != cudaSuccess) return refused(error);
   }
   if (cluster > 8) {
     const cudaError_t error =
         cudaFuncSetAttribute(symbol, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (error != cudaSuccess) return error;
+    if (error != cudaSuccess) return refused(error);
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks), unsigned(rows));
@@ -31,7 +37,7 @@ int launch(void (*kernel)(Params), const Params& params, int64_t blocks, int row
   attribute.val.clusterDim = {unsigned(cluster), 1, 1};
   config.attrs = &attribute;
   config.numAttrs = cluster > 1 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, params);
+  return refused(cudaLaunchKernelEx(&config, kernel, params));
 }
 
 // How many clusters of this kernel the device runs at once; 0 where it can have none.

@@ -66,7 +66,8 @@ enum class Obstacle {
   kCapability,
   kClusters,
   kClusterSize,
-  kSharedMemory
+  kSharedMemory,
+  kTorch
 };
 
 struct Candidate {
@@ -166,6 +167,8 @@ class Planner {
 
   Obstacle obstacle_of(const Plan& plan) const {
     if (!(allowed_ & 1u << int(plan.kernel))) return Obstacle::kNotAllowed;
+    if (plan.kernel == Kernel::kTorch && allowed_ != 1u << int(Kernel::kTorch) && !torch_takes(p_))
+      return Obstacle::kTorch;
     if (plan.tile < 0) return Obstacle::kNone;
     if (double(p_.T) * double(p_.B) >= kMostRows) return Obstacle::kRows;
     if (allowed_ >> kTileShift && allowed_ >> kTileShift != unsigned(plan.tile) + 1)
@@ -215,6 +218,9 @@ class Planner {
                     major, minor);
       case Obstacle::kClusterSize:
         return Text("the device runs no cluster of %d blocks", c.plan.cluster);
+      case Obstacle::kTorch:
+        return p_.dtype == DType::kFloat64 ? Text("cannot be differentiated twice, as float64 is")
+                                           : Text("takes at most 65535 steps and rows");
       case Obstacle::kSharedMemory:
         break;
     }

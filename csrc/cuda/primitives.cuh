@@ -139,8 +139,9 @@ FUSEDRNN_DEVICE void barrier_arm(uint64_t* barrier, int bytes) {
                "r"(bytes)
                : "memory");
 }
-// Waits for the end of the phase of this parity. The default .acquire.cta suffices for data that
-// came with st.async; .acquire.cluster would add an L1 invalidation a step.
+// Waits for the end of the phase of this parity. The model asks for .acquire.cluster, which adds an
+// L1 invalidation a step; the data lies in this block's own shared memory, and for that the default
+// .acquire.cta suffices in practice (CUTLASS waits for multicast copies so).
 FUSEDRNN_DEVICE void barrier_wait(uint64_t* barrier, int parity) {
   asm volatile(
       "{\n"

@@ -74,9 +74,10 @@ cuda::Plan cuda_plan(cuda::Pass pass, const Problem& p, int64_t directions,
 }
 
 bool torch_is_cheaper(const Problem& p, int64_t directions, const cuda::Device& device,
-                      unsigned allowed) {
+                      unsigned allowed, bool half) {
   constexpr unsigned kTorch = bit_of(cuda::Kernel::kTorch);
   if (!(allowed & kTorch) || allowed == kTorch) return allowed == kTorch;
+  if (!cuda::torch_takes(p) || half) return cuda::torch_takes(p);
   double ours = 0, theirs = 0;
   for (const cuda::Pass pass : {cuda::Pass::kForward, cuda::Pass::kBackward}) {
     if (pass == cuda::Pass::kBackward && !p.training) continue;

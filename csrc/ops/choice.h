@@ -29,10 +29,11 @@ cuda::Plan cuda_plan(cuda::Pass pass, const Problem& problem, int64_t directions
                      const cuda::Device& device, unsigned allowed,
                      Rejections* rejections = nullptr);
 
-// Whether torch.nn's path is allowed and estimated to be cheaper than every kernel of ours, forward
-// and, when training, backward together: who went forward has to go back.
+// Whether torch.nn's path is allowed, takes the problem, and is estimated to be cheaper than every
+// kernel of ours, forward and, when training, backward together: who went forward has to go back.
+// Half precision (`half`) it stores and multiplies; ours converts it, and is not compared.
 bool torch_is_cheaper(const Problem& problem, int64_t directions, const cuda::Device& device,
-                      unsigned allowed);
+                      unsigned allowed, bool half);
 
 // "LSTM forward: block kernel 5, H=100 padded to 128, ...", for messages.
 std::string describe(cuda::Pass pass, const Problem& problem, const cuda::Plan& plan);

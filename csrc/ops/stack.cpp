@@ -100,6 +100,21 @@ std::optional<Problem> problem_of(const Stack& s) {
   return fits ? std::optional(p) : std::nullopt;
 }
 
+// Lets every warning through but cuDNN's on weights that do not lie in one piece: the modules see
+// to that where they can, and where weights were swapped the advice is of no use.
+class QuietHandler : c10::WarningHandler {
+ public:
+  QuietHandler() : outer_(c10::WarningUtils::get_warning_handler()), guard_(this) {}
+  void process(const c10::Warning& warning) override {
+    if (warning.msg().find("single contiguous chunk") == std::string::npos)
+      outer_->process(warning);
+  }
+
+ private:
+  c10::WarningHandler* outer_;
+  c10::WarningUtils::WarningHandlerGuard guard_;
+};
+
 // torch.nn's layers, which a GPU runs by cuDNN.
 Result torch_stack(const Stack& s, const Problem& p) {
   auto state = [&](const OptionalTensor& given, int64_t size) {
@@ -128,8 +143,7 @@ Result torch_stack(const Stack& s, const Problem& p) {
   return run([](const auto&... a) { return at::rnn_relu(a...); });
 }
 
-// torch.nn's result where its path is the better one; `type` is what it would compute in. Half
-// precision it stores and multiplies; ours converts it, and is not compared.
+// torch.nn's result where its path is the better one; `type` is what it would compute in.
 std::optional<Result> by_torch(const Stack& s, at::ScalarType type) {
   const unsigned allowed = cuda_allowed();
   if (!(allowed & bit_of(cuda::Kernel::kTorch)) || !s.input.is_cuda()) return std::nullopt;
@@ -140,9 +154,9 @@ std::optional<Result> by_torch(const Stack& s, at::ScalarType type) {
   std::optional<Problem> p = problem_of(s);
   if (!p) return std::nullopt;
   p->dtype = type == at::kDouble ? DType::kFloat64 : DType::kFloat32;
-  if (!half && !torch_is_cheaper(*p, s.D, cuda_device(s.input.device().index()), allowed)) {
-    return std::nullopt;
-  }
+  const cuda::Device& device = cuda_device(s.input.device().index());
+  if (!torch_is_cheaper(*p, s.D, device, allowed, half)) return std::nullopt;
+  const QuietHandler quiet;
   return torch_stack(s, *p);
 }
 
