@@ -6,7 +6,8 @@
 # Without stages all of them, in this order; the extension is built first in any case, since what is
 # installed may be older than the checkout (compiling nothing that has not changed). It goes into
 # build/gpu-check, not into the environment. Needs no network and no rights; takes at most ten
-# minutes, because every command has a limit of its own. Logs and JSON go to OUTDIR, and to its
+# minutes, because every command has a limit of its own (where a call may not last as long, run
+# `build test` and `sanitizer bench` apart). Logs and JSON go to OUTDIR, and to its
 # summary.txt what is printed last. A stage that fails does not keep the next from running.
 # Exit status: 0, 1 where a stage failed, 2 where there is nothing to run on.
 # shellcheck disable=SC2329 # stages are called by name
@@ -90,11 +91,17 @@ build() {
 }
 
 # On several workers where pytest can: the tests wait for the host far more than for the GPU. An
-# interrupt lets it say what it has found so far.
+# interrupt lets it say what it has found so far, so what matters most comes first. The second run is
+# of what the plan would leave to cuDNN: float64, projections and half precision on our own kernels.
 run_tests() {
-  local workers=()
+  local workers=() pytest failed=0
   "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)
-  limited --signal=INT 170 "$python" -m pytest -q -rfE --device cuda -p no:cacheprovider "${workers[@]}" tests
+  pytest=("$python" -m pytest -q -rfE --device cuda -p no:cacheprovider "${workers[@]}")
+  limited --signal=INT 130 "${pytest[@]}" tests/test_cuda.py tests/test_layers.py \
+    tests/test_autograd.py tests/test_regressions.py tests || failed=1
+  FUSEDRNN_CUDA_KERNEL=stepwise limited --signal=INT 40 "${pytest[@]}" tests/test_layers.py \
+    -k "flags" || failed=1
+  return "$failed"
 }
 
 # Kernels of ours alone, but for initcheck, which has to see who wrote what they read; there the
@@ -102,7 +109,7 @@ run_tests() {
 # beyond one.
 sanitize() {
   local tool=$1 filter=(--kernel-regex kns=fusedrnn)
-  [[ $tool == initcheck ]] && filter=()
+  [[ $tool == initcheck ]] && filter=(--print-limit 0)
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited 80 compute-sanitizer --tool "$tool" "${filter[@]}" \
     --error-exitcode 99 "$python" tests/cuda_core.py --seconds 60
 }
@@ -122,7 +129,8 @@ sanitizer() {
     wait "${pids[i]}"
     status=$?
     if [[ $tool == initcheck && $status == 99 ]] &&
-      ! grep -A3 'Uninitialized' "$out/sanitizer-$tool.log" | grep -q fusedrnn; then
+      ! awk '/Uninitialized/ { near = 4 } near-- > 0 && /fusedrnn/ { ours = 1 } END { exit !ours }' \
+        "$out/sanitizer-$tool.log"; then
       echo "initcheck: reports of other kernels than ours"
       status=0
     fi

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+import conftest as conftest  # the installed fusedrnn before the checkout's sources
 import fusedrnn as fusedrnn  # its CPU kernels first, to be replaced
 
 torch.ops.load_library(os.environ["FUSEDRNN_GLUE"])
