@@ -28,9 +28,9 @@ MIN_TORCH = (2, 10)
 
 # Fixed, so that a build does not depend on the GPU it runs beside (and torch's own default fails
 # where there is none). Real code for each family, 8.6's serving 8.9; PTX for what comes later.
-# Blackwell's two have toolkits from 12.8 on.
+# Blackwell's two have toolkits from 12.8 on; the PTX of the first serves 11.0.
 CUDA_ARCHES = "7.5;8.0;8.6;9.0"
-CUDA_ARCHES_12_8 = "10.0;12.0"
+CUDA_ARCHES_12_8 = "10.0+PTX;12.0+PTX"
 
 # Describing the project needs no torch, compiling does. Metadata for a wheel counts as compiling:
 # better to stop there than after pip has downloaded torch for a build that cannot use it.
@@ -98,7 +98,7 @@ def cuda_arches(release: str) -> str:
     """TORCH_CUDA_ARCH_LIST where none is given."""
     known = re.fullmatch(r"(\d+)\.(\d+)", release)
     blackwell = known is not None and (int(known[1]), int(known[2])) >= (12, 8)
-    return f"{CUDA_ARCHES};{CUDA_ARCHES_12_8}+PTX" if blackwell else f"{CUDA_ARCHES}+PTX"
+    return f"{CUDA_ARCHES};{CUDA_ARCHES_12_8}" if blackwell else f"{CUDA_ARCHES}+PTX"
 
 
 def cuda_obstacle(torch_cuda: str | None, nvcc: str | None, kernels: list[str]) -> str | None:

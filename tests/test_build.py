@@ -137,8 +137,8 @@ def test_nvcc_is_looked_for_where_torch_says_the_toolkit_is(
 @pytest.mark.parametrize(
     ("release", "arches"),
     [
-        ("13.0", "7.5;8.0;8.6;9.0;10.0;12.0+PTX"),
-        ("12.8", "7.5;8.0;8.6;9.0;10.0;12.0+PTX"),
+        ("13.0", "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"),
+        ("12.8", "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"),
         ("12.6", "7.5;8.0;8.6;9.0+PTX"),
         ("unknown", "7.5;8.0;8.6;9.0+PTX"),
     ],
