@@ -215,6 +215,34 @@ def test_more_rows_than_a_persistent_kernel_counts_are_left_to_the_paths_that_ca
     assert set(persistent) == {"counts rows in 32 bits, T*B = 2.15e+09"}
 
 
+def test_cudnn_is_not_taken_where_it_would_refuse() -> None:
+    for sizes in ({"T": 65_536}, {"B": 65_536}):
+        assert reasons(H=1024, **sizes)["cuDNN"] == "takes at most 65535 steps and rows"
+    twice = "cannot be differentiated twice, as float64 is"
+    assert reasons(H=1024, dtype="float64")["cuDNN"] == twice
+    # Told to, it is.
+    assert plan(H=1024, dtype="float64", allowed=TORCH)["kernel"] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "T", "training", "expected"),
+    [
+        ("float32", 100, True, True),
+        ("float32", 65_536, True, False),
+        ("float16", 65_535, True, True),
+        ("float16", 65_536, True, False),
+        ("float64", 100, True, False),
+        ("float64", 100, False, True),
+    ],
+)
+def test_a_stack_goes_to_cudnn_only_where_that_takes_it(
+    dtype: str, T: int, training: bool, expected: bool
+) -> None:
+    sizes = (T, 64, 1024, 1024, 0, 1)
+    goes = _C.hands_to_torch("LSTM", dtype, *sizes, False, training, GPUS["sm_90"], ANY)
+    assert goes is expected
+
+
 def test_each_candidate_is_either_taken_or_named_with_its_reason(
     tiles: list[dict[str, int]],
 ) -> None:
