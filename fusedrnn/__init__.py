@@ -9,8 +9,9 @@ that builds its own.
 from importlib.metadata import version
 
 from . import functional
+from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import Patch, convert, patch, to_torch
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .modules import GRU, LSTM, RNN
 from .plan import explain
 
 __version__ = version("fusedrnn")

@@ -19,10 +19,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from . import modules
+from . import cells, modules
 
 _NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
-_OURS: dict[str, type[nn.Module]] = {name: getattr(modules, name) for name in _NAMES}
+_OURS: dict[str, type[nn.Module]] = {
+    name: getattr(cells if name.endswith("Cell") else modules, name) for name in _NAMES
+}
 _TORCHS: dict[str, type[nn.Module]] = {name: getattr(nn.modules.rnn, name) for name in _NAMES}
 _TO_OURS = {_TORCHS[name]: _OURS[name] for name in _NAMES}
 _TO_TORCH = {_OURS[name]: _TORCHS[name] for name in _NAMES}

@@ -9,17 +9,18 @@ operator call, because time spent in Python here is paid on every call, however 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils._expanded_weights.expanded_weights_impl import implements_per_sample_grads
 from torch.nn.utils.rnn import PackedSequence
 
 from . import ops as ops  # registers torch.ops.fusedrnn
 
 __all__ = ["gru", "lstm", "rnn"]
 
-Sequences = TypeVar("Sequences", Tensor, PackedSequence)
+Sequences = TypeVar("Sequences", Tensor, PackedSequence, Tensor | PackedSequence)
 
 # The overload itself, not the packet: resolving it again costs 1 us a call.
 _stack = torch.ops.fusedrnn.stack.default
@@ -63,11 +64,74 @@ def _run(
     return output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if mode == "LSTM" else c_n
 
 
+class _PerSample:
+    """The stack on torch's ExpandedWeights, as ``call_for_per_sample_grads`` makes them.
+
+    They understand torch's own operators and take those to pieces, step by step; so it is theirs.
+    """
+
+    @staticmethod
+    def apply(
+        names: tuple[str, ...],
+        func: Any,
+        input: Tensor,
+        batch_sizes: Tensor | None,
+        hx: Tensor | None,
+        cx: Tensor | None,
+        params: list[Tensor],
+        mode: str,
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        training: bool,
+        bidirectional: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        B = input.size(1) if batch_sizes is None else int(batch_sizes[0])
+        rows = num_layers * (2 if bidirectional else 1)
+        if hx is None:
+            hx = input.new_zeros(rows, B, params[1].shape[1])
+        if mode == "LSTM":
+            cx = input.new_zeros(rows, B, params[1].shape[0] // 4) if cx is None else cx
+            # What wants no gradient may go to oneDNN's layer, which knows no ExpandedWeights.
+            input = input if input.requires_grad else input.detach().requires_grad_()
+        states: Any = (hx, cx) if mode == "LSTM" else hx
+        form = (
+            (input, states, params) if batch_sizes is None else (input, batch_sizes, states, params)
+        )
+        options = (has_biases, num_layers, dropout, training, bidirectional)
+        batch_first = (False,) if batch_sizes is None else ()
+        output, *final = getattr(torch, mode.lower())(*form, *options, *batch_first)
+        return output, final[0], final[-1]
+
+
+implements_per_sample_grads(_stack)(_PerSample)
+
+
 def check_dim(mode: str, dim: int) -> None:
     """Raise torch.nn's ValueError unless input is 2-D (unbatched) or 3-D."""
     if dim not in (2, 3):
         name, noun = ("RNN", " tensor") if mode.startswith("RNN") else (mode, "")
         raise ValueError(f"{name}: Expected input to be 2D or 3D, got {dim}D{noun} instead")
+
+
+class NotScriptable:
+    """What of the modules TorchScript sees: a refusal with the remedy in it."""
+
+    def __prepare_scriptable__(self) -> NotScriptable:
+        forward: Any = getattr(type(self), "forward", None)
+        if forward.__module__.partition(".")[0] == __package__:  # not a subclass's own
+            raise RuntimeError(
+                f"fusedrnn: TorchScript cannot compile {type(self).__name__}: "
+                "call fusedrnn.to_torch(model) before torch.jit.script"
+            )
+        return self
+
+
+def refuse_states(name: str, hx: Sequence[Tensor]) -> None:
+    """Raise what torch.nn raises for states of an LSTM that are not a pair."""
+    if isinstance(hx, Tensor):
+        raise TypeError(f"{name}(): argument 'hx' must be tuple of Tensors, not Tensor")
+    raise RuntimeError(f"{name} expects two hidden states")
 
 
 def lstm(

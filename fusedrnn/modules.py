@@ -1,33 +1,35 @@
-"""RNN, LSTM, GRU and their cells as modules that take the place of torch.nn's.
+"""RNN, LSTM and GRU as modules that take the place of torch.nn's.
 
-Parameters, state_dict, initial values, pickling and repr are inherited: sequence modules
-from nn.RNNBase, not from nn.LSTM and its sisters, because TorchDynamo refuses to trace any
-instance of those; cells from torch.nn's cells. What is written here is the constructors,
-spelt out so that they can be introspected, and forward: torch.nn's checks in torch.nn's
-order and words, then one call that runs every layer.
+Parameters, state_dict, initial values, pickling and repr are inherited from nn.RNNBase, not
+from nn.LSTM and its sisters, because TorchDynamo refuses to trace any instance of those. What
+is written here is the constructors, spelt out so that they can be introspected, and forward:
+torch.nn's checks in torch.nn's order and words, then one call that runs every layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from operator import is_
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import functional
-from .functional import Sequences
-
-_cell = torch.ops.fusedrnn.cell.default
 
 
-class _Recurrent(nn.RNNBase):
+class _Recurrent(functional.NotScriptable, nn.RNNBase):
     """What RNN, LSTM and GRU share."""
 
     def flatten_parameters(self) -> None:
-        """Do nothing: the kernels read each weight where it lies, so there is nothing to gather."""
+        """Gather the weights in one piece where cuDNN may read them; else do nothing.
+
+        Our kernels read each weight where it lies. On a GPU a stack may be handed to cuDNN, which
+        would copy weights that lie apart on every call.
+        """
+        first = self._flat_weights[0] if self._flat_weights else None
+        if isinstance(first, Tensor) and first.is_cuda:
+            super().flatten_parameters()
 
     def _current_weights(self) -> list[Tensor]:
         """The weights as they are now, in torch's order."""
@@ -36,7 +38,9 @@ class _Recurrent(nn.RNNBase):
         names, weights = self._flat_weights_names, self._flat_weights
         same = all(map(is_, map(self._parameters.get, names), weights))
         if not same and self._weights_have_changed():  # type: ignore[no-untyped-call]
-            weights = [getattr(self, name) for name in names]
+            # Each is looked up as often as by torch.nn: a parametrization may draw random numbers,
+            # or count, as the power iteration of spectral_norm does.
+            weights = [getattr(self, name) if hasattr(self, name) else None for name in names]
         return weights  # type: ignore[return-value]
 
     def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:
@@ -81,13 +85,6 @@ def _hands_on(input: Tensor | PackedSequence) -> bool:
     if isinstance(input, PackedSequence):
         return input.sorted_indices is None
     return input.dim() == 3
-
-
-def _refuse_states(name: str, hx: Sequence[Tensor]) -> None:
-    """Raise what torch.nn raises for states of an LSTM that are not a pair."""
-    if isinstance(hx, Tensor):
-        raise TypeError(f"{name}(): argument 'hx' must be tuple of Tensors, not Tensor")
-    raise RuntimeError(f"{name} expects two hidden states")
 
 
 def _refuse_projection(proj_size: int | None) -> None:
@@ -161,11 +158,24 @@ class RNN(_Recurrent):
         )
         self.nonlinearity = nonlinearity
 
-    def forward(self, input: Sequences, hx: Tensor | None = None) -> tuple[Sequences, Tensor]:
+    @overload
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: Tensor | None = None
+    ) -> tuple[PackedSequence, Tensor]: ...
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run all layers over whole sequences; see the class for shapes."""
         weights = self._current_weights()
         self._check(input, hx)
-        return functional.rnn(input, hx, weights, nonlinearity=self.nonlinearity, **self._options())
+        # Of the two that say it torch.nn computes by mode, and old pickles have no other.
+        nonlinearity = self.mode.removeprefix("RNN_").lower()
+        return functional.rnn(input, hx, weights, nonlinearity=nonlinearity, **self._options())
+
+    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
+        __call__ = forward
 
 
 class LSTM(_Recurrent):
@@ -245,15 +255,26 @@ class LSTM(_Recurrent):
             )
         return (h, c) if dim == 3 else (h.unsqueeze(1), c.unsqueeze(1))
 
+    @overload
     def forward(
-        self, input: Sequences, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Sequences, tuple[Tensor, Tensor]]:
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
+    def forward(
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
         """Run all layers over whole sequences; see the class for shapes."""
         weights = self._current_weights()
         self._check(input, hx)
         if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and _hands_on(input):
-            _refuse_states("lstm", hx)
+            functional.refuse_states("lstm", hx)
         return functional.lstm(input, hx, weights, **self._options())
+
+    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
+        __call__ = forward
 
 
 class GRU(_Recurrent):
@@ -318,148 +339,19 @@ class GRU(_Recurrent):
             dtype=dtype,
         )
 
-    def forward(self, input: Sequences, hx: Tensor | None = None) -> tuple[Sequences, Tensor]:
+    @overload
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: Tensor | None = None
+    ) -> tuple[PackedSequence, Tensor]: ...
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run all layers over whole sequences; see the class for shapes."""
         weights = self._current_weights()
         self._check(input, hx)
         return functional.gru(input, hx, weights, **self._options())
 
-
-def _step(
-    cell: nn.RNNCellBase, mode: str, input: Tensor, states: Sequence[Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    """One step of any cell, batched or not; the second result counts only for LSTM."""
-    batched = input.dim() == 2
-    if not batched:
-        input = input.unsqueeze(0)
-    if input.size(1) != cell.input_size:
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {input.size(1)} expected {cell.input_size}"
-        )
-    if states is None:
-        h = c = input.new_zeros(input.size(0), cell.hidden_size)
-    else:
-        states = states if batched else [state.unsqueeze(0) for state in states]
-        for i, state in enumerate(states):
-            _check_cell_state(cell, input, state, i)
-        h, c = states[0], states[-1]
-    h, c = _cell(
-        input,
-        h,
-        c if mode == "LSTM" else None,
-        cell.weight_ih,
-        cell.weight_hh,
-        cell.bias_ih,
-        cell.bias_hh,
-        mode,
-    )
-    return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
-
-
-def _check_cell_state(cell: nn.RNNCellBase, input: Tensor, state: Tensor, i: int) -> None:
-    if state.size(0) != input.size(0):
-        raise RuntimeError(
-            f"Input batch size {input.size(0)} doesn't match hidden{i} batch size {state.size(0)}"
-        )
-    if state.size(1) != cell.hidden_size:
-        raise RuntimeError(
-            f"hidden{i} has inconsistent hidden_size: got {state.size(1)}, "
-            f"expected {cell.hidden_size}"
-        )
-
-
-def _check_cell_dim(cell: str, name: str, value: Tensor) -> None:
-    if value.dim() not in (1, 2):
-        raise ValueError(f"{cell}: Expected {name} to be 1D or 2D, got {value.dim()}D instead")
-
-
-class RNNCell(nn.RNNCell):
-    """One Elman step (Elman, 1990), in place of :class:`torch.nn.RNNCell`.
-
-    Args:
-        input_size, hidden_size: I and H.
-        bias: whether there are biases. Default: True.
-        nonlinearity: "tanh" or "relu". Default: "tanh".
-        device, dtype: of the parameters. Default: torch's.
-    Inputs:
-        input: [B, I] or unbatched [I].
-        hx: [B, H] or [H]; zeros when None.
-    Outputs:
-        h [B, H] or [H].
-    Raises:
-        ValueError: input or hx that is neither 1-D nor 2-D.
-        RuntimeError: any other nonlinearity, or a shape that does not fit.
-    """
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Advance one step; see the class for shapes."""
-        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
-            return super().forward(input, hx)
-        _check_cell_dim("RNNCell", "input", input)
-        if hx is not None:
-            _check_cell_dim("RNNCell", "hidden", hx)
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        mode = functional.rnn_mode(self.nonlinearity)
-        return _step(self, mode, input, None if hx is None else (hx,))[0]
-
-
-class LSTMCell(nn.LSTMCell):
-    """One LSTM step (Hochreiter & Schmidhuber, 1997), in place of :class:`torch.nn.LSTMCell`.
-
-    Args:
-        input_size, hidden_size: I and H.
-        bias: whether there are biases. Default: True.
-        device, dtype: of the parameters. Default: torch's.
-    Inputs:
-        input: [B, I] or unbatched [I].
-        hx: (h, c), each [B, H] or [H]; zeros when None.
-    Outputs:
-        (h, c), each [B, H] or [H].
-    Raises:
-        ValueError: input, h or c that is neither 1-D nor 2-D.
-        TypeError: hx that is one tensor.
-        RuntimeError: hx that is not a pair, or a shape that does not fit.
-    """
-
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Advance one step; see the class for shapes."""
-        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
-            return super().forward(input, hx)
-        _check_cell_dim("LSTMCell", "input", input)
-        if hx is not None:
-            for i, value in enumerate(hx):
-                _check_cell_dim("LSTMCell", f"hx[{i}]", value)
-            if input.dim() == 2 and (len(hx) != 2 or isinstance(hx, Tensor)):
-                _refuse_states("lstm_cell", hx)
-            hx = (hx[0], hx[1])
-        return _step(self, "LSTM", input, hx)
-
-
-class GRUCell(nn.GRUCell):
-    """One GRU step (Cho et al., 2014), in place of :class:`torch.nn.GRUCell`.
-
-    Args:
-        input_size, hidden_size: I and H.
-        bias: whether there are biases. Default: True.
-        device, dtype: of the parameters. Default: torch's.
-    Inputs:
-        input: [B, I] or unbatched [I].
-        hx: [B, H] or [H]; zeros when None.
-    Outputs:
-        h [B, H] or [H].
-    Raises:
-        ValueError: input or hx that is neither 1-D nor 2-D.
-        RuntimeError: a shape that does not fit.
-    """
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Advance one step; see the class for shapes."""
-        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
-            return super().forward(input, hx)
-        _check_cell_dim("GRUCell", "input", input)
-        if hx is not None:
-            _check_cell_dim("GRUCell", "hidden", hx)
-        return _step(self, "GRU", input, None if hx is None else (hx,))[0]
+    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
+        __call__ = forward

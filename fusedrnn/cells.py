@@ -1,0 +1,166 @@
+"""RNNCell, LSTMCell and GRUCell as modules that take the place of torch.nn's.
+
+All that is not computing is inherited from torch.nn's cells. What is written here is forward:
+torch.nn's checks in torch.nn's order and words, then one operator call that runs the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+
+_cell = torch.ops.fusedrnn.cell.default
+
+
+def _step(
+    cell: nn.RNNCellBase, mode: str, input: Tensor, states: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """One step of any cell, batched or not; the second result counts only for LSTM."""
+    batched = input.dim() == 2
+    if not batched:
+        input = input.unsqueeze(0)
+    if input.size(1) != cell.input_size:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {input.size(1)} expected {cell.input_size}"
+        )
+    if states is None:
+        h = c = input.new_zeros(input.size(0), cell.hidden_size)
+    else:
+        states = states if batched else [state.unsqueeze(0) for state in states]
+        for i, state in enumerate(states):
+            _check_cell_state(cell, input, state, i)
+        h, c = states[0], states[-1]
+    h, c = _cell(
+        input,
+        h,
+        c if mode == "LSTM" else None,
+        cell.weight_ih,
+        cell.weight_hh,
+        cell.bias_ih,
+        cell.bias_hh,
+        mode,
+    )
+    return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+
+def _check_cell_state(cell: nn.RNNCellBase, input: Tensor, state: Tensor, i: int) -> None:
+    if state.size(0) != input.size(0):
+        raise RuntimeError(
+            f"Input batch size {input.size(0)} doesn't match hidden{i} batch size {state.size(0)}"
+        )
+    if state.size(1) != cell.hidden_size:
+        raise RuntimeError(
+            f"hidden{i} has inconsistent hidden_size: got {state.size(1)}, "
+            f"expected {cell.hidden_size}"
+        )
+
+
+def _check_cell_dim(cell: str, name: str, value: Tensor) -> None:
+    if value.dim() not in (1, 2):
+        raise ValueError(f"{cell}: Expected {name} to be 1D or 2D, got {value.dim()}D instead")
+
+
+class RNNCell(functional.NotScriptable, nn.RNNCell):
+    """One Elman step (Elman, 1990), in place of :class:`torch.nn.RNNCell`.
+
+    Args:
+        input_size, hidden_size: I and H.
+        bias: whether there are biases. Default: True.
+        nonlinearity: "tanh" or "relu". Default: "tanh".
+        device, dtype: of the parameters. Default: torch's.
+    Inputs:
+        input: [B, I] or unbatched [I].
+        hx: [B, H] or [H]; zeros when None.
+    Outputs:
+        h [B, H] or [H].
+    Raises:
+        ValueError: input or hx that is neither 1-D nor 2-D.
+        RuntimeError: any other nonlinearity, or a shape that does not fit.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Advance one step; see the class for shapes."""
+        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
+            return super().forward(input, hx)
+        _check_cell_dim("RNNCell", "input", input)
+        if hx is not None:
+            _check_cell_dim("RNNCell", "hidden", hx)
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        mode = functional.rnn_mode(self.nonlinearity)
+        return _step(self, mode, input, None if hx is None else (hx,))[0]
+
+    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
+        __call__ = forward
+
+
+class LSTMCell(functional.NotScriptable, nn.LSTMCell):
+    """One LSTM step (Hochreiter & Schmidhuber, 1997), in place of :class:`torch.nn.LSTMCell`.
+
+    Args:
+        input_size, hidden_size: I and H.
+        bias: whether there are biases. Default: True.
+        device, dtype: of the parameters. Default: torch's.
+    Inputs:
+        input: [B, I] or unbatched [I].
+        hx: (h, c), each [B, H] or [H]; zeros when None.
+    Outputs:
+        (h, c), each [B, H] or [H].
+    Raises:
+        ValueError: input, h or c that is neither 1-D nor 2-D.
+        TypeError: hx that is one tensor.
+        RuntimeError: hx that is not a pair, or a shape that does not fit.
+    """
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Advance one step; see the class for shapes."""
+        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
+            return super().forward(input, hx)
+        _check_cell_dim("LSTMCell", "input", input)
+        if hx is not None:
+            for i, value in enumerate(hx):
+                _check_cell_dim("LSTMCell", f"hx[{i}]", value)
+            if input.dim() == 2 and (len(hx) != 2 or isinstance(hx, Tensor)):
+                functional.refuse_states("lstm_cell", hx)
+            hx = (hx[0], hx[1])
+        return _step(self, "LSTM", input, hx)
+
+    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
+        __call__ = forward
+
+
+class GRUCell(functional.NotScriptable, nn.GRUCell):
+    """One GRU step (Cho et al., 2014), in place of :class:`torch.nn.GRUCell`.
+
+    Args:
+        input_size, hidden_size: I and H.
+        bias: whether there are biases. Default: True.
+        device, dtype: of the parameters. Default: torch's.
+    Inputs:
+        input: [B, I] or unbatched [I].
+        hx: [B, H] or [H]; zeros when None.
+    Outputs:
+        h [B, H] or [H].
+    Raises:
+        ValueError: input or hx that is neither 1-D nor 2-D.
+        RuntimeError: a shape that does not fit.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Advance one step; see the class for shapes."""
+        if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
+            return super().forward(input, hx)
+        _check_cell_dim("GRUCell", "input", input)
+        if hx is not None:
+            _check_cell_dim("GRUCell", "hidden", hx)
+        return _step(self, "GRU", input, None if hx is None else (hx,))[0]
+
+    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
+        __call__ = forward
