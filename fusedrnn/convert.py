@@ -145,7 +145,7 @@ def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:
 _PATCHED: tuple[ModuleType, ...] = (nn, nn.modules, nn.modules.rnn)
 _lock = threading.Lock()
 _in_force = 0
-_replaced: list[tuple[ModuleType, str, Any]] = []
+_replaced: list[tuple[Any, str, Any]] = []
 
 
 class Patch:
@@ -185,7 +185,14 @@ class Patch:
             for place in _PATCHED:
                 for name in _NAMES:
                     _replace(place, name, _OURS[name])
-            _replace(dynamo, "allow_rnn", True)
+            # The setting itself is each thread's own, and torch.export puts it back to what it
+            # found: so it is forced, for all threads, and this one's is noted to be restored.
+            _replaced.append((dynamo, "allow_rnn", dynamo.allow_rnn))
+            entry: Any = getattr(dynamo, "_config", {}).get("allow_rnn")
+            if hasattr(entry, "env_value_force"):
+                _replace(entry, "env_value_force", True)
+            else:
+                dynamo.allow_rnn = True
 
     def undo(self) -> None:
         """Put back what was there; while other patches are in force, only this one ends.
@@ -206,7 +213,7 @@ class Patch:
                     setattr(place, name, before)
 
 
-def _replace(place: ModuleType, name: str, value: object) -> None:
+def _replace(place: Any, name: str, value: object) -> None:
     _replaced.append((place, name, getattr(place, name)))
     setattr(place, name, value)
 

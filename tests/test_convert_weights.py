@@ -155,3 +155,27 @@ def test_flatten_parameters_is_harmless_before_between_and_after(name: str) -> N
         close(step(module, x), expected)
         assert all(a is b for a, b in zip(module.parameters(), weights, strict=True))
         assert all(a is b for a, b in zip(module._flat_weights, weights, strict=True))
+
+
+def test_to_torch_gathers_weights_as_torch_does_and_runs_no_parametrization(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gathered: list[Any] = []
+    ran: list[Tensor] = []
+
+    class Noted(Doubled):
+        def forward(self, w: Tensor) -> Tensor:
+            ran.append(w)
+            return super().forward(w)
+
+    layer: Any = fusedrnn.LSTM(3, 5)
+    model = nn.ModuleList([layer, fusedrnn.GRU(3, 5), fusedrnn.GRUCell(3, 5)])
+    parametrize.register_parametrization(model[1], "weight_hh_l0", Noted())
+    swapped = nn.Parameter(torch.zeros(20, 5))
+    layer._parameters["weight_hh_l0"] = swapped  # past the module's own list of weights
+    ran.clear()
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda self: gathered.append(self))
+    fusedrnn.to_torch(model)
+    assert gathered == [layer]
+    assert ran == []
+    assert layer._flat_weights[1] is swapped

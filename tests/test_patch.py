@@ -9,6 +9,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -220,11 +221,19 @@ def test_a_library_imported_under_a_patch_builds_and_derives_from_ours(
 
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_compiling_under_a_patch_gives_one_graph_and_leaves_dynamo_as_it_was(name: str) -> None:
-    torch._dynamo.reset()
-    before = torch._dynamo.config.allow_rnn
-    with fusedrnn.patch():
-        model = nn.Sequential(getattr(nn, name)(3, 5))
+    x, model = torch.randn(4, 2, 3), nn.Sequential(getattr(nn, name)(3, 5))
+    fusedrnn.convert(model)
+
+    def compile_whole() -> None:
+        torch._dynamo.reset()
         compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
-        x = torch.randn(4, 2, 3)
         close(compiled(x), model(x))
-    assert torch._dynamo.config.allow_rnn == before
+
+    assert torch._dynamo.config.allow_rnn is False
+    with fusedrnn.patch():
+        compile_whole()
+        with ThreadPoolExecutor(1) as pool:  # a thread has settings of dynamo's of its own
+            pool.submit(compile_whole).result()
+        torch.export.export(model, (x,))  # sets it, too, and puts it back
+    assert torch._dynamo.config.allow_rnn is False
+    compile_whole()

@@ -163,7 +163,9 @@ def policy() -> nn.Module:
 
     space = spaces.Box(-1.0, 1.0, (3,))
     options: Any = {"net_arch": [4], "lstm_hidden_size": 6, "n_lstm_layers": 2}
-    return RecurrentActorCriticPolicy(space, spaces.Discrete(2), lambda _: 1e-3, **options)
+    action = spaces.Discrete(2)
+    result: nn.Module = RecurrentActorCriticPolicy(space, action, lambda _: 1e-3, **options)
+    return result
 
 
 @case("sb3_contrib", policy, LSTM=2)
@@ -184,16 +186,16 @@ def sb3_recurrent_ppo(model: Any) -> Any:
 def codec() -> nn.Module:
     from transformers import EncodecConfig, EncodecModel
 
-    return EncodecModel(
-        EncodecConfig(
-            hidden_size=8,
-            num_filters=2,
-            upsampling_ratios=[2, 2],
-            num_lstm_layers=2,
-            codebook_size=4,
-            codebook_dim=8,
-        )
+    config = EncodecConfig(
+        hidden_size=8,
+        num_filters=2,
+        upsampling_ratios=[2, 2],
+        num_lstm_layers=2,
+        codebook_size=4,
+        codebook_dim=8,
     )
+    result: nn.Module = EncodecModel(config)
+    return result
 
 
 @case("transformers", codec, LSTM=2)
