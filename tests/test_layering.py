@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "convert": {"cells", "modules"},
     "cells": {"functional"},
     "modules": {"functional"},
-    "plan": {"functional", "ops"},
+    "plan": {"functional", "ops", "transforms"},
     "functional": {"ops"},
     "ops": {"_C", "reference", "transforms"},
     "transforms": {"_C", "reference"},

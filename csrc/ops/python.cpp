@@ -269,6 +269,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("training"), py::arg("threads"));
   m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
         py::arg("P"), py::arg("device"));
+  m.def(
+      "has_tangent", [](const at::Tensor& tensor) { return tensor._fw_grad(0).defined(); },
+      py::arg("tensor"));
   m.def("set_second_backward", &ops::set_second_backward, py::arg("function"));
   m.def("cuda_allowed", &ops::cuda_allowed);
   m.def("cuda_device", &ops::cuda_device_of, py::arg("index"));
