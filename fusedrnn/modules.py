@@ -126,8 +126,6 @@ class RNN(_Recurrent):
     gives the same values.
     """
 
-    nonlinearity: str
-
     def __init__(
         self,
         input_size: int,

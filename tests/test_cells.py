@@ -134,6 +134,39 @@ def test_cell_state_of_a_wrong_size_is_refused_as_by_torch() -> None:
         assert refusal(partial(ours, x, (h, c))) == refusal(partial(theirs, x, (h, c)))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_states_of_another_type_are_taken_or_refused_as_by_torch(name: str) -> None:
+    ours, theirs = pair(name, 3, 5)
+    x, h = torch.randn(2, 3), torch.randn(2, 5)
+    if name == "LSTMCell":
+        torch.testing.assert_close(ours(x, [h, h]), theirs(x, [h, h]))
+    for hx in ([h], (h,)):
+        assert refusal(partial(ours, x, hx)) == refusal(partial(theirs, x, hx))
+
+
+def test_arguments_come_in_torchs_order_and_sizes_are_checked_as_late() -> None:
+    for name in NAMES:
+        options = ("relu",) if name == "RNNCell" else ()
+        ours, theirs = pair(name, 3, 5, False, *options, "cpu", torch.float64)
+        assert repr(ours) == repr(theirs)
+        assert ours.weight_ih.dtype == torch.float64
+        calls = [partial(getattr(ns, name), 3, -5) for ns in (fusedrnn, nn)]
+        assert refusal(calls[0]) == refusal(calls[1])
+
+
+@pytest.mark.cpu_only("torch.nn has no complex kernels elsewhere")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_complex_cells_give_torchs_results_and_gradients(name: str) -> None:
+    results = []
+    x, hx = torch.randn(2, 3, dtype=torch.complex128), states(name, 2, 5, dtype=torch.complex128)
+    for module in pair(name, 3, 5, dtype=torch.complex128):
+        outputs = flat(module(x, hx))
+        torch.stack([t.abs().sum() for t in outputs]).sum().backward()
+        results.append([*outputs, *(p.grad for p in module.parameters())])
+    torch.testing.assert_close(*results)
+
+
 def test_unknown_nonlinearity_is_refused_in_forward() -> None:
     ours, theirs = pair("RNNCell", 3, 5, nonlinearity="x")
     x = torch.randn(2, 3)

@@ -120,6 +120,26 @@ def test_unbatched_input_takes_unbatched_hx_whatever_batch_first_says(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_batch_first_means_nothing_to_packed_input(name: str) -> None:
+    x, hx = packed(), states(name, 2, 2, 5)
+    ours, theirs = pair(name, 3, 5, 2, batch_first=True)
+    (a, a_n), (b, b_n) = ours(x, hx), theirs(x, hx)
+    close((a.data, a_n), (b.data, b_n))
+    close((a.data, a_n), tuple(getattr(t, "data", t) for t in pair(name, 3, 5, 2)[0](x, hx)))
+
+
+@pytest.mark.cpu_only("torch.nn's own refusal is of the CPU")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_as_by_torch(name: str, layout: torch.layout) -> None:
+    rows = [torch.randn(n, 3) for n in (2, 4)]
+    x = torch.nested.nested_tensor(rows, layout=layout)
+    for module in pair(name, 3, 5):
+        assert issubclass(refusal(partial(module, x))[0], RuntimeError)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_output_has_torchs_shape_and_strides(name: str, batch_first: bool) -> None:
     ours, theirs = pair(name, 3, 5, 2, bidirectional=True, batch_first=batch_first)

@@ -111,6 +111,32 @@ def test_rnn_takes_nonlinearity_as_fourth_positional_and_as_keyword() -> None:
         assert refusals[0] == refusals[1]
 
 
+def test_all_arguments_come_in_the_documented_order() -> None:
+    # nn.GRU and nn.RNN take proj_size for their device where it is given by position.
+    device, dtype = "cpu", torch.float64
+    options: dict[str, Any] = {"bias": False, "batch_first": True, "bidirectional": True}
+    options |= {"num_layers": 2, "dropout": 0.1, "device": device, "dtype": dtype}
+    tail = (False, True, 0.1, True)
+    for ours, theirs in (
+        (fusedrnn.RNN(3, 5, 2, "relu", *tail, device, dtype), nn.RNN(3, 5, **options)),
+        (fusedrnn.GRU(3, 5, 2, *tail, device, dtype), nn.GRU(3, 5, **options)),
+        (
+            fusedrnn.LSTM(3, 5, 2, *tail, 4, device, dtype),
+            nn.LSTM(3, 5, 2, *tail, 4, device, dtype),
+        ),
+    ):
+        assert repr(ours) == repr(theirs)
+        assert {p.dtype for p in ours.parameters()} == {dtype}
+    assert "proj_size=4" in repr(ours)
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU"])
+@pytest.mark.parametrize("proj_size", [0, 2])
+def test_projections_are_refused_where_there_are_none(name: str, proj_size: int) -> None:
+    calls = [partial(getattr(ns, name), 3, 5, proj_size=proj_size) for ns in (fusedrnn, nn)]
+    assert refusal(calls[0]) == refusal(calls[1])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_mode_and_unknown_keywords_are_refused(name: str) -> None:
     for kwargs in ({"mode": "LSTM"}, {"hidden": 5}):
@@ -312,12 +338,72 @@ def test_module_is_an_rnn_base_and_keeps_its_helpers(name: str) -> None:
     ours, theirs = pair(name, 3, 5)
     assert isinstance(ours, nn.RNNBase)
     assert not isinstance(ours, getattr(nn, name))  # TorchDynamo refuses those
-    missing = {n for n in dir(theirs) if not n.startswith("__")} - set(dir(ours))
-    assert not missing
+    assert not set(dir(theirs)) - set(dir(ours))
+    for key in ("__constants__", "__jit_unused_properties__"):
+        assert getattr(ours, key) == getattr(theirs, key)
+    assert all(
+        w is getattr(ours, key)
+        for group, keys in zip(ours.all_weights, theirs._all_weights, strict=True)
+        for w, key in zip(group, keys, strict=True)
+    )
     x = torch.randn(4, 2, 3)
     assert ours.get_expected_hidden_size(x, None) == theirs.get_expected_hidden_size(x, None)
     h, order = states(name, 1, 2, 5), torch.tensor([1, 0])
     close(ours.permute_hidden(h, order), theirs.permute_hidden(h, order))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_subclass_may_use_and_replace_what_torchs_may(name: str) -> None:
+    calls = []
+
+    def derived(namespace: Any) -> Any:
+        class Derived(getattr(namespace, name)):  # type: ignore[misc]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.scale = nn.Parameter(torch.ones(1))
+
+            def check_forward_args(self, *args: Any) -> None:
+                calls.append(namespace)
+                super().check_forward_args(*args)
+
+            def forward(self, x: torch.Tensor, hx: Any) -> Any:
+                # As DropConnect was written: torch's function on the module's own list of weights.
+                run = getattr(torch, self.mode.lower())
+                weights = [self.scale * w for w in self._flat_weights]
+                by_torch = run(x, hx, weights, self.bias, 1, 0.0, True, False, self.batch_first)
+                self.check_forward_args(x, hx, None)
+                return by_torch, super().forward(x, self.permute_hidden(hx, None))
+
+        torch.manual_seed(0)
+        return Derived(3, 5)
+
+    x, hx = torch.randn(4, 2, 3), states(name, 1, 2, 5)
+    ours, theirs = (derived(ns)(x, hx) for ns in (fusedrnn, nn))
+    close(ours, theirs)
+    assert {*calls} == {fusedrnn, nn}
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(f"{name}Cell" for name in NAMES)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_refused_with_the_remedy_and_changes_nothing(name: str) -> None:
+    own = getattr(fusedrnn, name)(3, 5)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(own))
+    before = list(model.modules())
+    for module in (model, own):
+        error = refusal(partial(torch.jit.script, module))
+        assert error[:2] == (
+            RuntimeError,
+            f"fusedrnn: TorchScript cannot compile {name}: "
+            "call fusedrnn.to_torch(model) before torch.jit.script",
+        )
+    assert all(a is b for a, b in zip(before, model.modules(), strict=True))
+
+    class Own(getattr(fusedrnn, name)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    assert torch.equal(torch.jit.script(Own(3, 5))(torch.ones(2)), torch.full((2,), 2.0))
 
 
 def test_public_names_and_version() -> None:
