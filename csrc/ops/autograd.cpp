@@ -3,6 +3,7 @@
 #include <ATen/FuncTorchTLS.h>
 #include <ATen/Functions.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -146,6 +147,7 @@ class LayerBackwardFunction : public torch::autograd::Function<LayerBackwardFunc
     const bool none = std::none_of(grads.begin(), grads.end(), [](auto& g) { return g.defined(); });
     if (!any || none) return result;
     const c10::List<bool> needs = ctx->saved_data["needs"].toBoolList();
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const std::vector<Tensor> found = second_backward()(
         grads, saved, batch_sizes, ctx->saved_data["mode"].toStringRef(),
         ctx->saved_data["has_biases"].toBool(), {needs.begin(), needs.end()}, wanted);
@@ -169,6 +171,7 @@ std::vector<Tensor> layer_backward_autograd(const OptionalTensor& grad_output,
   const auto operands = {&grad_output, &grad_h_n, &grad_c_n, &x, &hx, &cx};
   // A reserve of one dimension is what is left of a forward pass by the definition.
   if (reserve.dim() == 1 || any_of(operands, weights, has_tangent)) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("fusedrnn::layer_backward_reference", "")
                                .typed<decltype(layer_backward)>();

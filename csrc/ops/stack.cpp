@@ -214,8 +214,10 @@ Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const Op
     if (std::optional<Result> result = by_torch(s, outside)) return *std::move(result);
   }
 #endif
-  if (autocast) convert(outside);
-  if (compute_type(outside) != outside) convert(compute_type(outside));
+  // Autocast asks for results in the low type; what has float32 is not rounded to it on the way,
+  // and what follows is ours to cast.
+  if (autocast || compute_type(outside) != outside) convert(compute_type(outside));
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
 
   std::vector<Tensor> h_n, c_n;
   for (int64_t l = 0; l < num_layers; ++l) {
