@@ -81,7 +81,7 @@ class Step:
             model = reuters.build_model(self.cell.lower(), impl, config)
             model.to(setting.device, setting.dtype)
             if self.compiled:  # with torch's own random numbers, so that dropout agrees
-                model = torch.compile(model, options={"fallback_random": True})
+                model.compile(options={"fallback_random": True})
             if self.step == INFERENCE:
                 model.eval()
                 return lambda: (model(x),)
