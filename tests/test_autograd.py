@@ -30,7 +30,10 @@ TWICE: list[dict[str, Any]] = [
     {},
     {"form": "unsorted", "bidirectional": True},
     {"L": 2, "hx": "none"},
+    {"form": "batch_first", "bias": False},
+    {"form": "unbatched"},
     {"P": 1},
+    {"P": 1, "form": "unsorted", "bidirectional": True, "L": 2},
 ]
 
 
@@ -61,11 +64,32 @@ def test_gradients_equal_finite_differences(problem: Problem) -> None:
     assert torch.autograd.gradcheck(*as_function(problem))
 
 
-@pytest.mark.parametrize(
-    "problem", each(["LSTM", "GRU", "RNN_TANH"], TWICE, **{**SMALL, "T": 2, "H": 2}), ids=str
-)
+@pytest.mark.parametrize("problem", each(MODES, TWICE, **{**SMALL, "T": 2, "H": 2}), ids=str)
 def test_second_derivatives_equal_finite_differences(problem: Problem) -> None:
     assert torch.autograd.gradgradcheck(*as_function(problem))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize("problem", each(MODES, TWICE, **{**SMALL, "T": 2, "H": 2}), ids=str)
+def test_forward_mode_and_batched_gradients_equal_finite_differences(problem: Problem) -> None:
+    call, leaves = as_function(problem)
+    assert torch.autograd.gradcheck(
+        call,
+        leaves,
+        check_forward_ad=True,
+        check_backward_ad=False,
+        check_batched_forward_grad=True,
+    )
+    assert torch.autograd.gradcheck(call, leaves, check_batched_grad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(
+        call,
+        leaves,
+        check_fwd_over_rev=True,
+        check_rev_over_rev=False,
+        check_undefined_grad=False,
+        fast_mode=True,
+    )
+    assert torch.autograd.gradgradcheck(call, leaves, check_batched_grad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", CELLS)

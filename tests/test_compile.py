@@ -199,6 +199,50 @@ def test_inductor_compiles_a_model_around_the_layer() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_reduced_overhead_trains_alike_and_keeps_earlier_results(name: str) -> None:
+    torch._dynamo.reset()
+    module = getattr(fusedrnn, name)(3, 5, 2)
+    compiled: Any = torch.compile(module, mode="reduce-overhead", fullgraph=True)
+    for _ in range(3):  # on a GPU: warm up, capture, replay
+        compare_compiled(module, compiled, torch.randn(4, 2, 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transforms_compile_to_one_graph(name: str) -> None:
+    torch._dynamo.reset()
+    module = getattr(fusedrnn, name)(3, 5, 2)
+    weights = {k: p.detach() for k, p in module.named_parameters()}
+    x = torch.randn(3, 4, 2, 3)
+
+    def loss(weights: Any, x: Tensor) -> Any:
+        return torch.func.functional_call(module, weights, (x,))[0].square().sum()
+
+    def call(weights: Any, x: Tensor) -> Any:
+        many = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+        return many, torch.func.grad(loss, argnums=1)(weights, x[0])
+
+    compiled: Any = torch.compile(call, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(weights, x), call(weights, x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_training_with_dropout_compiles(name: str) -> None:
+    torch._dynamo.reset()
+    module = getattr(fusedrnn, name)(3, 5, 3, dropout=0.5)
+
+    def model(data: Tensor, sizes: Tensor) -> Any:
+        return module(PackedSequence(data, sizes))[0].data.tanh().sum()
+
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
+    data, sizes = torch.randn(7, 3), torch.tensor([3, 2, 2], device="cpu")
+    found = []
+    for f in (model, compiled):
+        torch.manual_seed(4)
+        found.append(torch.autograd.grad(f(data, sizes), list(module.parameters())))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_export_keeps_T_and_B_dynamic(name: str) -> None:
     module = getattr(fusedrnn, name)(3, 5, 2).eval()
     T, B = torch.export.Dim("T", min=2), torch.export.Dim("B", min=2)
