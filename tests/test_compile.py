@@ -226,6 +226,21 @@ def test_transforms_compile_to_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_compiled_autograd_takes_the_backward_pass(name: str) -> None:
+    from torch._dynamo import compiled_autograd
+
+    torch._dynamo.reset()
+    module = getattr(fusedrnn, name)(3, 5, 2)
+    eager = copy.deepcopy(module)
+    x = torch.randn(4, 2, 3)
+    eager(x)[0].square().sum().backward()
+    with compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        module(x)[0].square().sum().backward()
+    for p, q in zip(module.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_packed_training_with_dropout_compiles(name: str) -> None:
     torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 3, dropout=0.5)

@@ -193,12 +193,12 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, const Tensor& input, const OptionalTensor& hx,
                                const OptionalTensor& cx, at::TensorList weights,
-                               const OptionalTensor& batch_sizes, std::string mode,
-                               bool has_biases) {
+                               const OptionalTensor& batch_sizes, std::string mode, bool has_biases,
+                               LayerResult* all) {
     const c10::AutoGradMode for_levels_below(Admission::admit());
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [output, h_n, c_n, reserve] =
-        layer(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
+    *all = layer(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
+    const auto& [output, h_n, c_n, reserve] = *all;
     std::vector<Tensor> saved{input,
                               hx.value_or(Tensor()),
                               cx.value_or(Tensor()),
@@ -207,13 +207,12 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                               reserve};
     saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
-    std::vector<Tensor> without{reserve};
-    if (mode != "LSTM") without.push_back(c_n);
-    ctx->mark_non_differentiable(without);
+    const bool lstm = mode == "LSTM";
     ctx->set_materialize_grads(false);
     ctx->saved_data["mode"] = std::move(mode);
     ctx->saved_data["has_biases"] = has_biases;
-    return {output, h_n, c_n, reserve};
+    // Only what has a gradient: compiled autograd cannot do with outputs marked to have none.
+    return lstm ? variable_list{output, h_n, c_n} : variable_list{output, h_n};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -229,10 +228,11 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       const bool given = i == 0 || i > 2 || saved[i].defined();
       needs.push_back(given && ctx->needs_input_grad(edge++));
     }
-    variable_list result(count + 3);
-    if (!grads[0].defined() && !grads[1].defined() && !grads[2].defined()) return result;
+    variable_list result(count + 4);
+    const Tensor dc_n = grads.size() > 2 ? grads[2] : Tensor();
+    if (!grads[0].defined() && !grads[1].defined() && !dc_n.defined()) return result;
     const auto gradients = layer_backward(
-        optional(grads[0]), optional(grads[1]), optional(grads[2]), saved[0], optional(saved[3]),
+        optional(grads[0]), optional(grads[1]), optional(dc_n), saved[0], optional(saved[3]),
         optional(saved[1]), optional(saved[2]), weights, saved[4], saved[5],
         ctx->saved_data["mode"].toStringRef(), ctx->saved_data["has_biases"].toBool(), needs);
     size_t next = 0;
@@ -266,9 +266,11 @@ LayerResult layer_autograd(const Tensor& input, const OptionalTensor& batch_size
     return layer(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
   }
   const Admission admission;
-  const variable_list result =
-      LayerFunction::apply(input, hx, cx, weights, batch_sizes, std::string(mode), has_biases);
-  return {result[0], result[1], result[2], result[3]};
+  LayerResult all;
+  const variable_list result = LayerFunction::apply(input, hx, cx, weights, batch_sizes,
+                                                    std::string(mode), has_biases, &all);
+  auto& [output, h_n, c_n, reserve] = all;
+  return {result[0], result[1], result.size() > 2 ? result[2] : c_n, reserve};
 }
 
 }  // namespace
