@@ -1,10 +1,15 @@
 """A pytest plugin: from here on, layers on the CPU are run by the CUDA half (torch_glue.cpp)."""
 
 import os
+import sys
+from pathlib import Path
 
-import torch
+# The installed package, which has its compiled half: `python -m pytest` puts the checkout first.
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
-import conftest as conftest  # the installed fusedrnn before the checkout's sources
-import fusedrnn as fusedrnn  # its CPU kernels first, to be replaced
+import torch  # noqa: E402
+
+import fusedrnn as fusedrnn  # noqa: E402  its CPU kernels first, to be replaced
 
 torch.ops.load_library(os.environ["FUSEDRNN_GLUE"])
