@@ -3,20 +3,17 @@ to torch.nn in float64. Where kernels serve them, the operators that ran are cou
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from oracle import pair, states, tensors_of, without_cudnn
+from oracle import pair, states, tensors_of
 from torch import Tensor
 from torch.autograd import forward_ad
 from transforming import (
-    CASES,
     CELLS,
-    NAMES,
     B,
     Calls,
     H,
@@ -25,6 +22,8 @@ from transforming import (
     V,
     double_pair,
     draw,
+    each_case,
+    each_name,
     functionalize,
     grad,
     hessian,
@@ -40,17 +39,9 @@ from transforming import (
     vmap,
     weights_of,
 )
-
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
-each_name = pytest.mark.parametrize("name", NAMES)
-
-
-@pytest.fixture(autouse=True)
-def _only_warnings_of_ours() -> Iterator[None]:
-    with warnings.catch_warnings():  # torch's forward-mode formulas are TorchScript
-        warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
-        with without_cudnn():
-            yield
+from transforming import (
+    only_warnings_of_ours as only_warnings_of_ours,
+)
 
 
 @each_case

@@ -3,19 +3,16 @@ back. Samples that share weights are rows of one fused call, which is counted.""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from oracle import pair, tensors_of, without_cudnn
+from oracle import pair, tensors_of
 from torch import Tensor
 from torch.func import stack_module_state
 from torch.nn.utils.rnn import PackedSequence
 from transforming import (
-    CASES,
-    NAMES,
     B,
     Calls,
     H,
@@ -24,6 +21,8 @@ from transforming import (
     V,
     double_pair,
     draw,
+    each_case,
+    each_name,
     grad,
     jacrev,
     jvp,
@@ -34,17 +33,9 @@ from transforming import (
     vmap,
     weights_of,
 )
-
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
-each_name = pytest.mark.parametrize("name", NAMES)
-
-
-@pytest.fixture(autouse=True)
-def _only_warnings_of_ours() -> Iterator[None]:
-    with warnings.catch_warnings():  # torch's forward-mode formulas are TorchScript
-        warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
-        with without_cudnn():
-            yield
+from transforming import (
+    only_warnings_of_ours as only_warnings_of_ours,
+)
 
 
 @each_case

@@ -3,12 +3,14 @@ that it stands for, and a count of the operators that ran."""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
-from oracle import pair, tensors_of
+from oracle import pair, tensors_of, without_cudnn
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,6 +30,18 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 CASES = [(n, o) for n in NAMES for o in OPTIONS if n == "LSTM" or "proj_size" not in o]
 V, T, B, I, H = 3, 4, 2, 3, 5  # noqa: E741
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_name = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(autouse=True)
+def only_warnings_of_ours() -> Iterator[None]:
+    """In force in each module that imports it."""
+    with warnings.catch_warnings():  # torch's forward-mode formulas are TorchScript
+        warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+        with without_cudnn():
+            yield
 
 
 class Calls(TorchDispatchMode):
