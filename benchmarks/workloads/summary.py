@@ -1,8 +1,8 @@
 """What a workload's results say, as data: tables, remarks computed from figures, README rows.
 
-A workload makes its Summary from its JSON record alone, so that the terminal, the results page and
-the README show one set of figures, and showing them again takes no training. Nothing is imported but
-the standard library.
+A workload makes its Summary from its JSON record alone, so that the terminal, the results page
+and the README show one set of figures, and showing them again takes no training. Nothing is
+imported but the standard library.
 """
 
 from __future__ import annotations
