@@ -1,38 +1,44 @@
-"""The two corpora as integer arrays, real or synthetic.
+"""The corpora as integer arrays, real or synthetic.
 
-Reuters is what Keras' ``load_data(num_words=10000)`` returns, in its order (seed 113), padded and
-cut on the left; Time Machine is d2l's character corpus. The synthetic twins have the same shapes,
-lengths and a Zipf-like token distribution, so that they cost the same time and mean nothing else;
-``source`` then says so, and whoever prints a figure prints it.
+Reuters and IMDB are what Keras' ``load_data(num_words=...)`` returns, in its order (seed 113);
+Time Machine is d2l's character corpus. The synthetic twins have the same shapes, lengths and a
+Zipf-like token distribution, so that they cost the same time and mean nothing else; ``source``
+then says so, and whoever prints a figure prints it.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.workloads import fetch, keras_npz
 from benchmarks.workloads.errors import CorruptFile, MissingData
+from benchmarks.workloads.keras_set import (
+    SPLIT_SEED,
+    Ints,
+    KerasSet,
+    Set,
+    read_flat,
+    read_words,
+    zipf,
+)
+from benchmarks.workloads.keras_set import decode as decode
 
-Ints = NDArray[np.int32]
 Synthetic = Literal["never", "fallback", "always"]
 SYNTHETIC = "synthetic"
 
-NUM_WORDS = 10_000
-START, OUT_OF_VOCABULARY, INDEX_FROM = 1, 2, 3  # 0 pads; the word of rank r is r + 3
-TEST_SHARE, SPLIT_SEED = 0.2, 113
+NUM_WORDS = 10_000  # Reuters
+IMDB_WORDS = 25_000
+SENTIMENTS = ("negative", "positive")
+TEST_SHARE = 0.2  # Reuters
 MAX_CHARACTERS = 10_000
 UNKNOWN = "<unk>"
 
@@ -48,50 +54,18 @@ silver 16, wpi 27, hog 17, lead 19
 TOPICS, TOPIC_COUNTS = zip(*(entry.split() for entry in _TOPICS.split(",")), strict=True)
 
 
-@dataclass(frozen=True)
-class Reuters:
-    """The newswires as word ranks (1 = most frequent), row after row in collection order."""
+class Reuters(KerasSet):
+    """The newswires and their topics."""
 
-    tokens: Ints  # [sum of lengths]
-    offsets: Ints  # [N+1]  row i is tokens[offsets[i]:offsets[i+1]]
-    labels: Ints  # [N]
-    order: Ints  # [N]  rows in load_data() order: the n_train training rows, then the test rows
-    n_train: int
-    source: str  # a path, or "synthetic"
+    num_words: ClassVar[int] = NUM_WORDS
+    classes: ClassVar[int] = len(TOPICS)
 
-    def fault(self) -> str | None:
-        """What makes these arrays no corpus; None when they are one."""
-        arrays = (self.tokens, self.offsets, self.labels, self.order)
-        if any(array.ndim != 1 for array in arrays):
-            return "tokens, offsets, labels and order must be 1-D"
-        n = len(self.labels)
-        if len(self.offsets) != n + 1 or self.offsets[0] or self.offsets[-1] != len(self.tokens):
-            return f"offsets do not cut {len(self.tokens)} tokens into {n} rows"
-        if (np.diff(self.offsets) < 0).any():
-            return "offsets fall"
-        if (self.tokens < 1).any():
-            return "word ranks must start at 1"
-        if not np.isin(self.labels, np.arange(len(TOPICS))).all():
-            return f"labels must lie in 0..{len(TOPICS) - 1}"
-        if not np.array_equal(np.sort(self.order), np.arange(n)) or not 0 <= self.n_train <= n:
-            return f"order is no permutation of {n} rows"
-        return None
 
-    def values(self, i: int) -> list[int]:
-        """Newswire i in load_data() order as Keras gives it: start marker, then words."""
-        row = self.order[i]
-        ranks = self.tokens[self.offsets[row] : self.offsets[row + 1]]
-        return [START, *_limited(ranks).tolist()]
+class Imdb(KerasSet):
+    """The film reviews and their sentiments, half of them to train and half to test."""
 
-    def padded(self, T: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(x [N, T], y [N]) in load_data() order; x keeps the last T values, zeros in front."""
-        starts, ends = self.offsets[self.order], self.offsets[self.order + 1]
-        at = ends[:, None] - T + np.arange(T, dtype=np.int32)  # [N, T] positions in tokens
-        x = np.zeros(at.shape, np.int64)
-        word = at >= starts[:, None]
-        x[word] = _limited(self.tokens[at[word]])
-        x[at == starts[:, None] - 1] = START
-        return x, self.labels[self.order].astype(np.int64)
+    num_words: ClassVar[int] = IMDB_WORDS
+    classes: ClassVar[int] = len(SENTIMENTS)
 
 
 @dataclass(frozen=True)
@@ -109,12 +83,7 @@ class Text:
         return "".join(self.symbols[token] for token in tokens)
 
 
-def _limited(ranks: Ints) -> Ints:
-    values = ranks + INDEX_FROM
-    return np.where(values < NUM_WORDS, values, OUT_OF_VOCABULARY).astype(np.int32)
-
-
-Corpus = TypeVar("Corpus", Reuters, Text)
+Corpus = TypeVar("Corpus", Reuters, Imdb, Text)
 
 
 def _choose(mode: Synthetic, real: Callable[[], Corpus], synthetic: Callable[[], Corpus]) -> Corpus:
@@ -142,53 +111,74 @@ def reuters(data_dir: str | Path | None = None, synthetic: Synthetic = "never") 
 
 
 def _real_reuters(data_dir: str | Path | None) -> Reuters:
-    path = fetch.locate(fetch.REUTERS, data_dir, "reuters/reuters_flat.npz")
-    corpus = read_keras(path) if path.name == "reuters.npz" else read_flat(path)
+    return _keras(Reuters, fetch.REUTERS, data_dir, _read_reuters)
+
+
+def _keras(
+    kind: type[Set],
+    asset: fetch.Asset,
+    data_dir: str | Path | None,
+    read: Callable[[Path], Set],
+) -> Set:
+    """The set of `asset`, from its flat layout or by `read` from the file Keras distributes."""
+    path = fetch.locate(asset, data_dir, asset.path.replace(".npz", "_flat.npz"))
+    corpus = read(path) if path.name == Path(asset.path).name else read_flat(kind, path)
     fault = corpus.fault()
     if fault:
         raise CorruptFile(path, fault)
     return corpus
 
 
-def read_keras(path: Path) -> Reuters:
-    """Reads the file that Keras distributes."""
+def _read_reuters(path: Path) -> Reuters:
     tokens, offsets, labels = keras_npz.read(path)
-    return Reuters(tokens, offsets, labels, *keras_split(len(labels)), str(path))
+    return Reuters(tokens, offsets, labels, *reuters_split(len(labels)), str(path))
 
 
-def keras_split(rows: int) -> tuple[Ints, int]:
+def reuters_split(rows: int) -> tuple[Ints, int]:
     """(order, n_train) as ``load_data(seed=113, test_split=0.2)`` splits that many rows."""
     order = np.arange(rows)
     np.random.RandomState(SPLIT_SEED).shuffle(order)
     return order.astype(np.int32), int(rows * (1 - TEST_SHARE))
 
 
-def read_flat(path: Path) -> Reuters:
-    """Reads ``reuters_flat.npz``: plain arrays tokens, offsets, labels, order and n_train."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            tokens, offsets, labels, order = (
-                np.asarray(file[name], dtype=np.int32)
-                for name in ("tokens", "offsets", "labels", "order")
-            )
-            n_train = int(file["n_train"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptFile(path, error) from error
-    return Reuters(tokens, offsets, labels, order, n_train, str(path))
-
-
 def reuters_words(data_dir: str | Path | None = None) -> dict[int, str]:
     """The word of each rank."""
-    path = fetch.locate(fetch.REUTERS_WORDS, data_dir)
-    try:
-        return {int(rank): word for word, rank in json.loads(path.read_text("utf-8")).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise CorruptFile(path, error) from error
+    return read_words(fetch.locate(fetch.REUTERS_WORDS, data_dir))
 
 
-def decode(values: list[int], words: dict[int, str]) -> str:
-    """The text of Keras values; what has no word (padding, start, out of vocabulary) is ``?``."""
-    return " ".join(words.get(value - INDEX_FROM, "?") for value in values)
+def imdb(data_dir: str | Path | None = None, synthetic: Synthetic = "never") -> Imdb:
+    """The IMDB film reviews (Maas et al., ACL 2011); arguments as for `reuters`."""
+    return _choose(synthetic, lambda: _real_imdb(data_dir), synthetic_imdb)
+
+
+def _real_imdb(data_dir: str | Path | None) -> Imdb:
+    return _keras(Imdb, fetch.IMDB, data_dir, _read_imdb)
+
+
+def _read_imdb(path: Path) -> Imdb:
+    parts = [keras_npz.read(path, f"x_{part}", f"y_{part}") for part in ("train", "test")]
+    (tokens, offsets, labels), (test_tokens, test_offsets, test_labels) = parts
+    return Imdb(
+        np.concatenate([tokens, test_tokens]),
+        np.concatenate([offsets, test_offsets[1:] + offsets[-1]]),
+        np.concatenate([labels, test_labels]),
+        *imdb_split(len(labels), len(test_labels)),
+        str(path),
+    )
+
+
+def imdb_split(train: int, test: int) -> tuple[Ints, int]:
+    """(order, n_train) as ``load_data(seed=113)`` shuffles each part in its turn."""
+    rng = np.random.RandomState(SPLIT_SEED)
+    parts = np.arange(train), np.arange(test)
+    for part in parts:
+        rng.shuffle(part)
+    return np.concatenate([parts[0], parts[1] + train]).astype(np.int32), train
+
+
+def imdb_words(data_dir: str | Path | None = None) -> dict[int, str]:
+    """The word of each rank."""
+    return read_words(fetch.locate(fetch.IMDB_WORDS, data_dir))
 
 
 def time_machine(data_dir: str | Path | None = None, synthetic: Synthetic = "never") -> Text:
@@ -213,12 +203,6 @@ def text_corpus(text: str, source: str) -> Text:
     return Text(symbols, tokens, source)
 
 
-def zipf(n: int, exponent: float, shift: float) -> NDArray[np.float64]:
-    """Zipf-Mandelbrot probabilities of ranks 1..n: p(r) ~ (r + shift)^-exponent."""
-    weights = (np.arange(1, n + 1) + shift) ** -exponent
-    return np.asarray(weights / weights.sum(), np.float64)
-
-
 def synthetic_reuters(rows: int = 11_228, seed: int = 0) -> Reuters:
     """Random newswires with Reuters' lengths, word frequencies and topic shares.
 
@@ -232,7 +216,24 @@ def synthetic_reuters(rows: int = 11_228, seed: int = 0) -> Reuters:
     counts = np.array(TOPIC_COUNTS, np.float64)
     labels = rng.choice(len(TOPICS), rows, p=counts / counts.sum())
     return Reuters(
-        tokens.astype(np.int32), offsets, labels.astype(np.int32), *keras_split(rows), SYNTHETIC
+        tokens.astype(np.int32), offsets, labels.astype(np.int32), *reuters_split(rows), SYNTHETIC
+    )
+
+
+def synthetic_imdb(rows: int = 50_000, seed: int = 0) -> Imdb:
+    """Random reviews with IMDB's lengths and word frequencies; every second one is positive.
+
+    Lengths are log-normal with the real median 175 and mean 234, within the real 6..2493; of the
+    words, the most frequent 10, 100, 1000 and 24996 cover the real shares to 0.03.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(np.log(175), 0.76, rows), 6, 2493).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    tokens = 1 + rng.choice(88_584, int(offsets[-1]), p=zipf(88_584, 1.2, 4.0))
+    labels = np.arange(rows, dtype=np.int32) % len(SENTIMENTS)
+    train = rows // 2
+    return Imdb(
+        tokens.astype(np.int32), offsets, labels, *imdb_split(train, rows - train), SYNTHETIC
     )
 
 

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA_ENV = "FUSEDRNN_DATA"
 URL_ENV = "FUSEDRNN_DATA_URL"  # replaces the part of every URL before the file name
 TIMEOUT_S = 15.0
-MAX_BYTES = 64 << 20  # the largest file is 2.1 MB: whatever exceeds this is not it
+MAX_BYTES = 64 << 20  # the largest file is 17 MB: whatever exceeds this is not it
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,16 @@ REUTERS_WORDS = Asset(
     "reuters/reuters_word_index.json",
     f"{KERAS}/reuters_word_index.json",
     "md5:4d44cc38712099c9e383dc6e5f11a921",
+)
+IMDB = Asset(
+    "imdb/imdb.npz",
+    f"{KERAS}/imdb.npz",
+    "sha256:69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f",
+)
+IMDB_WORDS = Asset(
+    "imdb/imdb_word_index.json",
+    f"{KERAS}/imdb_word_index.json",
+    "md5:bfafd718b763782e994055a2d397834f",
 )
 
 

@@ -1,4 +1,4 @@
-"""Reads Keras' ``reuters.npz``, a pickled array of lists, without running its pickle.
+"""Reads Keras' ``reuters.npz`` and ``imdb.npz``, pickled arrays of lists, running no pickle.
 
 ``np.load(allow_pickle=True)`` would call whatever the file names. Here the names such an array
 needs are bound to inert stand-ins that only keep the data, every other name is refused, and what
@@ -19,18 +19,24 @@ from numpy.typing import NDArray
 from benchmarks.workloads.errors import CorruptFile
 
 
-def read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Word ranks of all newswires end to end, the offsets [N+1] of each in them, and labels [N].
+def read(
+    path: Path, x: str = "x", y: str = "y"
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Word ranks of all rows end to end, the offsets [N+1] of each in them, and labels [N].
 
+    Args:
+        x, y: the names of the arrays of rows and of labels in the file.
     Raises:
         CorruptFile: the file is damaged, or is anything but lists of ints with labels.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            rows = _object_array(archive.read("x.npy"))
-            labels = np.lib.format.read_array(io.BytesIO(archive.read("y.npy")), allow_pickle=False)
+            rows = _object_array(archive.read(f"{x}.npy"))
+            labels = np.lib.format.read_array(
+                io.BytesIO(archive.read(f"{y}.npy")), allow_pickle=False
+            )
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(rows):
-            raise ValueError(f"y must be {len(rows)} integers, got {labels.dtype} {labels.shape}")
+            raise ValueError(f"{y} must be {len(rows)} integers, got {labels.dtype} {labels.shape}")
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
         tokens = np.fromiter((rank for row in rows for rank in row), np.int32, int(offsets[-1]))
     except Exception as error:  # a hostile pickle can raise anything

@@ -82,7 +82,7 @@ def test_rows_are_padded_and_cut_in_front(reuters_dir: Path, newswires: Any, T: 
 
 def test_the_vocabulary_ends_at_rank_9996(newswires: Any) -> None:
     assert keras_values([9996, 9997]) == [1, 9999, 2]
-    assert data._limited(np.array([9996, 9997], np.int32)).tolist() == [9999, 2]
+    assert data.Reuters.limited(np.array([9996, 9997], np.int32)).tolist() == [9999, 2]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_the_real_newswires_are_those_of_keras() -> None:
     assert np.bincount(y[n:], minlength=46).tolist() == list(TEST_COUNTS)
     lengths = np.diff(corpus.offsets)[corpus.order] + 1
     assert (lengths[:n].max(), lengths[:n].mean()) == (2376, 145.5398574927633)
-    order, n_train = data.keras_split(11_228)
+    order, n_train = data.reuters_split(11_228)
     assert np.array_equal(order, corpus.order)
     assert n_train == n
 
