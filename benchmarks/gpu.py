@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import bench_layers, bench_reuters, bench_time_machine, harness, report
+from benchmarks import bench_layers, bench_reuters, bench_time_machine, harness, machine, report
 from benchmarks.bench_layers import Layer
 from benchmarks.harness import GRADIENTS, INFERENCE, TRAINING, Call, Effort, Setting, Subject, Tier
 from benchmarks.report import GRID, Record, Recurrence, Run
@@ -326,7 +326,7 @@ def described(device: torch.device) -> dict[str, str]:
     """The GPU and what drives it. Clocks are read at the call: right after work they are those of
     the work."""
     if device.type != "cuda":
-        return {"name": f"rehearsal on {harness.cpu_name()}"}
+        return {"name": f"rehearsal on {machine.cpu_name()}"}
     properties = torch.cuda.get_device_properties(device)
     return {
         "name": properties.name,

@@ -14,20 +14,19 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 import fusedrnn
+from benchmarks.machine import commit, cpu_name
 from benchmarks.report import Record, Run
 from fusedrnn import ops
 
@@ -279,37 +278,6 @@ def measure(
     benchmark.extra_info.update(
         torch_ms=found.torch_ms, ratio=found.ratio, threads=threads, data=found.data
     )
-
-
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def git(*arguments: str) -> str:
-    try:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def commit() -> str:
-    """The checkout's commit, "+" when tracked files differ from it, "unknown" without git."""
-    name = git("rev-parse", "--short=12", "HEAD")
-    if not name:
-        return "unknown"
-    return name + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def new_run(tier: Tier) -> Run:

@@ -1,23 +1,33 @@
-"""Runs epochs of updates: timing, the progress bar, and the stop at a loss that is no number.
+"""Trains runs epoch by epoch: timing, the progress bar, and the stop at a loss that is no number.
 
 A workload says what an epoch is by a generator that makes one update per item and yields its
 loss. The losses stay on the device until the epoch ends, so that a GPU is not stalled every step.
+Runs that are to be compared are trained in turn, an epoch of one and then of the next, so that they
+meet the same machine; each has torch's random numbers to itself, as if it were alone.
 """
 
 from __future__ import annotations
 
 import math
+import random
+import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.workloads.errors import WorkloadError
+from benchmarks.workloads.parallel import processes
+
+if TYPE_CHECKING:
+    from benchmarks.workloads.checkpoint import Checkpoints
 
 Updates = Iterator[tuple[Tensor, int]]  # mean loss of the update, detached; targets it is over
+Generator = torch.Generator | random.Random
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,8 @@ class Epoch:
 
     loss: float  # mean over all targets, nats
     targets: int
-    seconds: float
+    seconds: float  # of the updates alone
+    figures: dict[str, float] = field(default_factory=dict)  # measured after it
 
     @property
     def perplexity(self) -> float:
@@ -37,49 +48,152 @@ class Epoch:
         return self.targets / self.seconds
 
 
-def fit(
-    epochs: int,
-    updates: Callable[[], Updates],
-    report: Callable[[int, Epoch], None],
-    *,
-    label: str = "",
-) -> list[Epoch]:
-    """Trains for `epochs` passes, each made of the updates of a fresh ``updates()``.
+@dataclass
+class Run:
+    """One model in training; made right after `start` and the model, before a number is drawn.
 
     Args:
-        report: called after every epoch with its number, from 1, and its figures.
-        label: stands in front of the progress bar, which shows on a terminal only.
-    Raises:
-        WorkloadError: a loss is nan or infinite, or an epoch has no update.
+        name: unique among the runs of one implementation; it names the checkpoint.
+        impl: "fusedrnn" or "torch".
+        updates: the updates of one epoch.
+        task: what a checkpoint must agree on to be resumed (workload, cell, sizes; neither `impl`
+            nor the number of epochs), as JSON takes it.
+        generators: where random numbers come from besides torch's global generator.
+        after: figures after an epoch, such as a validation accuracy; its time is not counted.
+        history: one entry per epoch trained.
     """
-    history: list[Epoch] = []
-    with tqdm(total=epochs, desc=label, unit="epoch", leave=False, disable=None) as bar:
-        for number in range(1, epochs + 1):
-            epoch = _epoch(number, updates(), bar)
-            history.append(epoch)
-            bar.set_postfix(loss=f"{epoch.loss:.4f}", refresh=False)
-            report(number, epoch)
-    return history
+
+    name: str
+    impl: str
+    seed: int
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    updates: Callable[[], Updates]
+    task: Mapping[str, Any]
+    generators: Mapping[str, Generator] = field(default_factory=dict)
+    after: Callable[[], Mapping[str, float]] | None = None
+    history: list[Epoch] = field(default_factory=list)
+    random_state: list[Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.random_state = _random_state(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def record(self, **figures: Any) -> dict[str, Any]:
+        """Its entry in the JSON file: what it is, `figures`, and its epochs."""
+        return {
+            "name": self.name,
+            "impl": self.impl,
+            "seed": self.seed,
+            **figures,
+            "epochs": [asdict(epoch) for epoch in self.history],
+        }
 
 
-def _epoch(number: int, updates: Updates, bar: tqdm[object]) -> Epoch:
+def start(seed: int) -> None:
+    """Seeds torch's global generators, from which a model's parameters are then drawn."""
+    torch.manual_seed(seed)
+
+
+def history(record: Mapping[str, Any]) -> list[Epoch]:
+    """The epochs of a run's entry in the JSON file."""
+    return [Epoch(**epoch) for epoch in record["epochs"]]
+
+
+def seconds_per_epoch(epochs: Sequence[Epoch]) -> float:
+    """The median, without the first epoch, which warms up, where there are at least three."""
+    timed = epochs[1:] if len(epochs) > 2 else epochs
+    return statistics.median(epoch.seconds for epoch in timed)
+
+
+def fit(
+    runs: Sequence[Run],
+    epochs: int,
+    report: Callable[[Run, int, Epoch], None],
+    *,
+    checkpoints: Checkpoints | None = None,
+) -> None:
+    """Trains every run to `epochs` passes, in turn epoch by epoch, and fills its history.
+
+    Args:
+        report: called after every epoch with the run, the epoch's number from 1, and its figures.
+        checkpoints: where runs are saved after every epoch, and gone on from.
+    Raises:
+        WorkloadError: a loss is nan or infinite, an epoch has no update, or a checkpoint does not
+            fit.
+        KeyboardInterrupt: after Ctrl-C; its text says what is kept.
+    """
+    if checkpoints is not None:
+        for run in runs:
+            checkpoints.load(run)
+    leader = processes().leader
+    left = sum(max(epochs - len(run.history), 0) for run in runs)
+    try:
+        with tqdm(unit="update", leave=False, disable=None if leader else True) as bar:
+            for number in range(1, epochs + 1):
+                for run in runs:
+                    if len(run.history) >= number:
+                        continue
+                    bar.set_description(f"{run.name} {run.impl} epoch {number}/{epochs}")
+                    epoch = _epoch(run, number, bar, checkpoints)
+                    run.history.append(epoch)
+                    if checkpoints is not None and leader:
+                        checkpoints.save(run)
+                    if bar.total is None:  # the epochs of a fit have as many updates as its first
+                        bar.total = bar.n * left
+                    bar.set_postfix(loss=f"{epoch.loss:.4f}", refresh=False)
+                    report(run, number, epoch)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(checkpoints)) from None
+
+
+def _epoch(run: Run, number: int, bar: tqdm[object], checkpoints: Checkpoints | None) -> Epoch:
     losses: list[Tensor] = []
     targets: list[int] = []
+    _restore(run, number)
     start = time.perf_counter()
-    for loss, count in updates:
+    for loss, count in run.updates():
         losses.append(loss)
         targets.append(count)
+        bar.update()
     if not losses:
         raise WorkloadError("too little data for one batch")
-    values = torch.stack(losses).double().cpu()  # waits for the device
+    values = processes().mean(torch.stack(losses).double()).cpu()  # waits for the device
     seconds = time.perf_counter() - start
     bad = (~values.isfinite()).nonzero()
     if len(bad):
         first = int(bad[0])
         raise WorkloadError(
-            f"loss is {values[first].item()} in update {first + 1} of epoch {number}: "
-            "nothing was written"
+            f"loss is {values[first].item()} in update {first + 1} of epoch {number} "
+            f"({run.name}, {run.impl}): {_kept(checkpoints)}"
         )
+    figures = dict(run.after()) if run.after else {}
+    run.random_state = _random_state(run.device)
     weights = torch.tensor(targets, dtype=torch.float64)
-    bar.update()
-    return Epoch(float(values @ weights / weights.sum()), sum(targets), seconds)
+    return Epoch(float(values @ weights / weights.sum()), sum(targets), seconds, figures)
+
+
+def _kept(checkpoints: Checkpoints | None) -> str:
+    return checkpoints.kept() if checkpoints is not None else "nothing was written"
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def _restore(run: Run, number: int) -> None:
+    """Torch's generators as `run` left them. Of several processes, each but the first draws its
+    own numbers, anew every epoch, so that one process's checkpoint is enough for all."""
+    rank = processes().rank
+    if rank:
+        torch.manual_seed(random.Random(f"{run.seed}/{rank}/{number}").getrandbits(63))
+        return
+    torch.set_rng_state(run.random_state[0])
+    if run.device.type == "cuda" and len(run.random_state) > 1:
+        torch.cuda.set_rng_state(run.random_state[1], run.device)
