@@ -11,6 +11,10 @@ class MissingData(WorkloadError):
     """The data is nowhere; the benchmarks then go on with synthetic batches."""
 
 
+class Diverged(WorkloadError):
+    """A loss is nan or infinite; of a training that is to show it, a result."""
+
+
 class CorruptFile(WorkloadError):
     """A data file is not what it should be."""
 

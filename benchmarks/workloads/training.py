@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.workloads.errors import WorkloadError
+from benchmarks.workloads.errors import Diverged, WorkloadError
 from benchmarks.workloads.parallel import processes
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def fit(
         report: called after every epoch with the run, the epoch's number from 1, and its figures.
         checkpoints: where runs are saved after every epoch, and gone on from.
     Raises:
-        WorkloadError: a loss is nan or infinite, an epoch has no update, or a checkpoint does not
-            fit.
+        Diverged: a loss is nan or infinite.
+        WorkloadError: an epoch has no update, or a checkpoint does not fit.
         KeyboardInterrupt: after Ctrl-C; its text says what is kept.
     """
     if checkpoints is not None:
@@ -166,7 +166,7 @@ def _epoch(run: Run, number: int, bar: tqdm[object], checkpoints: Checkpoints | 
     bad = (~values.isfinite()).nonzero()
     if len(bad):
         first = int(bad[0])
-        raise WorkloadError(
+        raise Diverged(
             f"loss is {values[first].item()} in update {first + 1} of epoch {number} "
             f"({run.name}, {run.impl}): {_kept(checkpoints)}"
         )
