@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from oracle import tensors_of, without_cudnn
 from problems import MODES, Problem, build, each, inputs
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.checkpoint import checkpoint
 
 import fusedrnn
 
@@ -153,22 +155,50 @@ def test_a_tensor_changed_in_place_before_backward_is_detected(name: str, which:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_output_changed_in_place_is_detected_or_harmless(name: str) -> None:
-    module = getattr(fusedrnn, name)(3, 5)
+@pytest.mark.parametrize("L", [1, 2])
+def test_an_output_may_be_changed_in_place_before_backward(name: str, L: int) -> None:
+    module = getattr(fusedrnn, name)(3, 5, L, bidirectional=True)
     x = torch.randn(4, 2, 3)
-    module(x)[0].exp().sum().backward()
-    expected = [p.grad.clone() for p in module.parameters()]
-    module.zero_grad()
-    y = module(x)[0]
-    y.exp_()
-    try:
-        y.sum().backward()
-    except RuntimeError as error:
-        if "modified by an inplace operation" not in str(error):
-            raise
-    else:
-        for p, g in zip(module.parameters(), expected, strict=True):
-            torch.testing.assert_close(p.grad, g)
+
+    def call(x: Tensor) -> Tensor:
+        output: Tensor = module(x)[0]
+        return output
+
+    def gradients(y: Tensor) -> list[Tensor]:
+        loss = y.square().sum()
+        found = []
+        for retain in (True, False):
+            module.zero_grad()
+            loss.backward(retain_graph=retain)
+            found = [p.grad.clone() for p in module.parameters()]
+        return found
+
+    wanted = gradients(call(x) * 2)
+    assert all(map(torch.equal, gradients(call(x).mul_(2)), wanted))
+    assert all(
+        map(torch.equal, gradients(checkpoint(call, x, use_reentrant=False).mul_(2)), wanted)
+    )
+    with torch.autograd.graph.save_on_cpu():
+        y = call(x).mul_(2)
+    assert all(map(torch.equal, gradients(y), wanted))
+    y = call(x).mul_(2)
+    with torch.no_grad():
+        x.add_(1)  # what is computed again is so from the same input, or not at all
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradients(y)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_changed_in_place_has_second_derivatives(name: str) -> None:
+    module = getattr(fusedrnn, name)(3, 5).double()
+    x = torch.randn(4, 2, 3, dtype=torch.double, requires_grad=True)
+
+    def second(change: Callable[[Tensor], Tensor]) -> Tensor:
+        y = change(module(x)[0])
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    torch.testing.assert_close(second(lambda y: y.mul_(2)), second(lambda y: y * 2))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -233,11 +233,26 @@ def test_compiled_autograd_takes_the_backward_pass(name: str) -> None:
     module = getattr(fusedrnn, name)(3, 5, 2)
     eager = copy.deepcopy(module)
     x = torch.randn(4, 2, 3)
-    eager(x)[0].square().sum().backward()
+    eager(x)[0].mul_(2).square().sum().backward()
     with compiled_autograd._enable(torch.compile(backend="aot_eager")):
-        module(x)[0].square().sum().backward()
+        module(x)[0].mul_(2).square().sum().backward()
     for p, q in zip(module.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_may_be_changed_in_place_within_the_graph(name: str) -> None:
+    torch._dynamo.reset()
+    module = getattr(fusedrnn, name)(3, 5, 2)
+    weights = list(module.parameters())
+    x = torch.randn(4, 2, 3)
+
+    def model(x: Tensor) -> Any:
+        return module(x)[0].mul_(2).tanh()
+
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
+    found = [torch.autograd.grad(f(x).square().sum(), weights) for f in (model, compiled)]
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -189,6 +189,17 @@ std::vector<Tensor> layer_backward_autograd(const OptionalTensor& grad_output,
                         output, reserve, mode, has_biases, needs);
 }
 
+// A tensor without elements that counts the changes of `tensor`. Kept apart from its data, which a
+// hook on saved tensors may move or free.
+Tensor changes_of(const Tensor& tensor) {
+  Tensor counter = at::empty({0}, tensor.options());
+  torch::autograd::impl::set_version_counter(counter,
+                                             torch::autograd::impl::version_counter(tensor));
+  return counter;
+}
+
+// Backward reads the output, and code written for torch.nn's RNN and GRU may have changed it by
+// then. So it is saved without autograd's check, and computed once more where it was changed.
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, const Tensor& input, const OptionalTensor& hx,
@@ -203,7 +214,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                               hx.value_or(Tensor()),
                               cx.value_or(Tensor()),
                               batch_sizes.value_or(Tensor()),
-                              output,
+                              output.variable_data(),
                               reserve};
     saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
@@ -211,6 +222,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     ctx->set_materialize_grads(false);
     ctx->saved_data["mode"] = std::move(mode);
     ctx->saved_data["has_biases"] = has_biases;
+    ctx->saved_data["changes"] = changes_of(output);
+    ctx->saved_data["unchanged"] = int64_t(output._version());
     // Only what has a gradient: compiled autograd cannot do with outputs marked to have none.
     return lstm ? variable_list{output, h_n, c_n} : variable_list{output, h_n};
   }
@@ -231,10 +244,17 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     variable_list result(count + 4);
     const Tensor dc_n = grads.size() > 2 ? grads[2] : Tensor();
     if (!grads[0].defined() && !grads[1].defined() && !dc_n.defined()) return result;
+    const auto& mode = ctx->saved_data["mode"].toStringRef();
+    const bool has_biases = ctx->saved_data["has_biases"].toBool();
+    Tensor output = saved[4];
+    if (ctx->saved_data["changes"].toTensor()._version() != ctx->saved_data["unchanged"].toInt()) {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      output = std::get<0>(layer(saved[0], optional(saved[3]), optional(saved[1]),
+                                 optional(saved[2]), weights, mode, has_biases, true));
+    }
     const auto gradients = layer_backward(
         optional(grads[0]), optional(grads[1]), optional(dc_n), saved[0], optional(saved[3]),
-        optional(saved[1]), optional(saved[2]), weights, saved[4], saved[5],
-        ctx->saved_data["mode"].toStringRef(), ctx->saved_data["has_biases"].toBool(), needs);
+        optional(saved[1]), optional(saved[2]), weights, output, saved[5], mode, has_biases, needs);
     size_t next = 0;
     for (size_t i = 0; i < count; ++i) {
       if (needs[i]) result[i] = gradients[next++];
