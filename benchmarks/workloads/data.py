@@ -39,7 +39,7 @@ NUM_WORDS = 10_000  # Reuters
 IMDB_WORDS = 25_000
 SENTIMENTS = ("negative", "positive")
 TEST_SHARE = 0.2  # Reuters
-MAX_CHARACTERS = 10_000
+MAX_CHARACTERS, ALL_CHARACTERS = 10_000, 170_580
 UNKNOWN = "<unk>"
 
 # Topic of each label, in label order, and how many newswires have it.
@@ -181,17 +181,28 @@ def imdb_words(data_dir: str | Path | None = None) -> dict[int, str]:
     return read_words(fetch.locate(fetch.IMDB_WORDS, data_dir))
 
 
-def time_machine(data_dir: str | Path | None = None, synthetic: Synthetic = "never") -> Text:
-    """The first 10,000 characters of The Time Machine; arguments as for `reuters`."""
-    return _choose(synthetic, lambda: _real_time_machine(data_dir), synthetic_text)
+def time_machine(
+    data_dir: str | Path | None = None,
+    synthetic: Synthetic = "never",
+    length: int | None = MAX_CHARACTERS,
+) -> Text:
+    """The first `length` characters of The Time Machine, or all; other arguments as for `reuters`.
+
+    Its symbols are those of the whole text, whatever the length.
+    """
+    return _choose(
+        synthetic,
+        lambda: _real_time_machine(data_dir, length),
+        lambda: synthetic_text(ALL_CHARACTERS if length is None else length),
+    )
 
 
-def _real_time_machine(data_dir: str | Path | None) -> Text:
+def _real_time_machine(data_dir: str | Path | None, length: int | None) -> Text:
     path = fetch.locate(fetch.TIME_MACHINE, data_dir)
-    return text_corpus(path.read_text("ascii"), str(path))
+    return text_corpus(path.read_text("ascii"), str(path), length)
 
 
-def text_corpus(text: str, source: str) -> Text:
+def text_corpus(text: str, source: str, length: int | None = MAX_CHARACTERS) -> Text:
     """d2l's preparation: each line's runs of non-letters become one space, ends cut, lower case;
     lines joined with nothing between; the vocabulary is that of the whole text."""
     characters = "".join(
@@ -199,7 +210,7 @@ def text_corpus(text: str, source: str) -> Text:
     )
     symbols = (UNKNOWN, *(symbol for symbol, _ in Counter(characters).most_common()))
     index = {symbol: i for i, symbol in enumerate(symbols)}
-    tokens = torch.tensor([index[c] for c in characters[:MAX_CHARACTERS]])
+    tokens = torch.tensor([index[c] for c in characters[:length]])
     return Text(symbols, tokens, source)
 
 

@@ -3,7 +3,8 @@
 Keras' task with a Keras-sized model, trained for each of three lengths T. Newswires are padded
 and cut in front, so the last step is always a word and needs no packing.
 
-    python benchmarks/workloads/reuters.py --impl torch --cell lstm --steps 50
+    python benchmarks/workloads/reuters.py --impl fusedrnn torch --cell lstm --steps 50
+    torchrun --nproc-per-node 2 benchmarks/workloads/reuters.py --cell lstm --steps 50
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,13 @@ from torch.nn import functional as F
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.workloads import common, data, plots, training
+from benchmarks.workloads import common, data, training
+from benchmarks.workloads.parallel import processes
+from benchmarks.workloads.reuters_summary import draw, summary
 
 CELLS = ("rnn", "lstm")
 STEPS = (50, 100, 200)
+QUICK_ROWS = 512  # of each split
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Split:
 class Scores:
     """On the test rows."""
 
+    test_loss: float  # mean cross-entropy, nats
     rmse: float  # between softmax and one-hot, over all rows and topics
     accuracy: float
 
@@ -130,10 +134,16 @@ def batches(
         yield x[rows], y[rows]
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
-    """One update on x [B, T], y [B]; the mean cross-entropy, detached."""
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, weight: float = 1.0
+) -> Tensor:
+    """One update on x [B, T], y [B]; the mean cross-entropy times `weight`, detached.
+
+    Args:
+        weight: of this process's share of the batch (see ``parallel``).
+    """
     optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y)
+    loss = F.cross_entropy(model(x), y) * weight
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -144,65 +154,63 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, size: int = 256) -> Scores:
     """Scores of `model` in evaluation mode; its mode is restored."""
     training_mode = model.training
     model.eval()
-    squared = correct = 0.0
+    loss = squared = correct = 0.0
     topics = 1
     for rows, targets in batches(x, y, size):
-        probabilities = model(rows).softmax(-1)
+        logits = model(rows)
+        probabilities = logits.softmax(-1)
         topics = probabilities.shape[-1]
         one_hot = F.one_hot(targets, topics)
+        loss += F.cross_entropy(logits.double(), targets, reduction="sum").item()
         squared += (probabilities - one_hot).double().square().sum().item()
         correct += (probabilities.argmax(-1) == targets).sum().item()
     model.train(training_mode)
-    return Scores(math.sqrt(squared / (len(x) * topics)), correct / len(x))
+    n = len(x)
+    return Scores(loss / n, math.sqrt(squared / (n * topics)), correct / n)
 
 
-def train(
-    cell: str, impl: str, rows: Split, config: Config, *, seed: int, say: common.Console
-) -> dict[str, Any]:
-    """Trains and scores one model; returns its record for the JSON file."""
+def new_run(
+    cell: str, impl: str, rows: Split, config: Config = CONFIG, *, seed: int = 0
+) -> training.Run:
+    """One training, not begun: its model, updates and scores after each epoch."""
     T = rows.x_train.shape[1]
-    torch.manual_seed(seed)
+    training.start(seed)
     model = build_model(cell, impl, config).to(rows.x_train.device)
     optimizer = build_optimizer(model, config)
-    parameters = common.count_parameters(model)
-    say(f"\n{cell.upper()}, T={T}, {impl}: {parameters:,} parameters\n{model}")
     order = torch.Generator().manual_seed(seed)
+    group = processes()
+    wrapped = group.wrap(model)
 
     def updates() -> training.Updates:
         for x, y in batches(rows.x_train, rows.y_train, config.batch, order):
-            yield train_step(model, optimizer, x, y), len(x)
+            weight = group.weight(len(y))
+            yield train_step(wrapped, optimizer, group.share(x), group.share(y), weight), len(y)
 
-    def report(number: int, epoch: training.Epoch) -> None:
-        say(f"epoch {number}  loss {epoch.loss:.4f}  {epoch.per_second:,.0f} newswires/s")
-
-    history = training.fit(config.epochs, updates, report, label=f"{cell} T={T}")
-    scores = evaluate(model, rows.x_test, rows.y_test)
-    say(f"test RMSE {scores.rmse:.4f}  accuracy {scores.accuracy:.4f}")
-    return {
-        "cell": cell,
-        "T": T,
-        "parameters": parameters,
-        **asdict(scores),
-        "epochs": [asdict(epoch) for epoch in history],
-    }
-
-
-def table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line per model and length."""
-    return common.table(
-        ("model", "T", "loss", "RMSE", "accuracy", "seconds"),
-        (
-            (
-                run["cell"].upper(),
-                str(run["T"]),
-                f"{run['epochs'][-1]['loss']:.4f}",
-                f"{run['rmse']:.4f}",
-                f"{run['accuracy']:.4f}",
-                f"{sum(epoch['seconds'] for epoch in run['epochs']):.1f}",
-            )
-            for run in runs
-        ),
+    sizes = asdict(config)
+    del sizes["epochs"]
+    return training.Run(
+        name=f"{cell}-T{T}-seed{seed}",
+        impl=impl,
+        seed=seed,
+        model=model,
+        optimizer=optimizer,
+        updates=updates,
+        task={
+            "workload": "reuters",
+            "data": "synthetic" if rows.source == data.SYNTHETIC else "real",
+            "rows": len(rows.x_train),
+            "cell": cell,
+            "T": T,
+            **sizes,
+        },
+        generators={"order": order},
+        after=lambda: asdict(evaluate(model, rows.x_test, rows.y_test)),
     )
+
+
+def majority(rows: Split) -> float:
+    """The accuracy of always answering the most frequent topic of the training rows."""
+    return (rows.y_test == rows.y_train.mode().values).double().mean().item()
 
 
 def options() -> argparse.ArgumentParser:
@@ -221,7 +229,10 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; raises WorkloadError when it cannot go on."""
     args = options().parse_args(argv)
-    common.prepare(args)
+    common.prepare(args, shares=True)
+    args.epochs = common.epochs(args, CONFIG.epochs, quick=2)
+    args.limit = args.limit or (QUICK_ROWS if args.quick else None)
+    checkpoints = common.checkpoints(args)
     corpus = data.reuters(args.data_dir, "always" if args.synthetic else "never")
     say = common.Console(args.synthetic)
     say(
@@ -232,24 +243,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.synthetic:
         first = data.decode(corpus.values(0), data.reuters_words(args.data_dir))
         say(f"first newswire ({data.TOPICS[corpus.labels[corpus.order[0]]]}): {first}")
-    config = replace(CONFIG, epochs=args.epochs)
+
+    def report(run: training.Run, number: int, epoch: training.Epoch) -> None:
+        say(
+            f"{run.impl:8}  epoch {number}  loss {epoch.loss:.4f}  "
+            f"test RMSE {epoch.figures['rmse']:.4f}  accuracy {epoch.figures['accuracy']:.4f}  "
+            f"{epoch.per_second:,.0f} newswires/s"
+        )
+
+    splits = {
+        T: split(corpus, T).map(lambda t: t[: args.limit].to(args.device)) for T in args.steps
+    }
     runs = []
     for cell in args.cell:
-        for T in args.steps:
-            rows = split(corpus, T).map(lambda t: t[: args.limit].to(args.device))
-            runs.append(train(cell, args.impl, rows, config, seed=args.seed, say=say))
-    say("\n" + table(runs))
-    stem = common.stem("reuters", args)
-    plots.curves(
-        stem.with_suffix(".png"),
-        {f"{r['cell'].upper()} T={r['T']}": [e["loss"] for e in r["epochs"]] for r in runs},
-        title=f"{say.prefix}Reuters, {args.impl}",
-        y="training loss",
-    )
-    common.write_results(
-        stem.with_suffix(".json"), args, data=corpus.source, config=asdict(config), runs=runs
-    )
-    say(f"written: {stem}.json, {stem}.png")
+        for T, rows in splits.items():
+            for seed in args.seed:
+                pair = [new_run(cell, impl, rows, CONFIG, seed=seed) for impl in args.impl]
+                parameters = common.count_parameters(pair[0].model)
+                say(f"\n{cell.upper()}, T={T}, seed {seed}: {parameters:,} parameters")
+                training.fit(pair, args.epochs, report, checkpoints=checkpoints)
+                runs += [run.record(cell=cell, T=T, parameters=parameters) for run in pair]
+    rows = next(iter(splits.values()))
+    record = {
+        "workload": "reuters",
+        "data": Path(corpus.source).name,
+        "rows": {"train": len(rows.x_train), "test": len(rows.x_test)},
+        "majority": majority(rows),
+        "config": asdict(CONFIG) | {"epochs": args.epochs},
+        "runs": runs,
+    }
+    common.finish(args, say, summary, record, draw)
 
 
 if __name__ == "__main__":

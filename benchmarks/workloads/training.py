@@ -105,8 +105,16 @@ def history(record: Mapping[str, Any]) -> list[Epoch]:
 
 def seconds_per_epoch(epochs: Sequence[Epoch]) -> float:
     """The median, without the first epoch, which warms up, where there are at least three."""
-    timed = epochs[1:] if len(epochs) > 2 else epochs
-    return statistics.median(epoch.seconds for epoch in timed)
+    return statistics.median(epoch.seconds for epoch in _timed(epochs))
+
+
+def per_second(epochs: Sequence[Epoch]) -> float:
+    """Targets a second, the median over the same epochs."""
+    return statistics.median(epoch.per_second for epoch in _timed(epochs))
+
+
+def _timed(epochs: Sequence[Epoch]) -> Sequence[Epoch]:
+    return epochs[1:] if len(epochs) > 2 else epochs
 
 
 def fit(
