@@ -1,21 +1,23 @@
-"""Time Machine: a character language model on the novel's first 10,000 characters.
+"""Time Machine: a character language model, on the novel's first 10,000 characters and on all.
 
 d2l's task: one-hot characters into an RNN, GRU or LSTM of 256 units, trained by truncated
 backpropagation either on sequential partitions (each row goes on where it stopped, so the state is
-carried and detached) or on randomly sampled subsequences (the state starts anew every batch).
+carried and detached) or on randomly sampled subsequences (the state starts anew every batch). Of
+10,000 characters d2l's model learns all by heart; of the whole text the last tenth is held out, so
+that what is learnt can be told from what is remembered.
 
-    python benchmarks/workloads/time_machine.py --impl torch --cell lstm --sampling sequential
+    python benchmarks/workloads/time_machine.py --impl fusedrnn torch --cell lstm --corpus first
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,9 @@ from torch.nn import functional as F
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.workloads import common, data, plots, training
+from benchmarks.workloads import common, data, training
+from benchmarks.workloads.errors import WorkloadError
+from benchmarks.workloads.time_machine_summary import draw, summary
 
 SAMPLINGS = ("sequential", "random")
 PREFIXES = ("time traveller", "traveller")
@@ -42,9 +46,16 @@ class Config:
     learning_rate: float = 1.0
     clip: float = 1.0  # largest norm of all gradients together
     epochs: int = 500
+    characters: int | None = data.MAX_CHARACTERS  # of the text; None: all
+    held_out: float = 0.0  # the share of them, at the end, that is not trained on
 
 
 CONFIG = Config()
+CORPORA = {"first": CONFIG, "whole": Config(epochs=30, characters=None, held_out=0.1)}
+QUICK = {
+    "first": replace(CONFIG, epochs=10),
+    "whole": replace(CORPORA["whole"], epochs=2, characters=30_000),
+}
 
 
 class LanguageModel(nn.Module):
@@ -76,11 +87,6 @@ def build_model(
 
 def build_optimizer(model: nn.Module, config: Config = CONFIG) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=config.learning_rate)
-
-
-def load(data_dir: str | Path | None = None, synthetic: data.Synthetic = "never") -> data.Text:
-    """The characters; the arguments are those of `data.reuters`."""
-    return data.time_machine(data_dir, synthetic)
 
 
 def sequential_batches(
@@ -161,26 +167,43 @@ def generate(model: nn.Module, text: data.Text, prefix: str, count: int = 50) ->
     return text.decode(tokens)
 
 
-def train(
+@torch.no_grad()
+def evaluate(model: nn.Module, tokens: Tensor, B: int = CONFIG.batch) -> float:
+    """The perplexity of `model` on tokens [N], read as B rows, each from a state of zeros."""
+    width = (len(tokens) - 1) // B
+    if not width:
+        raise WorkloadError(
+            f"too little text is held out: expected more than {B} characters, got {len(tokens)}"
+        )
+    x, y = (tokens[at : at + B * width].view(B, width) for at in (0, 1))
+    logits, _ = model(x)
+    return math.exp(F.cross_entropy(logits.double(), y.t().flatten()).item())
+
+
+def new_run(
+    corpus: str,
     cell: str,
     impl: str,
     sampling: str,
     text: data.Text,
-    config: Config,
+    config: Config = CONFIG,
     *,
-    device: torch.device,
-    seed: int,
-    log_every: int,
-    say: common.Console,
-) -> dict[str, Any]:
-    """Trains one model and lets it write; returns its record for the JSON file."""
-    torch.manual_seed(seed)
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> training.Run:
+    """One training, not begun.
+
+    Args:
+        corpus: "first" or "whole", for its name.
+        sampling: "sequential" or "random".
+        text: of which the last ``config.held_out`` is for validation.
+    """
+    training.start(seed)
     rng = random.Random(seed)
     model = build_model(cell, impl, len(text.symbols), config).to(device)
     optimizer = build_optimizer(model, config)
-    tokens = text.tokens.to(device)
-    parameters = common.count_parameters(model)
-    say(f"\n{cell.upper()}, {sampling}, {impl}: {parameters:,} parameters\n{model}")
+    cut = len(text.tokens) - int(len(text.tokens) * config.held_out)
+    tokens, held_out = text.tokens[:cut].to(device), text.tokens[cut:].to(device)
 
     def updates() -> training.Updates:
         state: State | None = None
@@ -189,40 +212,26 @@ def train(
             loss, state = train_step(model, optimizer, x, y, carried, config.clip)
             yield loss, y.numel()
 
-    def report(number: int, epoch: training.Epoch) -> None:
-        if number % log_every == 0 or number == config.epochs:
-            say(
-                f"epoch {number}  perplexity {epoch.perplexity:.4f}  "
-                f"{epoch.per_second:,.0f} tokens/s"
-            )
-
-    history = training.fit(config.epochs, updates, report, label=f"{cell} {sampling}")
-    written = [generate(model, text, prefix) for prefix in PREFIXES]
-    say("\n".join(written))
-    return {
-        "cell": cell,
-        "sampling": sampling,
-        "parameters": parameters,
-        "perplexity": history[-1].perplexity,
-        "tokens_per_second": sum(e.targets for e in history) / sum(e.seconds for e in history),
-        "generated": written,
-        "epochs": [asdict(epoch) | {"perplexity": epoch.perplexity} for epoch in history],
-    }
-
-
-def table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line per model and sampling."""
-    return common.table(
-        ("model", "sampling", "perplexity", "tokens/s"),
-        (
-            (
-                r["cell"].upper(),
-                r["sampling"],
-                f"{r['perplexity']:.4f}",
-                f"{r['tokens_per_second']:,.0f}",
-            )
-            for r in runs
-        ),
+    sizes = asdict(config)
+    del sizes["epochs"]
+    return training.Run(
+        name=f"{corpus}-{cell}-{sampling}-seed{seed}",
+        impl=impl,
+        seed=seed,
+        model=model,
+        optimizer=optimizer,
+        updates=updates,
+        task={
+            "workload": "time_machine",
+            "data": "synthetic" if text.source == data.SYNTHETIC else "real",
+            "cell": cell,
+            "sampling": sampling,
+            **sizes,
+        },
+        generators={"batches": rng},
+        after=(lambda: {"held_out": evaluate(model, held_out, config.batch)})
+        if config.held_out
+        else None,
     )
 
 
@@ -233,6 +242,14 @@ def options() -> argparse.ArgumentParser:
         cells=common.CELLS,
     )
     add = parser.add_argument
+    add(
+        "--corpus",
+        choices=list(CORPORA),
+        nargs="+",
+        default=list(CORPORA),
+        help="the first 10,000 characters, or all with the last tenth held out "
+        f"({CORPORA['whole'].epochs} epochs at full size)",
+    )
     add("--sampling", choices=SAMPLINGS, nargs="+", default=list(SAMPLINGS), help="in turn")
     add("--log-every", type=common.positive, default=10, help="epochs between printed lines")
     return parser
@@ -242,41 +259,58 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line; raises WorkloadError when it cannot go on."""
     args = options().parse_args(argv)
     common.prepare(args)
-    text = load(args.data_dir, "always" if args.synthetic else "never")
+    checkpoints = common.checkpoints(args)
     say = common.Console(args.synthetic)
-    say(f"data: {text.source}, {len(text.tokens)} characters, {len(text.symbols)} symbols")
-    config = replace(CONFIG, epochs=args.epochs)
-    runs = [
-        train(
-            cell,
-            args.impl,
-            sampling,
-            text,
-            config,
-            device=args.device,
-            seed=args.seed,
-            log_every=args.log_every,
-            say=say,
-        )
-        for cell in args.cell
-        for sampling in args.sampling
-    ]
-    say("\n" + table(runs))
-    stem = common.stem("time_machine", args)
-    plots.curves(
-        stem.with_suffix(".png"),
-        {
-            f"{r['cell'].upper()} {r['sampling']}": [e["perplexity"] for e in r["epochs"]]
-            for r in runs
-        },
-        title=f"{say.prefix}Time Machine, {args.impl}",
-        y="perplexity",
-        log=True,
-    )
-    common.write_results(
-        stem.with_suffix(".json"), args, data=text.source, config=asdict(config), runs=runs
-    )
-    say(f"written: {stem}.json, {stem}.png")
+    configs, runs, source = {}, [], ""
+    for corpus in dict.fromkeys(args.corpus):
+        epochs = common.epochs(args, CORPORA[corpus].epochs, QUICK[corpus].epochs)
+        config = replace((QUICK if args.quick else CORPORA)[corpus], epochs=epochs)
+        mode: data.Synthetic = "always" if args.synthetic else "never"
+        text = data.time_machine(args.data_dir, mode, config.characters)
+        configs[corpus], source = asdict(config), Path(text.source).name
+        say(f"data: {text.source}, {len(text.tokens):,} characters, {len(text.symbols)} symbols")
+
+        def report(
+            run: training.Run, number: int, epoch: training.Epoch, last: int = epochs
+        ) -> None:
+            if number % args.log_every == 0 or number == last:
+                held_out = "".join(f"held out {value:.4f}  " for value in epoch.figures.values())
+                say(
+                    f"{run.impl:8}  epoch {number}  perplexity {epoch.perplexity:.4f}  "
+                    f"{held_out}{epoch.per_second:,.0f} tokens/s"
+                )
+
+        for cell in args.cell:
+            for sampling in dict.fromkeys(args.sampling):
+                for seed in args.seed:
+                    pair = [
+                        new_run(
+                            *(corpus, cell, impl, sampling, text, config),
+                            device=args.device,
+                            seed=seed,
+                        )
+                        for impl in args.impl
+                    ]
+                    parameters = common.count_parameters(pair[0].model)
+                    say(
+                        f"\n{cell.upper()}, {corpus}, {sampling}, seed {seed}: "
+                        f"{parameters:,} parameters"
+                    )
+                    training.fit(pair, epochs, report, checkpoints=checkpoints)
+                    for run in pair:
+                        written = [generate(run.model, text, prefix) for prefix in PREFIXES]
+                        say("\n".join(written))
+                        runs.append(
+                            run.record(
+                                corpus=corpus,
+                                cell=cell,
+                                sampling=sampling,
+                                parameters=parameters,
+                                generated=written,
+                            )
+                        )
+    record = {"workload": "time_machine", "data": source, "config": configs, "runs": runs}
+    common.finish(args, say, summary, record, draw)
 
 
 if __name__ == "__main__":
