@@ -1,0 +1,252 @@
+"""What the gradient flow's record says: tables, remarks and the plots of vanishing gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workloads import common, data, plots, training
+from benchmarks.workloads.summary import Headline, Summary, Table, plot_path, ratio
+
+SHOWN = (10, 50, 100, 200, 399)  # steps before the last, in the tables
+DENSE, STRIDE = 20, 10  # every distance up to DENSE is measured, then every STRIDE-th
+
+TEXT = (
+    "A recurrent layer learns what happened at step t from the gradient of the loss with "
+    "respect to its state h_t, and that gradient comes back from the last step through every "
+    "step between. Each step multiplies it: by less than one it vanishes, by more it explodes, "
+    "and in both cases, after some tens of steps, little is left to learn from. An LSTM and a "
+    "GRU have a path on which the factor is a gate's value, which training can bring close to "
+    "one; torch.nn's initial weights put it near one half. Clipping divides all gradients by "
+    "one number when their norm is too large: it keeps an explosion from destroying the "
+    "weights, and it cannot bring back what has vanished. The task here is the next character "
+    "of The Time Machine; with recurrent weights three times torch.nn's (a large start) an RNN "
+    "explodes."
+)
+
+
+def distances(T: int) -> list[int]:
+    """The steps before the last that are measured: 0 is h_T itself, T - 1 is h_1."""
+    return sorted({*range(min(DENSE, T)), *range(DENSE, T, STRIDE), T - 1})
+
+
+def points(T: int, norms: Sequence[float]) -> tuple[list[int], Sequence[float]]:
+    """(steps before the last, norms): c's begin one step before it."""
+    return distances(T)[-len(norms) :], norms
+
+
+def draw(record: dict[str, Any], stem: Path) -> None:
+    """Three plots: the flow before training, after it, and the norms that clipping meets."""
+    T, clip = record["config"]["steps"], record["config"]["clip"]
+    colors = {cell: f"C{i}" for i, cell in enumerate(common.CELLS)}
+    styles: dict[str, str] = {}
+    before: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    after: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    norms: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    for r in _first(record, "initial"):
+        for state, values in r["norms"].items():
+            name = f"{r['cell'].upper()} {state}, {r['start']} start"
+            before[name] = points(T, values)
+            line = ":" if state == "c" else "-" if r["start"] == "usual" else "--"
+            styles[name] = colors[r["cell"]] + line
+    for r in _first(record, "runs"):
+        name = f"{r['cell'].upper()}, {r['start']} start, {r['clipping']}"
+        line = ":" if r["clipping"] == "free" else "-" if r["start"] == "usual" else "--"
+        styles[name] = colors[r["cell"]] + line
+        if r["trained"]:
+            after[name] = points(T, r["trained"]["h"])
+        if r["start"] == "large" and r["epochs"]:
+            largest = [epoch["figures"]["largest_norm"] for epoch in r["epochs"]]
+            norms[name] = range(1, len(largest) + 1), largest
+    norms["clipped to"] = (1, record["config"]["epochs"]), (clip, clip)
+    styles["clipped to"] = "k-"
+    synthetic = "synthetic | " if record["data"] == data.SYNTHETIC else ""
+    title = f"{synthetic}Gradient flow, T={T}"
+    for suffix, series, words in (("", before, "before training"), ("-trained", after, "trained")):
+        plots.lines(
+            plot_path(stem, suffix),
+            series,
+            title=f"{title}, {words}",
+            x="steps before the last, T - t",
+            y="norm of dL/dh_t",
+            log_y=True,
+            styles=styles,
+        )
+    plots.lines(
+        plot_path(stem, "-norms"),
+        norms,
+        title=f"{synthetic}Gradients of the parameters, large start",
+        x="epoch",
+        y="largest norm of the epoch",
+        log_y=True,
+        styles=styles,
+    )
+
+
+def _first(record: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The entries of the first implementation and seed."""
+    impl, seed = record["options"]["impl"][0], record["options"]["seed"][0]
+    return [r for r in record[key] if r["impl"] == impl and r["seed"] == seed]
+
+
+def factor(T: int, norms: Sequence[float]) -> float:
+    """What the gradient is multiplied by from one step to the one before: the geometric mean from
+    10 steps before the last (or half of a shorter T) to the first."""
+    places, values = points(T, norms)
+    begin = min(10, (T - 1) // 2)
+    near, far = values[places.index(begin)], values[-1]
+    return float((far / near) ** (1 / (T - 1 - begin))) if near else 0.0
+
+
+def flow_table(record: dict[str, Any]) -> Table:
+    """How much reaches the state `d` steps before the last, a row per cell, state and start."""
+    T = record["config"]["steps"]
+    shown = [d for d in SHOWN if d < T - 1] + [T - 1]
+    rows = []
+    for r in _first(record, "initial"):
+        for state, norms in r["norms"].items():
+            places, values = points(T, norms)
+            reached = [f"{values[places.index(d)] / values[0]:.1e}" for d in shown]
+            by = f"{factor(T, norms):.3f}"
+            rows.append((r["cell"].upper(), state, r["start"], by, *reached))
+    head = ("model", "state", "start", "a step", *(f"T - {d}" for d in shown))
+    return Table(
+        f"Before training: norm at step T - d relative to the last step's, T={T}", head, rows
+    )
+
+
+def _loss(r: dict[str, Any]) -> str:
+    done = len(r["epochs"])
+    return f"{r['epochs'][-1]['loss']:.3f}" if r["trained"] else f"nan in epoch {done + 1}"
+
+
+def _ratio(runs: Sequence[dict[str, Any]]) -> str:
+    """Of the seconds per epoch, summed, where both implementations were trained in turn."""
+    seconds = {
+        impl: sum(
+            training.seconds_per_epoch(training.history(r)) for r in runs if r["impl"] == impl
+        )
+        for impl in common.IMPLEMENTATIONS
+    }
+    return ratio(seconds["torch"], seconds["fusedrnn"]) if all(seconds.values()) else ""
+
+
+def training_table(record: dict[str, Any]) -> Table:
+    """What training with and without clipping did, a row per cell, start and clipping."""
+    T, impls = record["config"]["steps"], record["options"]["impl"]
+    rows = []
+    for first in _first(record, "runs"):
+        same = [r for r in record["runs"] if r["name"] == first["name"]]
+        figures = [epoch["figures"] for epoch in first["epochs"]]
+        above = sum(f["above_clip"] for f in figures) / len(figures) if figures else math.nan
+        largest = max((f["largest_norm"] for f in figures), default=math.nan)
+        rows.append(
+            (
+                first["cell"].upper(),
+                first["start"],
+                first["clipping"],
+                *(_loss(next(r for r in same if r["impl"] == impl)) for impl in impls),
+                f"{above:.0%}" if figures else "-",
+                f"{largest:.3g}" if figures else "-",
+                f"{factor(T, first['trained']['h']):.3f}" if first["trained"] else "-",
+                _ratio(same) if first["clipping"] == "clipped" else "",
+            )
+        )
+    losses = [f"loss, {'torch.nn' if impl == 'torch' else impl}" for impl in impls]
+    head = (
+        "model",
+        "start",
+        "training",
+        *losses,
+        "norm above clip",
+        "largest norm",
+        "a step after",
+    )
+    return Table("Training, with the norm clipped and free", (*head, "speed"), rows)
+
+
+def _remarks(record: dict[str, Any]) -> Iterator[str]:
+    T = record["config"]["steps"]
+    for r in _first(record, "initial"):
+        h = r["norms"]["h"]
+        by = factor(T, h)
+        verb = "vanishes" if by < 1 else "explodes"
+        yield (
+            f"{r['cell'].upper()}, {r['start']} start: the gradient {verb}, by {by:.3f} a step; "
+            f"h_1 gets {h[-1] / h[0]:.1e} of what h_{T} gets."
+        )
+    runs = _first(record, "runs")
+    broken = [r for r in runs if not r["trained"]]
+    for r in broken:
+        twin = next(
+            o
+            for o in runs
+            if (o["cell"], o["start"], o["clipping"]) == (r["cell"], r["start"], "clipped")
+        )
+        ended = f"ends at a loss of {_loss(twin)}" if twin["trained"] else f"has {_loss(twin)}"
+        yield (
+            f"{r['cell'].upper()}, {r['start']} start, without clipping: {_loss(r)}; "
+            f"the same with clipping {ended}."
+        )
+    spared = [
+        f"{r['cell'].upper()} {r['start']}"
+        for r in runs
+        if r["clipping"] == "clipped" and not any(e["figures"]["above_clip"] for e in r["epochs"])
+    ]
+    if spared:
+        yield f"No update was clipped for: {', '.join(spared)} start."
+    difference = _difference(record["initial"])
+    if difference is not None:
+        yield (
+            f"Before training, fusedrnn's norms and torch.nn's differ by at most {difference:.0e} "
+            "(relative, in float64). What explodes is also the rounding in which two "
+            "implementations differ: their losses part where an RNN's gradient grew."
+        )
+
+
+def _difference(initial: Sequence[dict[str, Any]]) -> float | None:
+    """The largest relative difference between the implementations; None when there is one."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for r in initial:
+        for state, norms in r["norms"].items():
+            for d, norm in enumerate(norms):
+                found.setdefault((r["cell"], r["start"], r["seed"], state, d), []).append(norm)
+    pairs = [pair for pair in found.values() if len(pair) == 2 and max(pair)]
+    return max((abs(a - b) / max(a, b) for a, b in pairs), default=None)
+
+
+def summary(record: dict[str, Any]) -> Summary:
+    """What the JSON record says."""
+    T, impls = record["config"]["steps"], record["options"]["impl"]
+    clipped = [r for r in record["runs"] if r["clipping"] == "clipped"]
+    usual = {
+        impl: ", ".join(
+            f"{r['cell'].upper()} {r['norms']['h'][-1] / r['norms']['h'][0]:.0e}"
+            for r in record["initial"]
+            if (r["impl"], r["start"], r["seed"]) == (impl, "usual", record["options"]["seed"][0])
+        )
+        for impl in impls
+    }
+    row: Headline = (
+        f"Gradient flow: norm at h_1 / norm at h_{T}",
+        usual.get("fusedrnn", ""),
+        usual.get("torch", ""),
+        _ratio(clipped),
+    )
+    return Summary(
+        title="Gradient flow",
+        text=TEXT,
+        tables=[flow_table(record), training_table(record)],
+        remarks=list(_remarks(record)),
+        plots=[
+            ("", f"The gradient on its way back through {T} steps, before training."),
+            ("-trained", "The same after training. A training that met nan has no line."),
+            (
+                "-norms",
+                "What clipping meets: the largest norm of each epoch, before it is clipped.",
+            ),
+        ],
+        headline=[row],
+    )
