@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +77,21 @@ def largest(record: Record, cell: str, dtype: str, impl: str) -> float:
     return max(max(differences(entry, dtype, impl)) for entry in entries)
 
 
+def drift(run: Record, scratch: Record) -> list[float]:
+    """How far a layer's losses per epoch have ever been from the written-out cell's, as a share of
+    it: after each epoch the largest so far."""
+    shares = (
+        abs(a.loss - b.loss) / abs(b.loss)
+        for a, b in zip(training.history(run), training.history(scratch), strict=True)
+    )
+    return list(accumulate(shares, max))
+
+
 def epochs_together(record: Record, cell: str, impl: str) -> int:
     """The epochs before the first whose loss is not near the written-out cell's, over all seeds."""
     runs = _by_key(record)
-    counts = []
-    for run, scratch in zip(runs[cell, impl], runs[cell, SCRATCH], strict=True):
-        losses = [
-            (a.loss, b.loss)
-            for a, b in zip(training.history(run), training.history(scratch), strict=True)
-        ]
-        far = (i for i, (a, b) in enumerate(losses) if abs(a - b) > NEAR * abs(b))
-        counts.append(next(far, len(losses)))
-    return min(counts)
+    pairs = zip(runs[cell, impl], runs[cell, SCRATCH], strict=True)
+    return min(sum(share <= NEAR for share in drift(*pair)) for pair in pairs)
 
 
 def summary(record: Record) -> Summary:
@@ -98,8 +102,12 @@ def summary(record: Record) -> Summary:
         tables=[_times(record), _losses(record), _perplexity(record), _tensors(record)],
         remarks=_remarks(record),
         plots=[
-            ("", "Perplexity while training: the lines of one cell lie on each other."),
-            ("-difference", "How far the first losses of layer and written-out cell are apart."),
+            ("", "Perplexity while training; lines that cannot be told apart lie on each other."),
+            (
+                "-drift",
+                "How far the layers' losses have been from the written-out cell's: rounding, grown "
+                "by every update.",
+            ),
         ],
         headline=_headline(record),
     )
@@ -247,16 +255,17 @@ def _headline(record: Record) -> list[Headline]:
 
 def draw(record: Record, stem: Path) -> None:
     """Draws both plots of a JSON record, of its first seed."""
+    first = {key: runs[0] for key, runs in _by_key(record).items()}
     impls = layers(record)
-    seed = record["compared"][0]["seed"]
     prefix = "synthetic | " * bool(record["options"]["synthetic"])
-    styles, curves = {}, {}
-    for run in record["runs"]:
-        if run["seed"] == seed:
-            name = f"{run['cell'].upper()} {NAMES[run['impl']]}"
-            curves[name] = [epoch.perplexity for epoch in training.history(run)]
-            colour = cells(record).index(run["cell"])
-            styles[name] = f"C{colour}{'-' if run['impl'] == SCRATCH else '--'}"
+    curves, drifts, styles = {}, {}, {}
+    for (cell, impl), run in first.items():
+        name = f"{cell.upper()} {NAMES[impl]}"
+        curves[name] = [epoch.perplexity for epoch in training.history(run)]
+        if impl != SCRATCH:
+            drifts[name] = drift(run, first[cell, SCRATCH])
+        line = "-" if impl == impls[0] else "--" if impl == SCRATCH else ":"
+        styles[name] = f"C{cells(record).index(cell)}{line}"
     plots.curves(
         plot_path(stem),
         curves,
@@ -265,21 +274,11 @@ def draw(record: Record, stem: Path) -> None:
         log=True,
         styles=styles,
     )
-    series, styles = {}, {}
-    for entry in record["compared"]:
-        if entry["seed"] == seed:
-            for dtype in entry["losses"]:
-                name = f"{entry['cell'].upper()} {dtype}"
-                values = differences(entry, dtype, impls[0])
-                series[name] = (range(1, len(values) + 1), values)
-                colour = cells(record).index(entry["cell"])
-                styles[name] = f"C{colour}{'-' if dtype == 'float32' else ':'}"
-    plots.lines(
-        plot_path(stem, "-difference"),
-        series,
-        title=f"{prefix}loss of {NAMES[impls[0]]} against the written-out cell's",
-        x="update",
-        y="relative difference",
-        log_y=True,
+    plots.curves(
+        plot_path(stem, "-drift"),
+        drifts,
+        title=f"{prefix}losses per epoch, against the written-out cell's",
+        y="largest relative difference so far",
+        log=True,
         styles=styles,
     )
