@@ -3,10 +3,11 @@
     python benchmarks/report.py table RESULTS.json [--readme README.md [--check]]
     python benchmarks/report.py chart RESULTS.json CHART.png
     python benchmarks/report.py compare BEFORE.json AFTER.json
+    python benchmarks/report.py page DIR PAGE.md [--readme README.md [--check]]
 
-Only the standard library is imported (matplotlib by chart.py alone), so that a table can be made
-and checked where neither torch nor fusedrnn is installed. Everything shown is derived here from
-the run's timings: the JSON holds no figure twice.
+Only the standard library is imported (matplotlib by chart.py; torch by page.py, the page of the
+training workloads), so that a table can be made and checked where neither torch nor fusedrnn is
+installed. Everything shown is derived here from the run's timings: the JSON holds no figure twice.
 """
 
 from __future__ import annotations
@@ -335,22 +336,23 @@ def full_table(run: Run) -> str:
     return "\n".join([f"{run.where}.", "", *lines, "", *verdicts, *aims])
 
 
-def between(text: str) -> tuple[str, str, str]:
+def between(text: str, markers: tuple[str, str] = (BEGIN, END)) -> tuple[str, str, str]:
     """(before and with the begin marker, the table, from the end marker on)."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"expected {BEGIN} once, and then {END} once")
-    head, rest = text.split(BEGIN)
-    table, tail = rest.split(END)
-    return head + BEGIN, table.strip("\n"), END + tail
+    begin, end = markers
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"expected {begin} once, and then {end} once")
+    head, rest = text.split(begin)
+    table, tail = rest.split(end)
+    return head + begin, table.strip("\n"), end + tail
 
 
-def with_table(text: str, table: str) -> str:
-    head, _, tail = between(text)
+def with_table(text: str, table: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
+    head, _, tail = between(text, markers)
     return f"{head}\n{table}\n{tail}"
 
 
-def has_table(text: str, table: str) -> bool:
-    return between(text)[1] == table
+def has_table(text: str, table: str, markers: tuple[str, str] = (BEGIN, END)) -> bool:
+    return between(text, markers)[1] == table
 
 
 @dataclass(frozen=True)
@@ -436,6 +438,11 @@ def parser() -> argparse.ArgumentParser:
     two = commands.add_parser("compare", help="two runs, case by case")
     two.add_argument("before", type=Path)
     two.add_argument("after", type=Path)
+    page = commands.add_parser("page", help="the training workloads' results page, plots and table")
+    page.add_argument("results", type=Path, help="directory of the workloads' JSON files")
+    page.add_argument("page", type=Path, help="the Markdown file to write")
+    page.add_argument("--readme", type=Path, help="write the table between this file's markers")
+    page.add_argument("--check", action="store_true", help="write nothing; fail unless all is so")
     return top
 
 
@@ -461,11 +468,16 @@ def run_table(arguments: argparse.Namespace) -> int:
 
 
 def run_chart(arguments: argparse.Namespace) -> int:
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script finds only its siblings
     from benchmarks.chart import chart
 
     chart(Run.load(arguments.run), arguments.png)
     return 0
+
+
+def run_page(arguments: argparse.Namespace) -> int:
+    from benchmarks import page
+
+    return page.run(arguments.results, arguments.page, arguments.readme, arguments.check)
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
@@ -479,7 +491,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "table": run_table,
         "chart": run_chart,
         "compare": run_compare,
+        "page": run_page,
     }
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script finds only its siblings
     try:
         return commands[cast(str, arguments.command)](arguments)
     except (OSError, ValueError, TypeError) as error:

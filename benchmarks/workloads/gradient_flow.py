@@ -177,7 +177,14 @@ def build_run(
         model=model,
         optimizer=optimizer,
         updates=updates,
-        task={"workload": WORKLOAD, "cell": cell, "start": start, "clipping": clipping, **sizes},
+        task={
+            "workload": WORKLOAD,
+            "cell": cell,
+            "start": start,
+            "clipping": clipping,
+            "data": "synthetic" if text.source == data.SYNTHETIC else "real",
+            **sizes,
+        },
         generators={"batches": rng},
         after=after,
     )
@@ -274,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary,
         {
             "workload": WORKLOAD,
-            "data": text.source,
+            "data": Path(text.source).name,
             "config": asdict(config),
             "initial": initial,
             "runs": records,
