@@ -1,0 +1,116 @@
+"""The command that runs all workloads: what it starts, what a failure does, and a real start."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import page
+from benchmarks.workloads import suite
+from benchmarks.workloads.errors import WorkloadError
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that the suite starts; none is run, and no page is written."""
+    commands: list[list[str]] = []
+
+    def run(words: Sequence[str]) -> int:
+        commands.append(list(words))
+        return 0
+
+    monkeypatch.setattr(suite, "run", run)
+    monkeypatch.setattr(page, "run", lambda *_, **__: 0)
+    return commands
+
+
+@pytest.mark.parametrize("name", page.WORKLOADS)
+def test_every_workload_has_what_suite_and_page_call(name: str) -> None:
+    module = page.workload(name)
+    for function, parameters in (("summary", 1), ("draw", 2), ("options", 0), ("main", 1)):
+        assert len(inspect.signature(getattr(module, function)).parameters) == parameters
+
+
+@pytest.mark.parametrize("size", ["--quick", "--full"])
+def test_every_workload_takes_the_options_it_is_started_with(
+    size: str, started: list[list[str]], tmp_path: Path
+) -> None:
+    given = ["--threads", "1", "--data-dir", "d", "--synthetic", "--checkpoints", "c", "--resume"]
+    suite.main([size, *given, "--out", str(tmp_path)])
+    assert [Path(words[1]).stem for words in started] == list(page.WORKLOADS)
+    for name, words in zip(page.WORKLOADS, started, strict=True):
+        args = page.workload(name).options().parse_args(words[2:])
+        assert args.impl == ["fusedrnn", "torch"]
+        assert args.quick == (size == "--quick")
+        assert (args.threads, args.data_dir, args.out) == (1, "d", tmp_path)
+        assert args.synthetic
+        assert args.resume
+        assert args.checkpoints == Path("c")
+
+
+def test_reuters_has_three_seeds_at_full_size(started: list[list[str]]) -> None:
+    suite.main(["--full", "--only", "reuters"])
+    assert started[0][-4:] == ["--seed", "0", "1", "2"]
+
+
+def test_only_those_named_are_started_in_the_suites_order(started: list[list[str]]) -> None:
+    suite.main(["--quick", "--only", "imdb", "hello"])
+    assert [Path(words[1]).stem for words in started] == ["hello", "imdb"]
+
+
+def test_a_failure_is_named_at_the_end_and_the_others_run(
+    started: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run: Callable[[Sequence[str]], int] = suite.run
+    monkeypatch.setattr(suite, "run", lambda words: run(words) or 3 * ("reuters" in words[1]))
+    with pytest.raises(WorkloadError, match=rf"1 of {len(page.WORKLOADS)} failed: reuters"):
+        suite.main(["--quick"])
+    assert len(started) == len(page.WORKLOADS)
+    assert "failed, status 3" in capsys.readouterr().out
+
+
+def test_ctrl_c_says_what_was_finished(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(words: Sequence[str]) -> int:
+        started.append(list(words))
+        if "time_machine" in words[1]:
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr(suite, "run", run)
+    with pytest.raises(KeyboardInterrupt, match="finished before: hello, from_scratch; --only"):
+        suite.main(["--quick"])
+    assert len(started) == 3
+
+
+def test_a_size_must_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        suite.main([])
+    assert "--quick --full is required" in capsys.readouterr().err
+
+
+def test_it_trains_and_writes_the_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = ["--quick", "--only", "hello", "--impl", "torch", "--threads", "1", "--synthetic"]
+    suite.main([*small, "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / suite.PAGE).read_text("utf-8")
+    assert "benchmarks/workloads/hello.py --impl torch" in text
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json"))
+    assert record["options"]["threads"] == 1
+    assert "passed" in capfd.readouterr().out
+
+
+def test_a_workload_that_cannot_go_on_fails_the_suite(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad = ["--device", "nonsense"]
+    with pytest.raises(WorkloadError, match="1 of 1 failed: time_machine"):
+        suite.main(["--quick", "--only", "time_machine", "--out", str(tmp_path), *bad])
+    assert "argument --device" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
