@@ -28,7 +28,7 @@ if not __package__:  # run as a file: the script's directory is on the path, the
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.workloads import common, data, parallel, training
-from benchmarks.workloads.imdb_report import draw, summary
+from benchmarks.workloads.imdb_summary import draw, summary
 
 LAYOUTS = ("packed", "padded")
 EPOCHS, QUICK_EPOCHS = 4, 3
