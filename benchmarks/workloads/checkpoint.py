@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.workloads.errors import CorruptFile, WorkloadError
 from benchmarks.workloads.fetch import replacing
+from benchmarks.workloads.parallel import processes
 from benchmarks.workloads.training import Epoch, Generator, Run
 
 KEYS = {"task", "seed", "model", "optimizer", "random_state", "generators", "history"}
@@ -46,27 +47,26 @@ class Checkpoints:
         return self.directory / f"{run.task['workload']}-{run.name}{impl}.pt"
 
     def save(self, run: Run) -> None:
-        """Writes `run` after its last epoch.
+        """Writes `run` after its last epoch; of several processes, the first does.
 
         Raises:
             WorkloadError: the file cannot be written; what was there still is.
         """
-        state = {
-            "task": json.dumps(run.task),
-            "seed": run.seed,
-            "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "random_state": run.random_state,
-            "generators": {name: _state(g) for name, g in run.generators.items()},
-            "history": [asdict(epoch) for epoch in run.history],
-        }
-        stream = (
-            io.BytesIO()
-        )  # torch reports a full disk as an internal error, writing bytes does not
-        torch.save(state, stream)
         path = self.path(run)
-        with replacing(path) as temporary:
-            temporary.write_bytes(stream.getvalue())
+        if processes().leader:
+            state = {
+                "task": json.dumps(run.task),
+                "seed": run.seed,
+                "model": run.model.state_dict(),
+                "optimizer": run.optimizer.state_dict(),
+                "random_state": run.random_state,
+                "generators": {name: _state(g) for name, g in run.generators.items()},
+                "history": [asdict(epoch) for epoch in run.history],
+            }
+            stream = io.BytesIO()  # a full disk is an OSError of write_bytes, not of torch.save
+            torch.save(state, stream)
+            with replacing(path) as temporary:
+                temporary.write_bytes(stream.getvalue())
         self.saved[path] = len(run.history)
 
     def load(self, run: Run) -> None:

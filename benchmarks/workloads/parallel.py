@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -20,8 +21,6 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from benchmarks.workloads.errors import WorkloadError
-
-_stores: list[Store] = []  # the group's, while there is one
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Processes:
 
 def processes() -> Processes:
     """The processes of this run: one, unless `start` joined several."""
-    if not _stores:
+    if not dist.is_initialized():
         return Processes()
     return Processes(dist.get_rank(), dist.get_world_size())
 
@@ -90,7 +89,7 @@ def start(device: torch.device) -> torch.device:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     try:
-        store, rank, size = next(iter(rendezvous("env://")))
+        store, rank, size = _meeting()
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore("workload", store),
@@ -100,8 +99,14 @@ def start(device: torch.device) -> torch.device:
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WorkloadError(f"the processes do not meet: {reason}; start with torchrun") from error
-    _stores.append(store)
     return device
+
+
+@cache
+def _meeting() -> tuple[Store, int, int]:
+    """Where the processes meet, this one's rank, and how many they are."""
+    store, rank, size = next(iter(rendezvous("env://")))
+    return store, rank, size
 
 
 def expected() -> bool:
@@ -111,16 +116,15 @@ def expected() -> bool:
 
 def first_to_fail() -> bool:
     """Whether no other process has asked this: the one that did says what went wrong."""
-    if not _stores:
-        return int(os.environ.get("RANK", "0")) == 0
+    if not expected():
+        return True
     try:
-        return bool(_stores[0].add("failed", 1) == 1)
-    except RuntimeError:  # whoever kept the store has ended
-        return False
+        return bool(_meeting()[0].add("failed", 1) == 1)
+    except (RuntimeError, ValueError):  # whoever kept the store has ended, or there was none
+        return os.environ.get("RANK") == "0"
 
 
 def stop() -> None:
     """Leaves the processes that `start` joined."""
-    if _stores:
-        _stores.clear()
+    if dist.is_initialized():
         dist.destroy_process_group()

@@ -137,10 +137,9 @@ def fit(
     if checkpoints is not None:
         for run in runs:
             checkpoints.load(run)
-    leader = processes().leader
     left = sum(max(epochs - len(run.history), 0) for run in runs)
     try:
-        with tqdm(unit="update", leave=False, disable=None if leader else True) as bar:
+        with tqdm(unit="update", leave=False, disable=None if processes().leader else True) as bar:
             for number in range(1, epochs + 1):
                 for run in runs:
                     if len(run.history) >= number:
@@ -148,7 +147,7 @@ def fit(
                     bar.set_description(f"{run.name} {run.impl} epoch {number}/{epochs}")
                     epoch = _epoch(run, number, bar, checkpoints)
                     run.history.append(epoch)
-                    if checkpoints is not None and leader:
+                    if checkpoints is not None:
                         checkpoints.save(run)
                     if bar.total is None:  # the epochs of a fit have as many updates as its first
                         bar.total = bar.n * left
