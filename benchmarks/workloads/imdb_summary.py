@@ -53,7 +53,7 @@ def summary(record: dict[str, Any]) -> Summary:
         "Is a film review positive or negative? A recurrent network reads the last "
         f"{_config(record)['steps']} words of a review one by one and judges by its last state. "
         f"Word vectors and all else are learnt from {counts['train']:,} reviews alone; the score "
-        f"is on {counts['test']:,} reviews that were never seen, taken after the last epoch. "
+        f"is on the {counts['test']:,} test reviews, after the last epoch. "
         "Packed, the layer skips the padding of a batch; padded, it computes it."
     )
     head = ("model", "layout", "impl", "parameters", "loss", "test accuracy", "min/epoch", "speed")
