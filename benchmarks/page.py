@@ -129,23 +129,31 @@ def command(result: Result) -> str:
     return shlex.join(words)
 
 
-def where(record: dict[str, Any]) -> str:
-    """What was measured, where and when."""
-    device = record["device"] if record["device"] != "cpu" else record.get("cpu") or "cpu"
-    threads = f"{record['threads']} thread{'s' * (record['threads'] != 1)}"
-    versions = [f"torch {record['torch']}"]
-    if record.get("fusedrnn"):
-        commit = f" ({record['commit']})" if record.get("commit") else ""
-        versions.append(f"fusedrnn {record['fusedrnn']}{commit}")
-    processes = record.get("processes", 1)
-    shared = [f"{processes} processes"] if processes > 1 else []
-    return ", ".join([device, threads, *shared, *versions, str(record.get("date", ""))[:10]])
+def where(records: Iterable[dict[str, Any]]) -> str:
+    """What was measured, where and when: a sentence, of several machines or versions in parts."""
+    groups: dict[str, tuple[set[str], set[str]]] = {}
+    for record in records:
+        device = record["device"] if record["device"] != "cpu" else record.get("cpu") or "cpu"
+        parts = [device, f"{record['threads']} thread{'s' * (record['threads'] != 1)}"]
+        if record.get("processes", 1) > 1:
+            parts.append(f"{record['processes']} processes")
+        parts.append(f"torch {record['torch']}")
+        if record.get("fusedrnn"):
+            parts.append(f"fusedrnn {record['fusedrnn']}")
+        commits, dates = groups.setdefault(", ".join(parts), (set(), set()))
+        commits.update([record["commit"]] if record.get("commit") else [])
+        dates.add(record["date"][:10])
+    described = []
+    for words, (commits, dates) in groups.items():
+        made = f" ({', '.join(sorted(commits))})" if commits else ""
+        described.append(f"{words}{made}, {' and '.join(sorted(dates))}")
+    return f"{'; '.join(described)}."
 
 
 def section(result: Result, page: Path) -> str:
     """One system as Markdown; `page` is where it will stand, for the links to plots."""
     blocks = [f"## {result.title}", result.summary.text, f"```\n{command(result)}\n```"]
-    blocks.append(f"{where(result.record)}.")
+    blocks.append(where([result.record]))
     for table in result.summary.tables:
         blocks += [f"**{table.title}**", table.markdown()]
     if result.summary.remarks:
@@ -159,8 +167,8 @@ def section(result: Result, page: Path) -> str:
 def headline_table(results: Sequence[Result]) -> str:
     """The README's table: each system's rows, and where they were measured."""
     rows: list[tuple[str, ...]] = [row for result in results for row in result.headline]
-    places = list(dict.fromkeys(where(result.record) for result in results))
-    return "\n\n".join([Table("", HEAD, rows).markdown(), f"{'; '.join(places)}."])
+    place = where(result.record for result in results)
+    return "\n\n".join([Table("", HEAD, rows).markdown(), place])
 
 
 def render(results: Sequence[Result], page: Path) -> str:

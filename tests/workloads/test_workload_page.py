@@ -116,6 +116,18 @@ def test_reduced_and_synthetic_results_say_so_in_title_and_table(
     assert "--quick" in text
 
 
+def test_the_machine_is_named_once_with_the_commits_of_all_systems(
+    results: Path, tmp_path: Path
+) -> None:
+    write(results / "hello.json", {"workload": "hello", "commit": "aaa"})
+    write(results / "imdb.json", {"workload": "imdb", "cpu": "Another", "fusedrnn": None})
+    table = page.headline_table(page.load(results))
+    assert table.splitlines()[-1] == (
+        "A CPU, 2 threads, torch 2.13.0, fusedrnn 0.1.0 (aaa, abc), 2026-01-02; "
+        "Another, 2 threads, torch 2.13.0 (abc), 2026-01-02."
+    )
+
+
 def test_systems_stand_in_the_pages_order_not_that_of_names(results: Path, tmp_path: Path) -> None:
     write(results / "a.json", {"workload": "gradient_flow"})
     write(results / "z.json", {"workload": "hello"})
