@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             records += [run.record(cell=cell, parameters=parameters) for run in runs]
     record = {
         "workload": "from_scratch",
-        "data": text.source,
+        "data": Path(text.source).name,
         "config": asdict(config),
         "compared": compared,
         "runs": records,

@@ -279,6 +279,6 @@ def draw(record: Record, stem: Path) -> None:
         drifts,
         title=f"{prefix}losses per epoch, against the written-out cell's",
         y="largest relative difference so far",
-        log=True,
+        log=any(values[-1] for values in drifts.values()),
         styles=styles,
     )

@@ -10,6 +10,7 @@ can do; only the state tells the two apart. The data is the word itself, one upd
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -293,9 +294,14 @@ def _remarks(record: Mapping[str, Any]) -> list[str]:
         )
         remarks.append(
             f"{cell.upper()}: {right} of {len(found)} trainings spell the word; after the first l, "
-            f"l has probability {first:.2f} or more, after the second, o has {second:.2f} or more."
+            f"l has probability {_below(first)} or more, after the second, o has {_below(second)}."
         )
     return remarks
+
+
+def _below(probability: float) -> str:
+    """To three digits, rounded down: no probability short of 1 is shown as 1."""
+    return f"{math.floor(1000 * probability) / 1000:.3f}"
 
 
 def _headline(record: Mapping[str, Any]) -> list[Headline]:

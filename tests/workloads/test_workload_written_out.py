@@ -24,6 +24,11 @@ CONFIG = time_machine.Config(hidden=12, batch=4, steps=9)
 V = 28
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # torch.nn's many small operators crawl on a busy machine
+
+
 def written_out(cell: str) -> WrittenOut:
     """A model with every tensor drawn, the biases too: a bias gone astray shows."""
     torch.manual_seed(0)
