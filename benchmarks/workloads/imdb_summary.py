@@ -57,7 +57,7 @@ def summary(record: dict[str, Any]) -> Summary:
         "Packed, the layer skips the padding of a batch; padded, it computes it."
     )
     head = ("model", "layout", "impl", "parameters", "loss", "test accuracy", "min/epoch", "speed")
-    drawn = [("", "Training loss over the epochs; solid fusedrnn, dashed torch.nn.")]
+    drawn = [("", "Training loss; solid fusedrnn, dashed torch.nn, one line where both agree.")]
     if _followed(record):
         drawn.append(("-accuracy", "Test accuracy after each epoch; solid fusedrnn, dashed torch."))
     return Summary(
