@@ -325,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training.fit(runs, epochs, report, checkpoints=common.checkpoints(args))
     record = {
         "workload": "imdb",
-        "data": corpus.source,
+        "data": Path(corpus.source).name,
         "reviews": counts,
         "configs": {cell: asdict(config) for cell, config in configs.items()},
         "runs": [
