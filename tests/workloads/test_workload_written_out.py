@@ -54,13 +54,19 @@ def states(state: Tensor | tuple[Tensor, Tensor]) -> list[Tensor]:
 def test_the_lstm_handles_sixteen_tensors_of_which_fourteen_are_trained() -> None:
     model = WrittenOut("lstm", V, 256)
     names = [name for name, _ in model.named_parameters()]
-    gates = [f"{part}{gate}" for gate in "ifco" for part in ("W_x", "W_h", "b_")]
-    assert names == [*gates, "W_hq", "b_q"]
+    assert len(names) == 14
     H, C = model.initial_states(32)
     assert H.shape == C.shape == (32, 256)
     assert not H.any()
     assert not C.any()
     assert len(names) + 2 == 16
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", "h"), ("gru", "rzh"), ("lstm", "ifco")])
+def test_every_gate_has_its_own_tensors_in_the_layers_order(cell: str, gates: str) -> None:
+    expected = [f"{part}{gate}" for gate in gates for part in ("W_x", "W_h", "b_")]
+    names = [name for name, _ in WrittenOut(cell, V, 256).named_parameters()]
+    assert names == [*expected, "W_hq", "b_q"]
 
 
 @CELLS
