@@ -50,11 +50,11 @@ class Config:
     embedding: int = 32
     hidden: int = 128
     batch: int = 64
-    learning_rate: float = 4e-3
-    decay: float = 0.65  # of the learning rate, after every epoch
+    learning_rate: float = 5e-3
+    decay: float = 0.6  # of the learning rate, after every epoch
     clip: float = 1.0  # largest norm of all gradients together
-    fall: int = 6  # epochs in which a scheduled ratio falls from 1 to 0
-    epochs: int = 7
+    fall: int = 5  # epochs in which a scheduled ratio falls from 1 to 0
+    epochs: int = 6
 
 
 CONFIG = Config()

@@ -23,7 +23,7 @@ HELD_OUT = 0.1  # of the dates, months and weeks
 SOURCE = "generated dates"
 
 PAD, START, END = range(3)
-SYMBOLS = ("<pad>", "<start>", "<end>", *" ',-./0123456789Wabcdefghijklmnopqrstuvwxyz")
+SYMBOLS = ("<pad>", "<start>", "<end>", *" ',-./0123456789Wabcdefghijklmnoprstuvwxy")
 _INDEX = {symbol: i for i, symbol in enumerate(SYMBOLS)}
 
 MONTHS = (
@@ -183,7 +183,8 @@ def pairs(train: int, test: int, seed: int) -> tuple[list[Pair], list[Pair]]:
     """
     rng = random.Random(seed)
     days = dates()
-    meanings = sorted({form.iso(day) for form in FORMS for day in days})
+    isos = {form.iso for form in FORMS}  # three: of a day, a month, a week
+    meanings = sorted({iso(day) for iso in isos for day in days})
     held_out = set(rng.sample(meanings, round(HELD_OUT * len(meanings))))
     drawn: dict[bool, dict[str, Pair]] = {False: {}, True: {}}
     wanted = {False: train, True: test}
