@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_build import compiler
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parents[1]
@@ -40,13 +40,6 @@ RUNS = {
     "gradients": ["tests/test_autograd.py", "-k", "not second and not penalty"],
     "checks": ["tests/cuda_host/torch_glue_checks.py"],
 }
-
-
-def compiler() -> list[str]:
-    command = shlex.split(os.environ.get("CXX", "c++"))
-    if not shutil.which(command[0]):
-        pytest.fail(f"no C++ compiler {command[0]!r}: install one, or name it in CXX")
-    return command
 
 
 def run(command: list[str], **environment: str) -> str:
