@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.workloads import common, reuters, time_machine, training
+from benchmarks.workloads import common, reuters, time_machine
 from benchmarks.workloads.errors import WorkloadError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +22,9 @@ Run = Callable[..., int]
 # A second or two: one epoch of few rows.
 SMALL: dict[ModuleType, list[str]] = {
     reuters: ["--epochs", "1", "--limit", "70", "--steps", "8", "12"],
-    time_machine: ["--epochs", "1", "--log-every", "1"],
+    time_machine: ["--epochs", "1", "--log-every", "1", "--corpus", "first"],
 }
+PLOTS = {reuters: ("accuracy", "loss"), time_machine: ("first",)}
 WORKLOADS = pytest.mark.parametrize("workload", SMALL, ids=["reuters", "time_machine"])
 
 
@@ -58,13 +59,15 @@ def test_a_synthetic_run_says_so_in_every_line_and_file(
     assert all(line.startswith("synthetic |") for line in lines)
     name = workload.__name__.rsplit(".", 1)[-1]
     stem = f"{name}-{impl}-synthetic"
-    assert written(tmp_path) == [f"{stem}.json", f"{stem}.png"]
+    plots = [f"{stem}-{plot}.png" for plot in PLOTS[workload]]
+    assert written(tmp_path) == sorted([f"{stem}.json", *plots])
     record = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
     assert record["data"] == "synthetic"
-    assert record["options"]["impl"] == impl
+    assert record["options"]["impl"] == [impl]
     assert len(record["runs"]) == {"reuters": 4, "time_machine": 6}[name]
     assert all(len(r["epochs"]) == 1 for r in record["runs"])
-    assert (tmp_path / "out" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+    for plot in plots:
+        assert (tmp_path / "out" / plot).read_bytes().startswith(b"\x89PNG")
 
 
 def test_reuters_shows_the_newswire_the_counts_and_the_table(
@@ -80,8 +83,53 @@ def test_reuters_shows_the_newswire_the_counts_and_the_table(
     assert "synthetic" not in out
     for part in ("8 newswires to train, 3 to test", "first newswire (", "1,351,982", "1,550,126"):
         assert part in out
-    table = [line.split()[:2] for line in out.splitlines()[-6:-1]]
-    assert table == [["model", "T"], ["RNN", "8"], ["RNN", "12"], ["LSTM", "8"], ["LSTM", "12"]]
+    assert "After 1 epochs (one seed)" in out
+    first = [line.split()[:3] for line in out.splitlines()]
+    for model in (["RNN", "8"], ["RNN", "12"], ["LSTM", "8"], ["LSTM", "12"]):
+        assert [*model, "torch"] in first
+    assert "Always answering the most frequent topic scores" in out
+
+
+@WORKLOADS
+def test_both_implementations_are_trained_in_turn_and_compared(
+    workload: ModuleType, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(workload, "--synthetic", "--impl", "fusedrnn", "torch", "--epochs", "2") == 0
+    out = capsys.readouterr().out
+    epochs = [line.split()[2] for line in out.splitlines() if "  epoch " in line]
+    assert epochs == ["fusedrnn", "torch"] * (len(epochs) // 2)
+    name = workload.__name__.rsplit(".", 1)[-1]
+    record = json.loads((tmp_path / "out" / f"{name}-fusedrnn-torch-synthetic.json").read_text())
+    assert [r["impl"] for r in record["runs"]] == ["fusedrnn", "torch"] * (len(record["runs"]) // 2)
+    for ours, theirs in zip(record["runs"][::2], record["runs"][1::2], strict=True):
+        for mine, other in zip(ours["epochs"], theirs["epochs"], strict=True):
+            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    found = workload.summary(record)
+    assert all(ratio.endswith("x") for *_, ratio in found.headline)
+
+
+@WORKLOADS
+def test_one_implementation_alone_gets_no_ratio(
+    workload: ModuleType, run: Run, tmp_path: Path
+) -> None:
+    assert run(workload, "--synthetic", "--impl", "torch", "--cell", "rnn", "--seed", "3", "4") == 0
+    record = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
+    assert sorted({r["seed"] for r in record["runs"]}) == [3, 4]
+    found = workload.summary(record)
+    assert {ours for _, ours, _, _ in found.headline} == {""}
+    assert {ratio for *_, ratio in found.headline} == {""}
+    assert all("±" in theirs for _, _, theirs, _ in found.headline)
+
+
+def test_the_whole_text_is_scored_on_its_held_out_tail(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--synthetic", "--impl", "torch", "--cell", "rnn", "--quick", "--corpus", "whole")
+    assert run(time_machine, *options) == 0
+    record = json.loads(next((tmp_path / "out").glob("*-quick-synthetic.json")).read_text())
+    assert record["config"]["whole"]["held_out"] == 0.1
+    assert all(1 < r["epochs"][0]["figures"]["held_out"] < 28 for r in record["runs"])
+    assert "on what it never saw" in capsys.readouterr().out
 
 
 def test_time_machine_prints_perplexity_speed_and_text(
@@ -90,7 +138,7 @@ def test_time_machine_prints_perplexity_speed_and_text(
     options = ("--synthetic", "--impl", "torch", "--cell", "gru", "--sampling", "random")
     assert run(time_machine, *options) == 0
     lines = [line.removeprefix("synthetic | ") for line in capsys.readouterr().out.splitlines()]
-    assert any(line.startswith("epoch 1  perplexity ") and "tokens/s" in line for line in lines)
+    assert any("epoch 1  perplexity " in line and "tokens/s" in line for line in lines)
     for prefix in time_machine.PREFIXES:
         assert any(line.startswith(prefix) and len(line) > len(prefix) for line in lines)
 
@@ -205,16 +253,3 @@ def test_it_runs_as_a_file_and_as_a_module(workload: ModuleType, style: str) -> 
     )
     for option in ("--impl", "--device", "--seed", "--epochs", "--data-dir", "--synthetic"):
         assert option in done.stdout
-
-
-def test_epochs_weigh_updates_by_their_targets() -> None:
-    history = training.fit(
-        2, lambda: iter([(torch.tensor(1.0), 3), (torch.tensor(5.0), 1)]), lambda *_: None
-    )
-    assert [(e.loss, e.targets) for e in history] == [(2.0, 4)] * 2
-    assert history[0].perplexity == pytest.approx(torch.tensor(2.0).exp().item())
-
-
-def test_an_epoch_without_updates_is_an_error() -> None:
-    with pytest.raises(WorkloadError, match="too little data"):
-        training.fit(1, lambda: iter([]), lambda *_: None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.workloads import training
 from benchmarks.workloads.errors import WorkloadError
+from benchmarks.workloads.parallel import Processes
 
 
 def small_run(seed: int = 0, **changes: Any) -> training.Run:
@@ -68,6 +69,19 @@ def test_runs_are_trained_in_turn_and_reported_with_their_epoch() -> None:
     runs = [small_run(seed) for seed in (0, 1)]
     training.fit(runs, 2, lambda run, number, _: seen.append((run.seed, number)))
     assert seen == [(0, 1), (1, 1), (0, 2), (1, 2)]
+
+
+def test_every_process_draws_numbers_of_its_own_and_the_same_when_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = fit(small_run())
+    monkeypatch.setattr(training, "processes", lambda: Processes(rank=1))
+    second = fit(small_run())
+    assert second != first
+    interrupted = small_run()
+    fit(interrupted, epochs=1)
+    torch.rand(3)
+    assert fit(interrupted) == second
 
 
 def test_epochs_weigh_updates_by_their_targets() -> None:
