@@ -1,7 +1,8 @@
-"""The two training workloads, Reuters and Time Machine, runnable and importable.
+"""The training workloads, runnable and importable: one module is one system on one task.
 
-Each workload module holds its task (data, model, update, score) as plain functions, so that the
-benchmarks measure the very code that trains. What both share stands once: ``fetch`` and ``data``
-get the corpora, ``training`` runs epochs, ``common`` is the command line and the results, ``plots``
-the chart.
+Each holds its task (data, model, update, score) as plain functions, so that the benchmarks measure
+the very code that trains. What they share stands once: ``fetch`` and ``data`` get the corpora,
+``training`` runs epochs, ``checkpoint`` saves and resumes them, ``parallel`` shares batches between
+processes, ``common`` is the command line and the results, ``summary`` what results say and
+``plots`` the charts. ``suite`` runs them all.
 """

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
@@ -187,16 +187,6 @@ class Console:
         if parallel.processes().leader:
             for line in text.splitlines() or [""]:
                 tqdm.write(self.prefix + line, file=sys.stdout)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """`rows` under `head`, every column as wide as its widest entry and right-aligned."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(entry.rjust(width) for entry, width in zip(line, widths, strict=True))
-        for line in lines
-    )
 
 
 def stem(workload: str, args: argparse.Namespace) -> Path:

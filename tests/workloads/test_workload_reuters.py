@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.workloads import common, data, reuters
+from benchmarks.workloads import common, data, reuters, reuters_summary
 
 IMPLEMENTATIONS = pytest.mark.parametrize("impl", common.IMPLEMENTATIONS)
 
@@ -17,6 +19,17 @@ IMPLEMENTATIONS = pytest.mark.parametrize("impl", common.IMPLEMENTATIONS)
 @pytest.mark.parametrize(("cell", "count"), [("rnn", 1_351_982), ("lstm", 1_550_126)])
 def test_models_have_the_published_number_of_parameters(impl: str, cell: str, count: int) -> None:
     assert common.count_parameters(reuters.build_model(cell, impl)) == count
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_the_derivation_lists_the_models_own_parameters(cell: str) -> None:
+    model = reuters.build_model(cell, "torch")
+    *entries, total = reuters_summary.derivation(cell, asdict(reuters.CONFIG)).rows
+    assert [(name, sizes, values) for name, _, sizes, values in entries] == [
+        (name, " x ".join(f"{size:,}" for size in p.shape), f"{p.numel():,}")
+        for name, p in model.named_parameters()
+    ]
+    assert total == ("total", "", "", f"{common.count_parameters(model):,}")
 
 
 def test_both_implementations_start_from_the_same_parameters() -> None:
@@ -80,6 +93,7 @@ def test_scores_follow_their_definition() -> None:
     error = logits.softmax(-1) - nn.functional.one_hot(y, 46)
     assert scores.rmse == pytest.approx(error.square().mean().sqrt().item(), rel=1e-6)
     assert scores.accuracy == pytest.approx((logits.argmax(-1) == y).float().mean().item())
+    assert scores.test_loss == pytest.approx(nn.functional.cross_entropy(logits, y).item())
 
 
 def test_a_uniform_guess_scores_the_known_rmse() -> None:
@@ -122,3 +136,55 @@ def test_both_implementations_give_the_same_first_losses(cell: str) -> None:
             for x, y in reuters.batches(rows.x_train, rows.y_train, 16)
         ]
     assert losses["fusedrnn"] == pytest.approx(losses["torch"], rel=1e-4)
+
+
+def record(accuracies: dict[tuple[str, int], list[float]], seconds: float = 2.0) -> dict[str, Any]:
+    """A record whose models end with these accuracies, one for each seed; torch.nn's take 2 s."""
+    runs = [
+        {"cell": cell, "T": T, "impl": impl, "seed": seed}
+        | {"epochs": [epoch(accuracy, seconds if impl == "fusedrnn" else 2.0)] * 3}
+        for (cell, T), scores in accuracies.items()
+        for seed, accuracy in enumerate(scores)
+        for impl in common.IMPLEMENTATIONS
+    ]
+    seeds = list(range(len(next(iter(accuracies.values())))))
+    return {
+        "options": {"impl": list(common.IMPLEMENTATIONS), "seed": seeds, "synthetic": False},
+        "rows": {"train": 640},
+        "majority": 0.35,
+        "config": asdict(reuters.CONFIG),
+        "runs": runs,
+    }
+
+
+def epoch(accuracy: float, seconds: float) -> dict[str, Any]:
+    figures = {"test_loss": 1.0, "rmse": 0.1, "accuracy": accuracy}
+    return {"loss": 1.0, "targets": 640, "seconds": seconds, "figures": figures}
+
+
+def test_remarks_tell_a_difference_from_the_spread_between_seeds() -> None:
+    found = {
+        ("rnn", 50): [0.40, 0.50, 0.45],
+        ("rnn", 200): [0.41, 0.49, 0.47],
+        ("lstm", 50): [0.60, 0.61, 0.62],
+        ("lstm", 200): [0.70, 0.71, 0.72],
+    }
+    majority, rnn, lstm, short, long = reuters_summary.summary(record(found)).remarks
+    assert "most frequent topic scores 0.350" in majority
+    assert "RNN, from T = 50 to 200: accuracy 0.450 to 0.457, no clear change" in rnn
+    assert "LSTM, from T = 50 to 200: accuracy 0.610 to 0.710, clearly better (+0.100" in lstm
+    assert "T = 50, from RNN to LSTM: accuracy 0.450 to 0.610, clearly better" in short
+    assert "T = 200, from RNN to LSTM: accuracy 0.457 to 0.710, clearly better" in long
+    turned = dict(zip(found, reversed(found.values()), strict=True))
+    assert "clearly worse" in reuters_summary.summary(record(turned)).remarks[3]
+
+
+def test_remarks_from_one_seed_claim_nothing() -> None:
+    remarks = reuters_summary.summary(record({("lstm", 50): [0.6], ("lstm", 200): [0.7]})).remarks
+    assert "a change of +0.100 from one seed, which says little" in remarks[1]
+
+
+def test_the_readme_row_gives_mean_deviation_and_ratio() -> None:
+    found = reuters_summary.summary(record({("lstm", 100): [0.70, 0.72]}, seconds=1.6))
+    score = "0.710 ± 0.014"
+    assert found.headline == [("Reuters, LSTM, T = 100: accuracy", score, score, "1.25x")]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.workloads import common, data, time_machine
+from benchmarks.workloads import common, data, time_machine, time_machine_summary
+from benchmarks.workloads.errors import WorkloadError
 
 IMPLEMENTATIONS = pytest.mark.parametrize("impl", common.IMPLEMENTATIONS)
 CELLS = pytest.mark.parametrize("cell", common.CELLS)
@@ -151,3 +152,77 @@ def test_both_implementations_give_the_same_first_losses(cell: str, sampling: st
             loss, state = time_machine.train_step(model, optimizer, x, y, carried)
             losses[impl].append(loss.item())
     assert losses["fusedrnn"] == pytest.approx(losses["torch"], rel=1e-4)
+
+
+def record(held_out: list[float], training_loss: list[float]) -> dict[str, Any]:
+    """A record of one LSTM on the whole text with these figures after its epochs."""
+    epochs = [
+        {"loss": loss, "targets": 100, "seconds": 0.5, "figures": {"held_out": value}}
+        for value, loss in zip(held_out, training_loss, strict=True)
+    ]
+    run = {"corpus": "whole", "cell": "lstm", "sampling": "random", "impl": "torch", "seed": 0}
+    return {
+        "options": {"impl": ["torch"], "seed": [0], "synthetic": False},
+        "config": {"whole": {"epochs": len(epochs), "held_out": 0.1, "characters": None}},
+        "runs": [{**run, "generated": ["time traveller"], "epochs": epochs}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("held_out", "ending"),
+    [
+        ([9.0, 7.0, 6.0], "6.000 on what it never saw, lowest after the last epoch."),
+        (
+            [9.0, 6.0, 7.0],
+            "7.000 on what it never saw; the latter was lowest after epoch 2 (6.000) "
+            "and has risen since.",
+        ),
+    ],
+    ids=["falling", "risen"],
+)
+def test_the_remark_tells_what_was_learnt_from_what_was_remembered(
+    held_out: list[float], ending: str
+) -> None:
+    found = time_machine_summary.summary(record(held_out, [2.0, 1.5, math.log(3.0)]))
+    (remark,) = found.remarks
+    assert "perplexity 3.000 on what it was trained on, " in remark
+    assert remark.endswith(ending)
+    assert found.tables[0].rows == [
+        ("LSTM", "random", "torch", "3.000", f"{held_out[-1]:.3f}", "6.000")
+    ]
+    assert found.tables[1].rows == [("LSTM", "random", "200")]
+
+
+def test_the_held_out_score_is_the_perplexity_of_every_next_character() -> None:
+    torch.manual_seed(0)
+    model = time_machine.build_model("gru", "torch")
+    tokens = torch.randint(28, (103,))
+    losses = []
+    for row in range(4):  # (103 - 1) // 4 = 25 characters each
+        x = tokens[row * 25 : row * 25 + 26]
+        logits, _ = model(x[None, :-1])
+        losses.append(nn.functional.cross_entropy(logits, x[1:]))
+    expected = torch.stack(losses).mean().exp().item()
+    assert time_machine.evaluate(model, tokens, B=4) == pytest.approx(expected, rel=1e-5)
+
+
+def test_too_short_a_tail_is_an_error() -> None:
+    model = time_machine.build_model("rnn", "torch")
+    with pytest.raises(WorkloadError, match="expected more than 32 characters, got 20"):
+        time_machine.evaluate(model, torch.zeros(20, dtype=torch.int64))
+
+
+def test_the_tail_is_never_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def note(_: Any, __: Any, x: Tensor, y: Tensor, *___: Any) -> tuple[Tensor, None]:
+        seen.extend((x, y))
+        return torch.zeros(()), None
+
+    monkeypatch.setattr(time_machine, "train_step", note)
+    tokens = torch.tensor([1] * 900 + [2] * 100)
+    text = data.Text(("<unk>", *" abc"), tokens, "")
+    config = time_machine.Config(hidden=4, batch=4, steps=5, held_out=0.1)
+    run = time_machine.new_run("whole", "rnn", "torch", "random", text, config)
+    list(run.updates())
+    assert torch.cat([t.flatten() for t in seen]).unique().tolist() == [1]
