@@ -51,10 +51,10 @@ class Config:
     hidden: int = 128
     batch: int = 64
     learning_rate: float = 5e-3
-    decay: float = 0.6  # of the learning rate, after every epoch
+    decay: float = 0.7  # of the learning rate, after every epoch
     clip: float = 1.0  # largest norm of all gradients together
-    fall: int = 5  # epochs in which a scheduled ratio falls from 1 to 0
-    epochs: int = 6
+    fall: int = 6  # epochs in which a scheduled ratio falls from 1 to 0
+    epochs: int = 7
 
 
 CONFIG = Config()
