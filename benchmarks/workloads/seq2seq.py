@@ -237,6 +237,7 @@ def options() -> argparse.ArgumentParser:
         epochs=CONFIG.epochs,
         cells=CELLS,
     )
+    parser.epilog = "The dates are generated: --data-dir is not used, --synthetic only named."
     parser.add_argument(
         "--forcing",
         type=_forcing,
