@@ -29,7 +29,7 @@ if not __package__:  # run as a file: the script's directory is on the path, the
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.workloads import common, seq2seq_task, training
-from benchmarks.workloads.seq2seq_results import draw, summary
+from benchmarks.workloads.seq2seq_summary import draw, summary
 from benchmarks.workloads.seq2seq_task import PAD, START, Pair, Rows
 
 WORKLOAD = "seq2seq"

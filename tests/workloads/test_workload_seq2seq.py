@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.workloads import common, seq2seq, seq2seq_task, training
 from benchmarks.workloads.checkpoint import Checkpoints
 from benchmarks.workloads.errors import WorkloadError
-from benchmarks.workloads.seq2seq_results import remarks, summary
+from benchmarks.workloads.seq2seq_summary import remarks, summary
 from benchmarks.workloads.seq2seq_task import START
 
 IMPLEMENTATIONS = pytest.mark.parametrize("impl", common.IMPLEMENTATIONS)
