@@ -1,6 +1,7 @@
 // The CPU kernels of layer and layer_backward: check, allocate, fill the parameters, call.
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>  // and omp.h
+#include <pthread.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -23,6 +24,11 @@ Team team() {
 }
 
 namespace {
+
+// GNU's OpenMP hangs in a forked child whose parent had used it: the child believes in threads that
+// only the parent has. Without threads at the fork, each makes its own when it next needs some.
+[[maybe_unused]] const int kForks =
+    pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr);
 
 LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
                       const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
