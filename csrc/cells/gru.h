@@ -23,15 +23,15 @@ struct Gru {
   }
 
   // In: n, r, z, h_n and dh. Out: gradients of the slots; dh = dh * z, what reaches h_prev
-  // unweighted.
+  // unweighted. Slopes come first: dn * h_n may overflow where its product with a slope does not.
   template <class V>
   FUSEDRNN_CELL static void backward(V (&s)[kSlots], V /*h*/, V h_prev, V /*c_prev*/, V /*c*/,
                                      V& dh, V& /*dc*/) {
     const V one(1.0f), n = s[0], r = s[1], z = s[2], h_n = s[3];
-    const V dn = dh * (one - z) * (one - n * n);
+    const V dn = (one - z) * (one - n * n) * dh;
     s[0] = dn;
-    s[1] = dn * h_n * r * (one - r);
-    s[2] = dh * (h_prev - n) * z * (one - z);
+    s[1] = r * (one - r) * h_n * dn;
+    s[2] = z * (one - z) * (h_prev - n) * dh;
     s[3] = dn * r;
     dh = dh * z;
   }

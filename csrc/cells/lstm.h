@@ -28,17 +28,18 @@ struct Lstm {
   }
 
   // In: activated gates, dh and dc of this step. Out: gradients of the pre-activations in s, dc of
-  // the step before, dh = what reaches h_prev unweighted (nothing).
+  // the step before, dh = what reaches h_prev unweighted (nothing). Slopes come first: d * c_prev
+  // may overflow where its product with a slope does not.
   template <class V>
   FUSEDRNN_CELL static void backward(V (&s)[kSlots], V /*h*/, V /*h_prev*/, V c_prev, V c, V& dh,
                                      V& dc) {
     const V one(1.0f), i = s[0], f = s[1], g = s[2], o = s[3];
     const V tanh_c = tanh(c);
     const V d = madd(dh * o, one - tanh_c * tanh_c, dc);
-    s[0] = d * g * i * (one - i);
-    s[1] = d * c_prev * f * (one - f);
-    s[2] = d * i * (one - g * g);
-    s[3] = dh * tanh_c * o * (one - o);
+    s[0] = i * (one - i) * g * d;
+    s[1] = f * (one - f) * c_prev * d;
+    s[2] = (one - g * g) * i * d;
+    s[3] = o * (one - o) * tanh_c * dh;
     dc = d * f;
     dh = V(0.0f);
   }
