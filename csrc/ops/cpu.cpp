@@ -2,6 +2,7 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>  // and omp.h
 #include <pthread.h>
+#include <sys/mman.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -30,6 +31,23 @@ namespace {
 [[maybe_unused]] const int kForks =
     pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr);
 
+// From 32 MiB on, glibc's largest threshold, malloc maps memory anew in every call, and the first
+// touch of its pages counts: of a training step's time, 14 % (LSTM T180 B64 I100 H256 L2 D2) and 13
+// % (T20 B128 H1024). Huge pages are 512 times fewer, where the system grants them: 2 to 10 %, and
+// 4 %.
+Tensor in_huge_pages(Tensor tensor) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kMapped = uintptr_t(32) << 20, kPage = uintptr_t(2) << 20;
+  if (tensor.defined() && tensor.nbytes() >= kMapped) {
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
+    const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+    const uintptr_t last = (begin + tensor.nbytes()) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return tensor;
+}
+
 LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
                       const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
                       c10::string_view mode, bool has_biases, bool train) {
@@ -39,12 +57,13 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const bool lstm = call.cell == Cell::kLstm;
   const int64_t rows = call.rows();
-  Tensor output =
-      batch_sizes ? at::empty({rows, D * P}, options) : at::empty({shape.T, B, D * P}, options);
+  Tensor output = in_huge_pages(batch_sizes ? at::empty({rows, D * P}, options)
+                                            : at::empty({shape.T, B, D * P}, options));
   Tensor h_n = at::empty({D, B, P}, options);
   Tensor c_n = lstm ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(call.direction(0));
-  Tensor reserve = train ? at::empty({D, rows, width}, options) : at::empty({0}, options);
+  Tensor reserve =
+      train ? in_huge_pages(at::empty({D, rows, width}, options)) : at::empty({0}, options);
   if (B == 0) return {output, h_n, c_n, reserve};
 
   const Team workers = team();
@@ -52,7 +71,8 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
     ForwardParams a{};
     a.problem = call.direction(d);
     const Plan plan = cpu::plan_forward(a.problem, workers.threads);
-    const Tensor workspace = at::empty({plan.workspace_bytes}, options.dtype(at::kByte));
+    const Tensor workspace =
+        in_huge_pages(at::empty({plan.workspace_bytes}, options.dtype(at::kByte)));
     a.x = read(call.input);
     a.h0 = read(call.hx, d * B * P);
     a.c0 = read(call.cx, d * B * H);
@@ -87,13 +107,14 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const int64_t rows = call.rows(), width = call.reserve.size(2);
   const Team workers = team();
+  in_huge_pages(call.dx);
   for (int64_t d = 0; B > 0 && d < D; ++d) {
     const Tensor* dw = call.dweight(d);
     BackwardParams a{};
     a.problem = call.direction(d);
     const Plan plan = cpu::plan_backward(a.problem, workers.threads);
     const Tensor workspace =
-        at::empty({plan.workspace_bytes}, call.input.options().dtype(at::kByte));
+        in_huge_pages(at::empty({plan.workspace_bytes}, call.input.options().dtype(at::kByte)));
     a.x = read(call.input);
     a.h0 = read(call.hx, d * B * P);
     a.c0 = read(call.cx, d * B * H);
