@@ -11,7 +11,7 @@ import torch
 
 from fusedrnn import _C
 
-FUNCTIONS = {"tanh": (torch.tanh, 2.5), "sigmoid": (torch.sigmoid, 2.4)}
+FUNCTIONS = {"tanh": (torch.tanh, 2.3), "sigmoid": (torch.sigmoid, 2.4)}
 LEAST_NORMAL = torch.finfo(torch.float32).tiny
 
 
@@ -37,6 +37,14 @@ def test_error_stays_within_the_stated_ulp(name: str) -> None:
     worst = (error / ulp(exact))[normal].max().item()
     assert worst <= bound
     assert error[~normal].max().item() <= LEAST_NORMAL
+
+
+def test_a_saturated_tanh_is_rounded_as_well_as_torchs() -> None:
+    # All that backward has of such a unit is 1 - y * y, and y's error is in it many times over.
+    x = torch.linspace(2, 9, 1_000_000)
+    exact = torch.tanh(x.double())
+    error = ((_C.eval_activation(True, x).double() - exact).abs() / ulp(exact)).max()
+    assert error <= 0.65
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -7,7 +7,7 @@
 //   at_least(x, low), at_most(x, high), letting nan through    relu(x)
 //   zero_below(x, low, value) = x < low ? 0 : value    where_positive(x, value) = x <= 0 ? 0 :
 //   value copy_sign(magnitude, sign)    abs(x)
-// Error in fp32 over every 97th float: sigmoid 2.4 ulp, tanh 2.5 ulp (tests/test_activations.py).
+// Error in fp32 over every 97th float: sigmoid 2.4 ulp, tanh 2.3 ulp (tests/test_activations.py).
 #pragma once
 
 #ifdef __CUDACC__
@@ -45,13 +45,18 @@ FUSEDRNN_CELL V sigmoid(V x) {
   return zero_below(x, V(-88.0f), divide(one, one + exp2_int(e.n) * (one + e.p)));
 }
 
-// With m = e^(-2|x|) - 1, tanh|x| = -m / (m + 2); m keeps its relative accuracy near 0.
+// With t = e^(-2|x|), tanh|x| is (1 - t) / (1 + t), whose numerator keeps its relative accuracy
+// near 0, and from 0.55 on 1 - 2 t / (1 + t), whose error shrinks with t. All that backward has of
+// a saturated unit is 1 - tanh^2, so that rounding decides: the first form alone errs 3 times as
+// much as torch.nn there, this no more.
 template <class V>
 FUSEDRNN_CELL V tanh(V x) {
-  const Exp<V> e = exp_parts(at_least(abs(x) * V(-2.0f), V(-20.0f)));
-  const V scale = exp2_int(e.n);
-  const V m = madd(scale, e.p, scale - V(1.0f));
-  return copy_sign(divide(V(0.0f) - m, m + V(2.0f)), x);
+  const V size = abs(x), one(1.0f);
+  const Exp<V> e = exp_parts(at_least(size * V(-2.0f), V(-20.0f)));
+  const V scale = exp2_int(e.n), near = zero_below(V(0.55f), size, one);  // 1 near 0, else 0
+  const V top = madd(scale, e.p, scale - near);                           // t - 1 near 0, else t
+  const V quotient = divide(top, top + (one + near));
+  return copy_sign(madd(quotient, near - V(2.0f), one - near), x);
 }
 
 }  // namespace fusedrnn
