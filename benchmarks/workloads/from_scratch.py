@@ -31,7 +31,7 @@ from benchmarks.workloads import common, data, time_machine, training
 from benchmarks.workloads.from_scratch_summary import NAMES, SCRATCH, draw, summary
 from benchmarks.workloads.written_out import WrittenOut, freeze, layer_state
 
-CONFIG = replace(time_machine.CONFIG, epochs=500)
+CONFIG = replace(time_machine.CONFIG, epochs=100)
 QUICK_EPOCHS = 4
 COMPARED, QUICK_COMPARED = 40, 8  # updates compared loss by loss
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

@@ -31,7 +31,7 @@ from benchmarks.workloads import common, data, parallel, training
 from benchmarks.workloads.imdb_summary import draw, summary
 
 LAYOUTS = ("packed", "padded")
-EPOCHS, QUICK_EPOCHS = 4, 3
+EPOCHS, QUICK_EPOCHS = 2, 3
 QUICK_ROWS = 3_000  # of either part
 POOL = 50  # batches cut from one sorted pool: 1 % of their values pad; unsorted, 29 % would
 
