@@ -21,6 +21,17 @@ def explain(
     training: bool,
     threads: int,
 ) -> dict[str, Any]: ...
+def check_fit(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    mode: str,
+    has_biases: bool,
+    backward: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor, Sequence[bool]]
+    | None = ...,
+) -> None: ...
 def reserve_width(mode: str, dtype: str, H: int, P: int, device: str) -> int: ...
 def has_tangent(tensor: Tensor) -> bool: ...
 def set_second_backward(function: Callable[..., Sequence[Tensor]]) -> None: ...

@@ -45,6 +45,7 @@ def _(
     has_biases: bool,
     train: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _C.check_fit(input, batch_sizes, hx, cx, weights, mode, has_biases)
     D = _directions(weights, has_biases)
     gates = {"LSTM": 4, "GRU": 3}.get(mode, 1)
     H, P = weights[1].size(0) // gates, weights[1].size(1)
@@ -85,6 +86,8 @@ def _(
     has_biases: bool,
     needs: Sequence[bool],
 ) -> list[Tensor]:
+    backward = (grad_output, grad_h_n, grad_c_n, output, needs)
+    _C.check_fit(input, batch_sizes, hx, cx, weights, mode, has_biases, backward)
     inputs = (input, hx, cx, *weights)
     return [
         x.new_empty(x.shape)
@@ -109,11 +112,25 @@ def _(
     has_biases: bool,
     needs: Sequence[bool],
 ) -> list[Tensor]:
+    backward = (grad_output, grad_h_n, grad_c_n, output, needs)
+    _C.check_fit(input, batch_sizes, hx, cx, weights, mode, has_biases, backward)
+    if input.is_complex():
+        raise RuntimeError(f"fusedrnn: layer_backward takes real numbers, got {input.dtype}")
     found = reference.layer_backward(
         grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, mode, has_biases
     )
     return [g for g, need in zip(found, needs, strict=True) if need and g is not None]
 
 
-# layer by the definition: forward-mode AD and complex numbers.
-torch.library.impl("fusedrnn::layer_reference", "CompositeImplicitAutograd")(reference.layer)
+@torch.library.impl("fusedrnn::layer_reference", "CompositeImplicitAutograd")
+def _(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    mode: str,
+    has_biases: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _C.check_fit(input, batch_sizes, hx, cx, weights, mode, has_biases)
+    return reference.layer(input, batch_sizes, hx, cx, weights, mode, has_biases)

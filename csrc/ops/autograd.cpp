@@ -167,6 +167,9 @@ std::vector<Tensor> layer_backward_autograd(const OptionalTensor& grad_output,
                                             at::TensorList weights, const Tensor& output,
                                             const Tensor& reserve, c10::string_view mode,
                                             bool has_biases, const c10::List<bool>& needs) {
+  TORCH_CHECK_TYPE(output.defined() && reserve.defined(),
+                   "fusedrnn: output and reserve must be Tensors, got None");
+  check_devices(input, hx, cx, weights);
   const OptionalTensor x = input;
   const auto operands = {&grad_output, &grad_h_n, &grad_c_n, &x, &hx, &cx};
   // A reserve of one dimension is what is left of a forward pass by the definition.

@@ -1,8 +1,11 @@
 // What Python asks that is not a tensor operator: build information, the CPU variant, the plans.
+#include <c10/core/DispatchKeySet.h>
 #include <torch/extension.h>
 
+#include <algorithm>
+
+#include "ops/check.h"
 #include "ops/choice.h"
-#include "ops/layer.h"
 
 namespace py = pybind11;
 
@@ -139,14 +142,29 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
 // A cuda::Device to and from Python: any GPU can be planned for, present or not.
 cuda::Device device_of(const py::dict& d) {
   cuda::Device device{};
-  device.sm = d["sm"].cast<int>();
-  device.multiprocessors = d["multiprocessors"].cast<int>();
-  device.shared_bytes = d["shared_bytes"].cast<int64_t>();
-  device.clock_ghz = d["clock_ghz"].cast<double>();
-  const auto clusters = d["clusters"].cast<std::vector<int>>();
+  std::vector<int> clusters;
+  try {
+    device.sm = d["sm"].cast<int>();
+    device.multiprocessors = d["multiprocessors"].cast<int>();
+    device.shared_bytes = d["shared_bytes"].cast<int64_t>();
+    device.clock_ghz = d["clock_ghz"].cast<double>();
+    clusters = d["clusters"].cast<std::vector<int>>();
+  } catch (const py::cast_error&) {
+    TORCH_CHECK_TYPE(false,
+                     "fusedrnn: a GPU's limits must be numbers, and clusters a list of them, "
+                     "got ",
+                     py::str(d).cast<std::string>());
+  }
+  TORCH_CHECK_VALUE(device.sm > 0 && device.multiprocessors > 0 && device.shared_bytes > 0 &&
+                        device.clock_ghz > 0,
+                    "fusedrnn: a GPU's sm, multiprocessors, shared_bytes and clock_ghz must be ",
+                    "greater than zero, got ", py::str(d).cast<std::string>());
   TORCH_CHECK_VALUE(clusters.size() == std::size(device.clusters),
                     "fusedrnn: clusters must have a count for 1, 2, 4, 8 and 16 blocks, got ",
                     clusters.size(), " counts");
+  for (const int count : clusters) {
+    TORCH_CHECK_VALUE(count >= 0, "fusedrnn: clusters must be counts, got ", count);
+  }
   std::copy(clusters.begin(), clusters.end(), device.clusters);
   return device;
 }
@@ -209,6 +227,36 @@ int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t
   return device == "cuda" ? cuda_reserve_width(p) : cpu::reserve_width(p);
 }
 
+// Refuses what the layer operators do: for their fake kernels and for the definition in their
+// place, which would fail somewhere inside, or not at all. Where sizes are symbols it holds its
+// peace.
+void check_fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+               const OptionalTensor& cx, const std::vector<Tensor>& weights,
+               const std::string& mode, bool has_biases, const py::object& backward) {
+  auto symbolic = [](const Tensor& t) {
+    return t.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  };
+  auto any = [&](const OptionalTensor& t) { return t && symbolic(*t); };
+  if (symbolic(input) || any(batch_sizes) || any(hx) || any(cx) ||
+      std::any_of(weights.begin(), weights.end(), symbolic)) {
+    return;
+  }
+  constexpr auto kPlain =
+      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
+      c10::DispatchKeySet({c10::DispatchKey::Dense, c10::DispatchKey::ADInplaceOrView});
+  const bool has_data =
+      batch_sizes &&
+      (batch_sizes->key_set() - kPlain).highestFunctionalityKey() == c10::DispatchKey::Undefined;
+  const Call call = fit(input, batch_sizes, hx, cx, weights, mode, has_biases, has_data);
+  if (backward.is_none() || (batch_sizes && !has_data)) return;
+  const auto [dy, dh_n, dc_n, output, needs] = backward.cast<
+      std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, Tensor, std::vector<bool>>>();
+  if (any(dy) || any(dh_n) || any(dc_n) || symbolic(output)) return;
+  c10::List<bool> list;
+  for (const bool need : needs) list.push_back(need);
+  fit_backward(call, dy, dh_n, dc_n, input, hx, cx, weights, output, list);
+}
+
 std::vector<std::string> cpu_isas() {
   std::vector<std::string> names;
   for (const char* const* isa = cpu::isa_names(); *isa; ++isa) names.emplace_back(*isa);
@@ -267,6 +315,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("explain", &ops::explain, py::arg("mode"), py::arg("dtype"), py::arg("T"), py::arg("B"),
         py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("batch_sizes"),
         py::arg("training"), py::arg("threads"));
+  m.def("check_fit", &ops::check_fit, py::arg("input"), py::arg("batch_sizes"), py::arg("hx"),
+        py::arg("cx"), py::arg("weights"), py::arg("mode"), py::arg("has_biases"),
+        py::arg("backward") = py::none());
   m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
         py::arg("P"), py::arg("device"));
   m.def(

@@ -63,7 +63,7 @@ int64_t packed_batch(const Tensor& batch_sizes, int64_t N) {
   const int64_t* rows = batch_sizes.const_data_ptr<int64_t>();
   int64_t sum = 0;
   for (int64_t t = 0; t < batch_sizes.numel(); ++t) {
-    if (rows[t] <= 0 || (t > 0 && rows[t] > rows[t - 1])) return 0;
+    if (rows[t] <= 0 || rows[t] > N - sum || (t > 0 && rows[t] > rows[t - 1])) return 0;
     sum += rows[t];
   }
   return sum == N ? rows[0] : 0;
@@ -172,8 +172,8 @@ Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const Op
   const int64_t per_layer = int64_t(weights.size()) / num_layers;
   TORCH_CHECK(per_layer * num_layers == int64_t(weights.size()) && per_layer % D == 0 &&
                   D * weights_of_direction(cell, has_biases, per_layer) == per_layer,
-              "fusedrnn: ", weights.size(), " weights do not make ", num_layers, " layers of ", D,
-              " directions");
+              "fusedrnn: expected weights of ", num_layers, " layers of ", D, " directions, ",
+              has_biases ? "4" : "2", " for each (one more projected), got ", weights.size());
   for (const auto& [state, name] : {std::pair(&hx, "hx"), std::pair(&cx, "cx")}) {
     // Symbolic, or a tracer would take the whole shape, B included, for constant.
     TORCH_CHECK(!*state || ((*state)->dim() == 3 && (*state)->sym_size(0) == num_layers * D),
@@ -234,7 +234,7 @@ Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const Op
     }
     auto [y, h_l, c_l, reserve] =
         layer(x, batch_sizes, h_0, state(c), of_layer, mode, has_biases, false);
-    x = dropout > 0 && train && l + 1 < num_layers ? at::dropout(y, dropout, true) : y;
+    x = dropout != 0 && train && l + 1 < num_layers ? at::dropout(y, dropout, true) : y;
     h_n.push_back(h_l);
     c_n.push_back(c_l);
   }
