@@ -35,16 +35,12 @@ def _step(
         for i, state in enumerate(states):
             _check_cell_state(cell, input, state, i)
         h, c = states[0], states[-1]
-    h, c = _cell(
-        input,
-        h,
-        c if mode == "LSTM" else None,
-        cell.weight_ih,
-        cell.weight_hh,
-        cell.bias_ih,
-        cell.bias_hh,
-        mode,
-    )
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    try:
+        h, c = _cell(input, h, c if mode == "LSTM" else None, *weights, mode)
+    except RuntimeError as error:
+        functional.refuse_types(error, weights)
+        raise
     return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
 
@@ -80,6 +76,7 @@ class RNNCell(functional.NotScriptable, nn.RNNCell):
         h [B, H] or [H].
     Raises:
         ValueError: input or hx that is neither 1-D nor 2-D.
+        TypeError: an argument of the wrong type.
         RuntimeError: any other nonlinearity, or a shape that does not fit.
     """
 
@@ -113,7 +110,7 @@ class LSTMCell(functional.NotScriptable, nn.LSTMCell):
         (h, c), each [B, H] or [H].
     Raises:
         ValueError: input, h or c that is neither 1-D nor 2-D.
-        TypeError: hx that is one tensor.
+        TypeError: hx that is one tensor, or an argument of the wrong type.
         RuntimeError: hx that is not a pair, or a shape that does not fit.
     """
 
@@ -150,6 +147,7 @@ class GRUCell(functional.NotScriptable, nn.GRUCell):
         h [B, H] or [H].
     Raises:
         ValueError: input or hx that is neither 1-D nor 2-D.
+        TypeError: an argument of the wrong type.
         RuntimeError: a shape that does not fit.
     """
 

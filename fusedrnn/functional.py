@@ -40,28 +40,32 @@ def _run(
     batch_first: bool,
 ) -> tuple[Sequences, Tensor, Tensor]:
     options = (params, mode, has_biases, num_layers, dropout, training, bidirectional)
-    if isinstance(input, PackedSequence):
-        data, batch_sizes, order, original = input
-        if order is not None:
-            hx = None if hx is None else hx.index_select(1, order)
-            cx = None if cx is None else cx.index_select(1, order)
-        output, h_n, c_n = _stack(data, batch_sizes, hx, cx, *options)
-        if original is not None:
-            h_n = h_n.index_select(1, original)
-            c_n = c_n.index_select(1, original) if mode == "LSTM" else c_n
-        return PackedSequence(output, batch_sizes, order, original), h_n, c_n
+    try:
+        if isinstance(input, PackedSequence):
+            data, batch_sizes, order, original = input
+            if order is not None:
+                hx = None if hx is None else hx.index_select(1, order)
+                cx = None if cx is None else cx.index_select(1, order)
+            output, h_n, c_n = _stack(data, batch_sizes, hx, cx, *options)
+            if original is not None:
+                h_n = h_n.index_select(1, original)
+                c_n = c_n.index_select(1, original) if mode == "LSTM" else c_n
+            return PackedSequence(output, batch_sizes, order, original), h_n, c_n
 
-    dim = input.dim()
-    if dim == 3:
-        if not batch_first:
-            return _stack(input, None, hx, cx, *options)  # type: ignore[no-any-return]
-        output, h_n, c_n = _stack(input.transpose(0, 1), None, hx, cx, *options)
-        return output.transpose(0, 1), h_n, c_n
-    check_dim(mode, dim)
-    hx = None if hx is None else hx.unsqueeze(1)
-    cx = None if cx is None else cx.unsqueeze(1)
-    output, h_n, c_n = _stack(input.unsqueeze(1), None, hx, cx, *options)
-    return output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if mode == "LSTM" else c_n
+        dim = input.dim()
+        if dim == 3:
+            if not batch_first:
+                return _stack(input, None, hx, cx, *options)  # type: ignore[no-any-return]
+            output, h_n, c_n = _stack(input.transpose(0, 1), None, hx, cx, *options)
+            return output.transpose(0, 1), h_n, c_n
+        check_dim(mode, dim)
+        hx = None if hx is None else hx.unsqueeze(1)
+        cx = None if cx is None else cx.unsqueeze(1)
+        output, h_n, c_n = _stack(input.unsqueeze(1), None, hx, cx, *options)
+        return output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if mode == "LSTM" else c_n
+    except RuntimeError as error:
+        refuse_types(error, params)
+        raise
 
 
 class _PerSample:
@@ -112,6 +116,15 @@ def check_dim(mode: str, dim: int) -> None:
     if dim not in (2, 3):
         name, noun = ("RNN", " tensor") if mode.startswith("RNN") else (mode, "")
         raise ValueError(f"{name}: Expected input to be 2D or 3D, got {dim}D{noun} instead")
+
+
+def refuse_types(error: RuntimeError, weights: Sequence[Tensor]) -> None:
+    """Raise a TypeError, as torch.nn does, if what an operator refused is a type of its schema."""
+    operator, _, what = str(error).partition("\n")[0].partition("() Expected ")
+    if what and operator.startswith("fusedrnn::"):
+        kinds = ", ".join(sorted({type(weight).__name__ for weight in weights}))
+        what = what.replace("type 'list'", f"a list of {kinds}")
+        raise TypeError(f"fusedrnn: expected {what}") from None
 
 
 class NotScriptable:
@@ -171,8 +184,11 @@ def lstm(
         output [T, B, D*P], laid out as the input was, and ``(h_n, c_n)`` shaped as hx.
     Raises:
         ValueError: input that is not 2-D, 3-D or packed.
+        TypeError: an argument of the wrong type.
         RuntimeError: a shape, dtype or device that does not fit, with the one that would.
     """
+    if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)):
+        refuse_states("lstm", hx)
     h, c = (None, None) if hx is None else (hx[0], hx[1])
     output, h_n, c_n = _run(
         "LSTM",
@@ -215,8 +231,7 @@ def gru(
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
-        ValueError: as :func:`lstm`.
-        RuntimeError: as :func:`lstm`.
+        ValueError, TypeError, RuntimeError: as :func:`lstm`.
     """
     return _run(
         "GRU",
@@ -259,7 +274,7 @@ def rnn(
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
         ValueError: any other nonlinearity, and as :func:`lstm`.
-        RuntimeError: as :func:`lstm`.
+        TypeError, RuntimeError: as :func:`lstm`.
     """
     return _run(
         rnn_mode(nonlinearity),

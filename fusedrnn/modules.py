@@ -244,14 +244,13 @@ class LSTM(_Recurrent):
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def _check_hidden_dim(self, hx: Any, dim: int) -> Any:
-        h, c = hx[0], hx[1]
-        if h.dim() != dim or c.dim() != dim:
+        if hx[0].dim() != dim or hx[1].dim() != dim:
             kind = "batched" if dim == 3 else "unbatched"
             raise RuntimeError(
                 f"For {kind} {dim}-D input, hx and cx should also be {dim}-D "
-                f"but got ({h.dim()}-D, {c.dim()}-D) tensors"
+                f"but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
             )
-        return (h, c) if dim == 3 else (h.unsqueeze(1), c.unsqueeze(1))
+        return hx if dim == 3 else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
 
     @overload
     def forward(
@@ -267,8 +266,8 @@ class LSTM(_Recurrent):
         """Run all layers over whole sequences; see the class for shapes."""
         weights = self._current_weights()
         self._check(input, hx)
-        if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and _hands_on(input):
-            functional.refuse_states("lstm", hx)
+        if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and not _hands_on(input):
+            hx = (hx[0], hx[1])
         return functional.lstm(input, hx, weights, **self._options())
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import ops, transforms
-from .functional import rnn_mode
+from .functional import check_dim, rnn_mode
 
 # What a plan must know of a GPU: compute capability (90 for 9.0), multiprocessors, the most shared
 # memory a block may have, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once (0: none).
@@ -293,15 +293,17 @@ def explain(
         A :class:`~fusedrnn.plan.Plan`: for each layer a :class:`~fusedrnn.plan.LayerPlan` on a
         CPU, a :class:`~fusedrnn.plan.CudaLayerPlan` on a GPU. Printed, it says it in words.
     Raises:
-        TypeError: a module that is not a recurrent one.
-        ValueError: a ``gpu`` of which too little is known, or the environment names a kernel that
-            cannot run this.
+        TypeError: a module that is not a recurrent one, or an input that is no sequence.
+        RuntimeError: input of another size than the module takes.
+        ValueError: input of a rank or dtype that the module does not take, a ``gpu`` of which too
+            little is known, or the environment names a kernel that cannot run this.
     """
+    mode, L, D, P = _stack(module)
+    _check(module, mode, input)
     data = input.data if isinstance(input, PackedSequence) else input
     states = [hx] if isinstance(hx, Tensor) else list(hx or ())
     way = transforms.route([data, *states], [*module.parameters()])
     training = way.training
-    mode, L, D, P = _stack(module)
     batch_sizes: list[int] | None = None
     if isinstance(input, PackedSequence):
         batch_sizes = input.batch_sizes.tolist()
@@ -337,6 +339,23 @@ def explain(
     return Plan(mode, dtype, packed, training, tuple(layers), reasons=way.reasons)
 
 
+def _check(module: nn.Module, mode: str, input: Any) -> None:
+    """Raise what the module itself would for an input of such a type, rank or size."""
+    packed, cell = isinstance(input, PackedSequence), isinstance(module, nn.RNNCellBase)
+    if not isinstance(input, Tensor) and (cell or not packed):
+        kinds = "a Tensor" if cell else "a Tensor or a PackedSequence"
+        raise TypeError(f"input must be {kinds}, got {type(input).__name__}")
+    if cell and input.dim() not in (1, 2):
+        raise ValueError(f"Expected input to be 1D or 2D, got {input.dim()}D instead")
+    if not (cell or packed):
+        check_dim(mode, input.dim())
+    size = (input.data if packed else input).size(-1)
+    if size != module.input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {module.input_size}, got {size}"
+        )
+
+
 def _gpu(device: torch.device, gpu: str | Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """A GPU in words, and its limits."""
     if gpu is None:
@@ -348,9 +367,13 @@ def _gpu(device: torch.device, gpu: str | Mapping[str, Any] | None) -> tuple[str
         limits, name = GPUS[gpu], "pretended"
     else:
         expected = next(iter(GPUS.values()))
+        if not isinstance(gpu, Mapping):
+            raise TypeError(f"gpu must be a name, a mapping or None, got {type(gpu).__name__}")
         if set(gpu) != set(expected):
             raise ValueError(f"gpu must have {', '.join(expected)}, got {', '.join(gpu)}")
         limits, name = dict(gpu), "pretended"
+        if not all(isinstance(limits[key], int | float) for key in expected if key != "clusters"):
+            raise TypeError(f"limits of a gpu must be numbers, got {limits}")
     kib = limits["shared_bytes"] / 1024
     return (
         f"{name}, sm_{limits['sm']}, {limits['multiprocessors']} multiprocessors, {kib:.0f} KiB "

@@ -191,7 +191,7 @@ def test_a_missing_source_of_a_formula_is_found(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_exception_is_found_through_calls() -> None:
     assert docstrings.raised(fusedrnn.LSTM) == {"RuntimeError", "TypeError", "ValueError"}
-    assert docstrings.raised(functional.rnn) == {"ValueError"}
+    assert docstrings.raised(functional.rnn) == {"TypeError", "ValueError"}
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=title)
