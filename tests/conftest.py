@@ -27,6 +27,8 @@ ON_ANY_DEVICE = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fusedrnn")
     group.addoption("--device", help="where modules and inputs are, as in cuda or cuda:1 (cpu)")
+    group.addoption("--fuzz", type=int, default=2000, help="how many random calls (2000)")
+    group.addoption("--fuzz-seed", type=int, default=0, help="other calls for another number (0)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -85,8 +85,8 @@ def on_device(problem: Problem) -> Problem:
     return problem if device_under_test().type == "cpu" else replace(problem, dropout=0.0)
 
 
-def build(problem: Problem, namespace: Any, device: torch.device | None = None) -> nn.RNNBase:
-    """The problem's module from ``fusedrnn`` or ``torch.nn``, with the problem's weights."""
+def make(problem: Problem, namespace: Any, **factory: Any) -> nn.RNNBase:
+    """The problem's module from ``fusedrnn`` or ``torch.nn``, on this device and of this dtype."""
     p = problem
     options: dict[str, Any] = {
         "num_layers": p.L,
@@ -94,15 +94,20 @@ def build(problem: Problem, namespace: Any, device: torch.device | None = None) 
         "batch_first": p.form == "batch_first",
         "dropout": p.dropout,
         "bidirectional": p.bidirectional,
-        "dtype": torch.float64,
-        "device": "cpu",
     }
     if p.mode == "LSTM":
         options["proj_size"] = p.P
     if p.mode.startswith("RNN"):
         options["nonlinearity"] = p.mode[4:].lower()
+    module: nn.RNNBase = getattr(namespace, p.mode[:4].rstrip("_"))(p.I, p.H, **options, **factory)
+    return module
+
+
+def build(problem: Problem, namespace: Any, device: torch.device | None = None) -> nn.RNNBase:
+    """The problem's module with the problem's weights."""
+    p = problem
     torch.manual_seed(1)
-    module: nn.RNNBase = getattr(namespace, p.mode[:4].rstrip("_"))(p.I, p.H, **options)
+    module = make(p, namespace, dtype=torch.float64, device="cpu")
     module.to(device or device_under_test(), p.dtype)
     for name, parameter in module.named_parameters():
         frozen = p.frozen == "all" or (p.frozen == "hh" and "weight_hh" in name)
