@@ -305,8 +305,13 @@ def holds(name: str, ours: Tensor | None, theirs: Tensor | None, exact: Tensor |
     return True
 
 
+def is_smooth(case: Case) -> bool:
+    """Whether one rounding can't change much: no unit at relu's kink, none saturated."""
+    return case.problem.mode != "RNN_RELU" and case.scale <= 1
+
+
 def is_gross(ours: Tensor, theirs: Tensor, exact: Tensor) -> bool:
-    """Whether half of the digits are wrong, more than luck explains unless units are saturated."""
+    """Whether half of the digits are wrong."""
     error, their_error = ((t.double() - exact).abs().nan_to_num(0).max() for t in (ours, theirs))
     half = torch.finfo(ours.dtype).eps ** 0.5 * exact.abs().nan_to_num(0).max()
     return bool(error > 10 * their_error + half)
@@ -333,7 +338,7 @@ def check(case: Case) -> int:
         try:
             compare(name, *values(results))
         except AssertionError as error:
-            if "exceeds" not in str(error) or (case.scale <= 1 and is_gross(*values(results))):
+            if "exceeds" not in str(error) or (is_smooth(case) and is_gross(*values(results))):
                 raise
             # Other values decide: what is inaccurate is so in most draws, luck is not.
             votes: list[bool] = []
