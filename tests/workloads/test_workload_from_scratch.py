@@ -236,7 +236,6 @@ def test_the_summary_counts_sixteen_tensors_of_the_lstm() -> None:
 
 
 def test_the_task_is_that_of_time_machine() -> None:
-    assert from_scratch.CONFIG.epochs == 500
     sizes = ("hidden", "batch", "steps", "learning_rate", "clip")
     for size in sizes:
         assert getattr(from_scratch.CONFIG, size) == getattr(time_machine.CONFIG, size)
