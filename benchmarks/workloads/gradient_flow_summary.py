@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from benchmarks.workloads import common, data, plots, training
 from benchmarks.workloads.summary import Headline, Summary, Table, plot_path, ratio
 
 SHOWN = (10, 50, 100, 200, 399)  # steps before the last, in the tables
+FAR, FAR_LOSS = 1e-9, 1e-3  # differences beyond these are named: norms in float64, trained losses
+ROUNDING = "; a difference of rounding is multiplied from step to step as the gradient is."
 DENSE, STRIDE = 20, 10  # every distance up to DENSE is measured, then every STRIDE-th
 
 TEXT = (
@@ -111,15 +113,16 @@ def flow_table(record: dict[str, Any]) -> Table:
             reached = [f"{values[places.index(d)] / values[0]:.1e}" for d in shown]
             by = f"{factor(T, norms):.3f}"
             rows.append((r["cell"].upper(), state, r["start"], by, *reached))
-    head = ("model", "state", "start", "a step", *(f"T - {d}" for d in shown))
+    head = ("model", "state", "start", "factor per step", *(f"T - {d}" for d in shown))
     return Table(
         f"Before training: norm at step T - d relative to the last step's, T={T}", head, rows
     )
 
 
-def _loss(r: dict[str, Any]) -> str:
+def _loss(record: dict[str, Any], r: dict[str, Any]) -> str:
     done = len(r["epochs"])
-    return f"{r['epochs'][-1]['loss']:.3f}" if r["trained"] else f"nan in epoch {done + 1}"
+    ended = done == record["config"]["epochs"]
+    return f"{r['epochs'][-1]['loss']:.3f}" if ended else f"nan in epoch {done + 1}"
 
 
 def _ratio(runs: Sequence[dict[str, Any]]) -> str:
@@ -147,7 +150,7 @@ def training_table(record: dict[str, Any]) -> Table:
                 first["cell"].upper(),
                 first["start"],
                 first["clipping"],
-                *(_loss(next(r for r in same if r["impl"] == impl)) for impl in impls),
+                *(_loss(record, next(r for r in same if r["impl"] == impl)) for impl in impls),
                 f"{above:.0%}" if figures else "-",
                 f"{largest:.3g}" if figures else "-",
                 f"{factor(T, first['trained']['h']):.3f}" if first["trained"] else "-",
@@ -162,7 +165,7 @@ def training_table(record: dict[str, Any]) -> Table:
         *losses,
         "norm above clip",
         "largest norm",
-        "a step after",
+        "factor per step, trained",
     )
     return Table("Training, with the norm clipped and free", (*head, "speed"), rows)
 
@@ -174,34 +177,38 @@ def _remarks(record: dict[str, Any]) -> Iterator[str]:
         by = factor(T, h)
         verb = "vanishes" if by < 1 else "explodes"
         yield (
-            f"{r['cell'].upper()}, {r['start']} start: the gradient {verb}, by {by:.3f} a step; "
-            f"h_1 gets {h[-1] / h[0]:.1e} of what h_{T} gets."
+            f"{r['cell'].upper()}, {r['start']} start: every step back multiplies the gradient by "
+            f"{by:.3f}, it {verb}: h_1 gets {h[-1] / h[0]:.1e} times what h_{T} gets."
         )
     runs = _first(record, "runs")
-    broken = [r for r in runs if not r["trained"]]
-    for r in broken:
+    for r in runs:
+        figures = [epoch["figures"] for epoch in r["epochs"]]
+        ended = len(figures) == record["config"]["epochs"]
+        if r["clipping"] == "clipped" or (ended and not any(f["above_clip"] for f in figures)):
+            continue
         twin = next(
             o
             for o in runs
             if (o["cell"], o["start"], o["clipping"]) == (r["cell"], r["start"], "clipped")
         )
-        ended = f"ends at a loss of {_loss(twin)}" if twin["trained"] else f"has {_loss(twin)}"
+        largest = max((f["largest_norm"] for f in figures), default=math.nan)
+        met = f"a norm of up to {largest:.0e} and a last loss of " if ended else ""
         yield (
-            f"{r['cell'].upper()}, {r['start']} start, without clipping: {_loss(r)}; "
-            f"the same with clipping {ended}."
+            f"{r['cell'].upper()}, {r['start']} start, without clipping: {met}"
+            f"{_loss(record, r)}; the same with clipping ends at a loss of {_loss(record, twin)}."
         )
     spared = [
-        f"{r['cell'].upper()} {r['start']}"
+        f"{r['cell'].upper()} {r['start']} start"
         for r in runs
         if r["clipping"] == "clipped" and not any(e["figures"]["above_clip"] for e in r["epochs"])
     ]
     if spared:
-        yield f"No update was clipped for: {', '.join(spared)} start."
-    difference = _difference(record["initial"])
-    if difference is not None:
+        yield f"No update was clipped for: {', '.join(spared)}."
+    differences = _differences(record["initial"])
+    if differences:
         yield (
-            f"Before training, fusedrnn's norms and torch.nn's differ by at most {difference:.0e} "
-            "(relative, in float64)."
+            "Before training, fusedrnn's norms and torch.nn's differ by at most "
+            f"{_widest(differences, FAR)} (relative, in float64){ROUNDING}"
         )
     losses: dict[str, list[float]] = {}
     for r in record["runs"]:
@@ -209,24 +216,39 @@ def _remarks(record: dict[str, Any]) -> Iterator[str]:
             losses.setdefault(r["name"], []).append(r["epochs"][-1]["loss"])
     gaps = {name: abs(both[0] - both[1]) for name, both in losses.items() if len(both) == 2}
     if gaps:
-        widest = max(gaps, key=lambda name: gaps[name])
-        others = max((gap for name, gap in gaps.items() if name != widest), default=0.0)
         yield (
-            f"After training in float32 their losses are furthest apart, by {gaps[widest]:.1g}, in "
-            f"{widest}, and elsewhere by at most {others:.1g}: backpropagation multiplies a "
-            "difference of rounding as it does the gradient."
+            "After training in float32, their losses differ by at most "
+            f"{_widest(gaps, FAR_LOSS)}{ROUNDING}"
         )
 
 
-def _difference(initial: Sequence[dict[str, Any]]) -> float | None:
-    """The largest relative difference between the implementations; None when there is one."""
-    found: dict[tuple[Any, ...], list[float]] = {}
+def _widest(differences: Mapping[str, float], far: float) -> str:
+    """The largest of those up to `far`, and every one beyond it with its name."""
+    near = [value for value in differences.values() if value <= far]
+    beyond = [f"{value:.1g} in {name}" for name, value in differences.items() if value > far]
+    parts = [*([f"{max(near):.1g}"] if near else []), *([", ".join(beyond)] if beyond else [])]
+    return ", but by ".join(parts)
+
+
+def _differences(initial: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The largest relative difference between the implementations by cell, start and seed; nothing
+    when there is one implementation."""
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for r in initial:
-        for state, norms in r["norms"].items():
-            for d, norm in enumerate(norms):
-                found.setdefault((r["cell"], r["start"], r["seed"], state, d), []).append(norm)
-    pairs = [pair for pair in found.values() if len(pair) == 2 and max(pair)]
-    return max((abs(a - b) / max(a, b) for a, b in pairs), default=None)
+        found.setdefault((r["cell"], r["start"], r["seed"]), []).append(r["norms"])
+    return {
+        f"{cell}-{start}-seed{seed}": max(
+            (
+                abs(a - b) / max(a, b)
+                for state in both[0]
+                for a, b in zip(both[0][state], both[1][state], strict=True)
+                if max(a, b)
+            ),
+            default=0.0,
+        )
+        for (cell, start, seed), both in found.items()
+        if len(both) == 2
+    }
 
 
 def summary(record: dict[str, Any]) -> Summary:

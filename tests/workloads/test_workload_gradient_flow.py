@@ -149,6 +149,38 @@ def test_nan_without_clipping_is_a_result_and_with_it_an_error(
         run(tmp_path, "--impl", "torch", "--cell", "rnn")
 
 
+def test_without_clipping_a_norm_that_overflows_does_not_change_the_gradients() -> None:
+    text = data.synthetic_text(500)
+    run = gradient_flow.build_run(
+        *("rnn", "torch", "usual", "free", 0, text, gradient_flow.Config(hidden=4, train_steps=5)),
+        device=torch.device("cpu"),
+    )
+    bias = run.model.get_parameter("linear.bias")
+    bias.register_hook(lambda gradient: gradient * 1e25)  # its square is no float32
+    training.fit([run], 1, lambda *_: None)
+    assert bias.isfinite().all()
+    assert 1e22 < run.history[0].figures["largest_norm"] < 1e26
+
+
+def test_the_summary_says_what_an_explosion_did_without_clipping(tmp_path: Path) -> None:
+    record = run(tmp_path, "--impl", "fusedrnn", "torch", "--cell", "rnn")
+    for r in record["runs"]:
+        for epoch in r["epochs"]:
+            epoch["loss"] = 2.0 if r["clipping"] == "clipped" else 3.5
+            exploded = r["start"] == "large"
+            epoch["figures"] = {"largest_norm": 2e29 * exploded, "above_clip": 0.5 * exploded}
+    for r in record["initial"]:
+        norms = r["norms"]["h"]
+        r["norms"]["h"] = [norms[0] * (1 + 0.5 * (r["impl"] == "torch")), *norms[1:]]
+    remarks = "\n".join(summary(record).remarks)
+    assert (
+        "RNN, large start, without clipping: a norm of up to 2e+29 and a last loss of 3.500; "
+        "the same with clipping ends at a loss of 2.000." in remarks
+    )
+    assert "No update was clipped for: RNN usual start." in remarks
+    assert "torch.nn's differ by at most 0.3 in rnn-usual-seed0, 0.3 in rnn-large" in remarks
+
+
 def test_a_resumed_run_ends_where_a_whole_one_does(tmp_path: Path) -> None:
     options = ("--impl", "torch", "--cell", "gru", "--checkpoints", str(tmp_path / "kept"))
     run(tmp_path, *options, "--epochs", "1")
