@@ -31,7 +31,7 @@ from benchmarks.workloads.summary import Summary, plot_path
 
 CELLS = ("rnn", "gru", "lstm")
 IMPLEMENTATIONS = ("fusedrnn", "torch")
-NOTHING = "nothing was written"
+NOTHING = "no results were written"  # outside of fit, which says what is kept
 Layer = Callable[..., nn.RNNBase]  # called as the constructors of torch.nn's layers
 
 

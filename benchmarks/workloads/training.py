@@ -131,12 +131,17 @@ def fit(
         checkpoints: where runs are saved after every epoch, and gone on from.
     Raises:
         Diverged: a loss is nan or infinite.
-        WorkloadError: an epoch has no update, or a checkpoint does not fit.
+        WorkloadError: an epoch has no update, or a checkpoint does not fit or is of more epochs.
         KeyboardInterrupt: after Ctrl-C; its text says what is kept.
     """
     if checkpoints is not None:
         for run in runs:
             checkpoints.load(run)
+            if len(run.history) > epochs:
+                raise WorkloadError(
+                    f"{run.name} ({run.impl}) has been trained for {len(run.history)} epochs, "
+                    f"got --epochs {epochs}: give at least as many, or another --checkpoints"
+                )
     left = sum(max(epochs - len(run.history), 0) for run in runs)
     try:
         with tqdm(unit="update", leave=False, disable=None if processes().leader else True) as bar:
@@ -177,8 +182,8 @@ def _epoch(run: Run, number: int, bar: tqdm[object], checkpoints: Checkpoints | 
             f"loss is {values[first].item()} in update {first + 1} of epoch {number} "
             f"({run.name}, {run.impl}): {_kept(checkpoints)}"
         )
-    figures = dict(run.after()) if run.after else {}
     run.random_state = _random_state(run.device)
+    figures = dict(run.after()) if run.after else {}
     weights = torch.tensor(targets, dtype=torch.float64)
     return Epoch(float(values @ weights / weights.sum()), sum(targets), seconds, figures)
 

@@ -126,6 +126,12 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
     assert_equal_to_the_bit(again, finished)
 
 
+def test_a_run_of_more_epochs_than_asked_for_is_refused(saved: Path) -> None:
+    fit(newswires(), 3, Checkpoints(saved.parent, resume=True))
+    with pytest.raises(WorkloadError, match="trained for 3 epochs, got --epochs 2: give at least"):
+        fit(newswires(), 2, Checkpoints(saved.parent, resume=True))
+
+
 def test_without_resume_a_file_that_is_there_is_not_overwritten(saved: Path) -> None:
     body = saved.read_bytes()
     with pytest.raises(WorkloadError, match="would be lost: --resume goes on from it"):

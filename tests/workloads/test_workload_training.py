@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -105,7 +104,7 @@ def test_a_loss_that_is_no_number_names_its_update_and_run(loss: str) -> None:
 
 def test_figures_after_an_epoch_are_kept_with_it_and_draw_nothing_from_the_training() -> None:
     plain = fit(small_run())
-    run = small_run(after=lambda: {"drawn": random.random()})
+    run = small_run(after=lambda: {"drawn": torch.rand(()).item()})
     assert fit(run) == plain
     assert all(set(epoch.figures) == {"drawn"} for epoch in run.history)
     entry = run.record(T=5)
