@@ -176,7 +176,10 @@ def dates() -> list[datetime.date]:
 
 
 def pairs(train: int, test: int, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """`train` and `test` different spellings, the forms equally likely; no meaning in both.
+    """`train` and `test` different spellings; no meaning in both.
+
+    The forms are drawn equally often, but a spelling drawn again is passed over: those of months,
+    which are few, are the rarer the more pairs there are.
 
     Args:
         seed: draws what is held out, then the pairs.
