@@ -108,7 +108,7 @@ def _read(path: Path) -> Iterable[Result]:
         raise ValueError(f"{path}: expected one of {', '.join(WORKLOADS)}, got workload {name!r}")
     try:
         summary = workload(name).summary(record)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise ValueError(
             f"{path} is not what {name}.py writes ({type(error).__name__}: {error}): run it again"
         ) from error
@@ -118,7 +118,9 @@ def _read(path: Path) -> Iterable[Result]:
 def command(result: Result) -> str:
     """The command that makes the record: the options that are not the workload's defaults."""
     defaults = vars(result.module.options().parse_args([]))
-    words = ["python", f"benchmarks/workloads/{result.record['workload']}.py"]
+    processes = result.record.get("processes", 1)
+    start = ["torchrun", "--nproc-per-node", str(processes)] if processes > 1 else ["python"]
+    words = [*start, f"benchmarks/workloads/{result.record['workload']}.py"]
     for name, value in result.record["options"].items():
         default = json.loads(json.dumps(defaults.get(name), default=str))
         if value is None or value is False or value == default:

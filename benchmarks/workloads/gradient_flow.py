@@ -279,10 +279,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                     ]
                     if clipping == "clipped":  # both begin with the same model
                         fields = {"cell": cell, "start": start, "seed": seed}
-                        initial += [
-                            {**fields, "impl": run.impl, "norms": measured(run.model, x, y)}
-                            for run in runs
-                        ]
+                        for run in runs:
+                            norms = measured(run.model, x, y)
+                            if norms is None:
+                                raise WorkloadError(
+                                    f"the gradient of the {cell} with a {start} start overflows "
+                                    f"over {config.steps} steps: lower --steps"
+                                )
+                            initial.append({**fields, "impl": run.impl, "norms": norms})
                     records += train(runs, config, x, y, say, checkpoints)
     common.finish(
         args,

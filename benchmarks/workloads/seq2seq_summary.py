@@ -21,8 +21,9 @@ TEXT = (
     "lengths. One recurrent layer, the encoder, reads the spelling; its last state is all that a "
     "second one, the decoder, has to write from. While it learns, the decoder is fed the right "
     "character before (teacher forcing) or its own last one; the forcing ratio is the probability "
-    "of the right one. Forced, it learns faster but never sees its own mistakes, which is how it "
-    "is tested. A date counts when every character is right; none of the dates tested was trained."
+    "of the right one. Fed the right ones alone, it never sees what follows a mistake of its own; "
+    "tested, it is fed nothing but what it wrote itself. A date counts when every character is "
+    "right; none of the dates tested was trained."
 )
 Record = Mapping[str, Any]
 Group = tuple[str, str]  # cell, forcing

@@ -40,6 +40,7 @@ def summary(record: Record) -> Summary:
         tables.append(_speeds(groups, impls, title))
         remarks += [*_on_sampling(groups, title), *_on_memory(groups, title)]
         kind = "held-out" if config["held_out"] else "training"
+        part = f"first {config['characters']:,} characters" if corpus == "first" else "whole text"
         charts.append(
             (
                 f"-{corpus}",
@@ -49,7 +50,7 @@ def summary(record: Record) -> Summary:
         )
         headline += [
             (
-                f"Time Machine, {corpus}, {cell.upper()}, {sampling}: {kind} perplexity",
+                f"Time Machine, {part}, {cell.upper()}, {sampling}: {kind} perplexity",
                 _score(by_impl.get("fusedrnn")),
                 _score(by_impl.get("torch")),
                 _ratio(by_impl),

@@ -104,6 +104,13 @@ def test_the_page_shows_system_command_machine_table_remark_and_plot(
     assert (results / "reuters-loss.png").read_text() == "drawn of 0.75"
 
 
+def test_the_command_of_several_processes_starts_as_many(results: Path) -> None:
+    write(results / "reuters.json", {"processes": 2})
+    (result,) = page.load(results)
+    start = "torchrun --nproc-per-node 2 benchmarks/workloads/reuters.py --impl"
+    assert page.command(result).startswith(start)
+
+
 def test_reduced_and_synthetic_results_say_so_in_title_and_table(
     results: Path, tmp_path: Path
 ) -> None:
