@@ -134,7 +134,8 @@ def gradient_norm(model: nn.Module) -> Tensor:
     """The norm of all gradients together, in float64: in float32 its square overflows from 2e19 on,
     long before the gradients do, and clipping to infinity would then make them nan."""
     gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-    return torch.linalg.vector_norm(torch.cat(gradients), dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(torch.cat(gradients), dtype=torch.float64)
+    return norm
 
 
 def build_run(
