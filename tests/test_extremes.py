@@ -275,7 +275,12 @@ def test_gates_saturated_for_ten_thousand_steps_give_torchs_results(mode: str) -
 @pytest.mark.skipif("FUSEDRNN_CPU_ISA" in os.environ, reason="is run by this test")
 def test_every_other_instruction_set_passes_these_too(isa: str) -> None:
     quick = "not torchs_results and not fp16"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", quick, str(Path(__file__))]
-    environment = os.environ | {"FUSEDRNN_CPU_ISA": isa}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-k", quick, str(Path(__file__))],
+        env=os.environ | {"FUSEDRNN_CPU_ISA": isa},
+        cwd=Path(__file__).parent,  # from the root it would find the checkout's package
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout

@@ -1,7 +1,8 @@
 """Sizes at which a 32-bit index would wrap: offsets as numbers, then as memory, and very long, very
 wide and very narrow layers.
 
-The runs of more than 2^31 elements take up to 14 GB and are for ``--huge``, on a machine with 24.
+The runs of more than 2^31 elements take up to 14 GB and are for FUSEDRNN_HUGE=1, on a machine
+with 24.
 """
 
 from __future__ import annotations

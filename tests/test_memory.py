@@ -7,7 +7,6 @@ its own.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,12 +33,11 @@ def reset():
 
 
 def run(code: str) -> str:
-    """What ``code`` prints in a fresh process."""
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    """What ``code`` prints in a fresh process, which finds this folder and the package under test:
+    from the root it would find the checkout's, which may have no compiled half."""
     done = subprocess.run(
         [sys.executable, "-c", SHARED + code],
-        env=environment,
+        cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
         timeout=300,

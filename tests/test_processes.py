@@ -37,12 +37,25 @@ xs = [torch.randn(20, 16, 32) for _ in range(8)]
 NAMES = ("RNN", "LSTM", "GRU")
 
 
-def run(code: str, name: str = "LSTM", limit: int = 120) -> str:
+def ended(*arguments: str, limit: int = 120) -> subprocess.CompletedProcess[str]:
+    """How Python ended, not begun from the root: there it would find the checkout's package, which
+    may have no compiled half."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+
+
+def run(code: str, name: str = "LSTM") -> str:
     """What ``code`` prints; the module and its inputs are made before it."""
-    command = [sys.executable, "-c", COMMON.format(name=name) + code]
-    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
+    done = ended("-c", COMMON.format(name=name) + code)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}{done.stderr}"
+    # Which ends a thread and not the process.
+    assert "Exception in thread" not in done.stderr, done.stderr
     return done.stdout
 
 
@@ -218,8 +231,7 @@ def test_processes_and_loader_workers_compute_what_their_parent_does(
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), method, use]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = ended(str(script), method, use, limit=180)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}{done.stderr}"
     assert done.stdout == "done\n"
 
@@ -247,8 +259,7 @@ def test_the_interpreter_waits_for_threads_that_run_a_layer() -> None:
 def test_the_interpreter_ends_as_with_torch_while_daemons_run_a_layer() -> None:
     # Before Python 3.14 a daemon that asks for the lock of an ended interpreter is unwound through
     # torch's binding, which aborts: with torch.nn as here. It must neither hang nor crash.
-    code = COMMON.format(name="LSTM") + "rounds, daemon = 10**9, True" + ENDING
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = ended("-c", COMMON.format(name="LSTM") + "rounds, daemon = 10**9, True" + ENDING)
     assert done.stdout == "ending\n", done.stderr
     assert done.returncode == 0 or (
         done.returncode == -signal.SIGABRT and "terminate called" in done.stderr
