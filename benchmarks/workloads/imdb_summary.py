@@ -55,8 +55,8 @@ def summary(record: dict[str, Any]) -> Summary:
         f"Word vectors and all else are learnt from {counts['train']:,} reviews alone; the score "
         f"is on the {counts['test']:,} test reviews, after the last epoch. "
         "Packed, the layer skips the padding of a batch; padded, it computes it. "
-        "The initial values were chosen by small trials on some of these test reviews, none of "
-        "them on others held back, so that the score may flatter a little."
+        "The initial values were chosen by small trials on some of these test reviews, so that "
+        "the score may flatter a little."
     )
     head = ("model", "layout", "impl", "parameters", "loss", "test accuracy", "min/epoch", "speed")
     drawn = [("", "Training loss; solid fusedrnn, dashed torch.nn, one line where both agree.")]

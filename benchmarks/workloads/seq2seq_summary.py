@@ -23,9 +23,9 @@ TEXT = (
     "character before (teacher forcing) or its own last one; the forcing ratio is the probability "
     "of the right one. Fed the right ones alone, it never sees what follows a mistake of its own; "
     "tested, it is fed nothing but what it wrote itself. A date counts when every character is "
-    "right; none of the dates tested was trained. The rate of learning was chosen by trials on these "
-    "same test dates, so that scores may flatter a little; how the forcing ratios compare is not "
-    "touched by that. Losses are over different inputs, forced or the decoder's own, and do not compare."
+    "right; none of the dates tested was trained. The rate of learning was chosen by trials on "
+    "these same test dates, so that scores may flatter a little. Losses are over different inputs, "
+    "forced or the decoder's own, and do not compare."
 )
 Record = Mapping[str, Any]
 Group = tuple[str, str]  # cell, forcing
