@@ -25,7 +25,8 @@ from fusedrnn import reference
 
 OPERATORS = ["layer", "layer_backward", "layer_reference", "layer_backward_reference"]
 OPERATORS += ["stack", "cell"]
-ADDRESS_SPACE = 24 << 30  # what expands to more than there is fails at once, and takes no machine
+# What expands to more than there is fails at once, and takes no machine.
+ADDRESS_SPACE = min(24 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def freed(tensor: Tensor, bytes_left: int) -> Tensor:

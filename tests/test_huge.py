@@ -31,7 +31,7 @@ def gradient(of: Tensor) -> Tensor:
     return of.grad
 
 
-# A sum of two int64 kept in an int shows here, in every variant and without a run.
+# A sum of two int64 kept in an int shows here without a run; all variants share the code.
 @pytest.mark.parametrize("source", ["dispatch", "kernels_baseline", "kernels_avx2"])
 def test_no_index_is_narrowed_silently(source: str) -> None:
     path = ROOT / "csrc" / "cpu" / f"{source}.cpp"
