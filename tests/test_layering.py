@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 STANDARD = r"[a-z_0-9]+"
+POSIX = r"(pthread|sys/mman)\.h"
 INTRINSICS = r"(immintrin|cpuid|arm_neon)\.h"
 TOOLKIT = r"(cuda|cooperative_groups|mma|math_constants)\w*(/\w+)*(\.h)?"
 TORCH = r"(torch|pybind11|(ATen|c10)/(?!cuda/))\b.*\.h"
@@ -25,7 +26,7 @@ MAY_INCLUDE = {
     "cells/": [STANDARD, "cells/.+"],
     "cpu/": [STANDARD, INTRINSICS, r"recurrence\.h", "cells/.+", "cpu/.+"],
     "cuda/": [STANDARD, TOOLKIT, r"recurrence\.h", "cells/.+", "cuda/.+"],
-    "ops/": [STANDARD, TORCH, r"recurrence\.h", "ops/(?!cuda/).+"],
+    "ops/": [STANDARD, POSIX, TORCH, r"recurrence\.h", "ops/(?!cuda/).+"],
     "ops/cuda/": [
         STANDARD,
         TORCH,
