@@ -195,7 +195,7 @@ std::vector<Tensor> layer_backward_autograd(const OptionalTensor& grad_output,
 // A tensor without elements that counts the changes of `tensor`. Kept apart from its data, which a
 // hook on saved tensors may move or free.
 Tensor changes_of(const Tensor& tensor) {
-  Tensor counter = at::empty({0}, tensor.options());
+  Tensor counter = at::empty({0}, at::TensorOptions(at::kCPU));
   torch::autograd::impl::set_version_counter(counter,
                                              torch::autograd::impl::version_counter(tensor));
   return counter;
