@@ -51,7 +51,7 @@ class Config:
 
 
 CONFIG = Config()
-CORPORA = {"first": CONFIG, "whole": Config(epochs=30, characters=None, held_out=0.1)}
+CORPORA = {"first": CONFIG, "whole": Config(epochs=15, characters=None, held_out=0.1)}
 QUICK = {
     "first": replace(CONFIG, epochs=10),
     "whole": replace(CORPORA["whole"], epochs=2, characters=30_000),
