@@ -317,6 +317,6 @@ def test_a_time_ratio_is_shown_only_where_both_were_trained_in_turn() -> None:
         summary(a_record({"1.0": 0.9, "scheduled": 0.8}, impls))
         for impls in (("fusedrnn",), ("fusedrnn", "torch"))
     )
-    assert [row[1:] for row in alone.headline] == [("0.800", "", "")]  # the last ratio stands for all
+    assert [row[1:] for row in alone.headline] == [("0.800", "", "")]  # of the last ratio
     assert [row[1:] for row in both.headline] == [("0.800", "0.800", "2.00x")]
     assert "torch" not in alone.console()
