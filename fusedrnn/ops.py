@@ -30,10 +30,6 @@ hands_to_torch = _C.hands_to_torch
 reserve_width = _C.reserve_width
 
 
-def _directions(weights: Sequence[Tensor], has_biases: bool) -> int:
-    return 1 + (len(weights) >= (8 if has_biases else 4))
-
-
 @torch.library.register_fake("fusedrnn::layer")  # type: ignore[untyped-decorator]
 def _(
     input: Tensor,
@@ -46,7 +42,7 @@ def _(
     train: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _C.check_fit(input, batch_sizes, hx, cx, weights, mode, has_biases)
-    D = _directions(weights, has_biases)
+    D = reference._directions(weights, has_biases)
     gates = {"LSTM": 4, "GRU": 3}.get(mode, 1)
     H, P = weights[1].size(0) // gates, weights[1].size(1)
     N: Any  # an int, or a symbol under dynamic shapes
