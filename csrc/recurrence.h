@@ -94,7 +94,7 @@ struct Plan {
   int unit_vectors;  // vectors of hidden units in a panel
   int vectors;       // vectors of a panel: unit_vectors * gates
   int tile_rows;     // most rows of a register tile
-  bool direct;       // forward reads the weights where they lie, without packing them first
+  bool direct;       // the weights are read where they lie, without packing them first
   int64_t panels;
   int64_t stretch;
   int64_t workspace_bytes;

@@ -287,6 +287,8 @@ CORE = [
         Problem(T=4, B=2, H=100, bias=False, dtype=torch.float64, hx="given"),
         Problem(T=6, B=17, H=128, dtype=torch.bfloat16),
         Problem(T=3, B=3, H=33, dtype=torch.float16, form="sorted"),
+        Problem(T=1, B=3, I=131, H=133, hx="grad"),
+        Problem(T=5, B=4, I=257, H=131, form="sorted", hx="grad", bidirectional=True),
     )
 ] + [
     Problem("LSTM", T=6, B=4, H=21, P=5, bidirectional=True, L=2, hx="grad"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,9 @@ def kinds(t: Tensor) -> Tensor:
     return t.isposinf() + 2 * t.isneginf() + 4 * t.isnan()
 
 
-def assert_no_worse(ours: Named, theirs: Named, exact: Named) -> None:
-    """Where torch.nn's results are finite so are ours, and as accurate."""
+def assert_no_worse(ours: Named, theirs: Named, exact: Named) -> bool:
+    """Where torch.nn's results are finite so are ours, and as accurate. False if nothing could be
+    compared, as the results do not fit."""
     assert ours.keys() == theirs.keys() == exact.keys()
     # What comes after an overflow is decided by whether a product was rounded before it was added.
     fits = all(theirs[k].isfinite().all() for k in OUTPUTS if k in theirs)
@@ -121,11 +122,15 @@ def assert_no_worse(ours: Named, theirs: Named, exact: Named) -> None:
         values = [torch.where(kept, t, zero.to(t)) for t in (ours[name], expected, exact[name])]
         # The range is at stake; one huge element leaves the rounding of the others to chance.
         assert_as_accurate_as(*values, factor=8, name=name)
+    return fits
 
 
-def compare(p: Problem, change: Callable[[Named], None]) -> None:
-    exact = run(p, nn, change, F64)
-    assert_no_worse(run(p, fusedrnn, change), run(p, nn, change), exact)
+def compare(p: Problem, changes: Sequence[Callable[[Named], None]]) -> None:
+    """Every change; half of them and more leave something to compare."""
+    compared = [
+        assert_no_worse(run(p, fusedrnn, c), run(p, nn, c), run(p, nn, c, F64)) for c in changes
+    ]
+    assert sum(compared) >= len(changes) / 2
 
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -155,25 +160,20 @@ def test_what_is_not_finite_spoils_what_it_spoils_in_torch(p: Problem) -> None:
             # In 16 bits both begin from the same values, but ours rounds only what it returns.
             theirs = run(p, nn, put(place, value), F32 if p.dtype in (BF16, F16) else None)
             ours = run(p, fusedrnn, put(place, value))
-            # From an infinite gradient the GRU's rules disagree: dh (1 - z) is infinite, torch.nn's
-            # dh - dh z is nan.
-            loose = p.mode == "GRU" and place.startswith("grad")
             for name, expected in theirs.items():
                 what = f"{name} with {value} in {place}"
                 assert torch.equal(ours[name].isfinite(), expected.isfinite()), what
-                assert loose or torch.equal(kinds(ours[name]), kinds(expected)), what
+                assert torch.equal(kinds(ours[name]), kinds(expected)), what
 
 
 @pytest.mark.parametrize("p", problems_of(F32, F64, BF16, F16))
 def test_one_huge_value_loses_nothing_that_torch_keeps(p: Problem) -> None:
-    for place in places(p):
-        compare(p, put(place, HUGE[p.dtype]))
+    compare(p, [put(place, HUGE[p.dtype]) for place in places(p)])
 
 
 @pytest.mark.parametrize("p", problems_of(F32, BF16, F16))
 def test_operands_below_the_least_normal_number_are_not_lost(p: Problem) -> None:
-    for place in places(p):
-        compare(p, scale({place: TINY[p.dtype]}))
+    compare(p, [scale({place: TINY[p.dtype]}) for place in places(p)])
 
 
 PAIRS = [
@@ -189,9 +189,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("p", problems_of(F32, BF16))
 def test_operands_large_and_small_together_lose_nothing_that_torch_keeps(p: Problem) -> None:
-    for factors in PAIRS:
-        if "cx" not in factors or p.mode == "LSTM":
-            compare(p, scale(factors))
+    compare(p, [scale(f) for f in PAIRS if "cx" not in f or p.mode == "LSTM"])
 
 
 @pytest.mark.parametrize("dtype", [F32, F64], ids=SHORT.get)
@@ -268,7 +266,7 @@ def test_gates_saturated_for_ten_thousand_steps_give_torchs_results(mode: str) -
             if name.startswith(("weight_ih", "bias")):
                 tensor.mul_(100)
 
-    compare(p, saturate)
+    compare(p, [saturate])
 
 
 @pytest.mark.parametrize("isa", [isa for isa in _C.cpu_isas() if isa != _C.cpu_isa()])

@@ -24,11 +24,12 @@ struct Gru {
 
   // In: n, r, z, h_n and dh. Out: gradients of the slots; dh = dh * z, what reaches h_prev
   // unweighted. Slopes come first: dn * h_n may overflow where its product with a slope does not.
+  // dh - z dh and not dh (1 - z): torch.nn's nan where dh is infinite, else rounded but once.
   template <class V>
   FUSEDRNN_CELL static void backward(V (&s)[kSlots], V /*h*/, V h_prev, V /*c_prev*/, V /*c*/,
                                      V& dh, V& /*dc*/) {
     const V one(1.0f), n = s[0], r = s[1], z = s[2], h_n = s[3];
-    const V dn = (one - z) * (one - n * n) * dh;
+    const V dn = madd(z, V(0.0f) - dh, dh) * (one - n * n);
     s[0] = dn;
     s[1] = r * (one - r) * h_n * dn;
     s[2] = z * (one - z) * (h_prev - n) * dh;

@@ -48,7 +48,7 @@ class Backward {
         cells(t, active, panels, gates, grads, p_.offset(t) - first);
         barrier_.wait(among);
         // With no h0 to reach, nothing is owed to the states before the last step.
-        if (!last || a_.dh0 || p_.offsets) {
+        if (!last || a_.dh0) {
           previous_h(active, grads, p_.offset(t) - first, me, among);
         }
         barrier_.wait(among);
@@ -76,14 +76,8 @@ class Backward {
   int64_t dh_width() const { return round_up(p_.P, W); }
 
   void prepare(int id, int n) {
-    const Range inputs = share(a_.dx ? groups_of(p_.I, W) : 0, id, n);
-    for (int64_t i = inputs.begin; i < inputs.end; ++i) {
-      pack_group(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih, i);
-    }
-    const Range states = share(groups_of(p_.P, W), id, n);
-    for (int64_t i = states.begin; i < states.end; ++i) {
-      pack_group(p_, g_, Side::kRecurrent, static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh, i);
-    }
+    if (a_.dx) pack(Side::kInput, id, n);
+    if (p_.T > 1 || a_.dh0) pack(Side::kRecurrent, id, n);
     if (p_.projected) {
       const Range groups = share(groups_of(p_.H, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
@@ -96,6 +90,93 @@ class Backward {
     if (C::kHasC) {
       pad_rows(static_cast<const T*>(a_.dc_n), p_.H, buf_.dc, g_.width(), rows);
       pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c0, g_.width(), rows);
+    }
+  }
+
+  // W_ih or W_hh: where torch keeps it, and what is packed of it.
+  struct Weights {
+    const T* rows;
+    int64_t columns;
+    T* packed;
+  };
+  Weights weights(Side side) const {
+    if (side == Side::kInput) return {static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih};
+    return {static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh};
+  }
+
+  void pack(Side side, int id, int n) {
+    const Weights w = weights(side);
+    if (!plan_.direct) {
+      const Range groups = share(groups_of(w.columns, W), id, n);
+      for (int64_t i = groups.begin; i < groups.end; ++i) {
+        pack_group(p_, g_, side, w.rows, w.columns, w.packed, i);
+      }
+    } else if (w.columns % W) {
+      const Range rows = share(C::kGates * p_.H, id, n);
+      const Group last{w.columns - w.columns % W, 1, int(w.columns % W)};
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        copy_row(w.rows + r * w.columns + last.column, last, true, w.packed + r * W);
+      }
+    }
+  }
+
+  // Columns that one product makes: in place, those that fill no vector come in a group of their
+  // own, as reading past a row may leave the tensor.
+  int64_t groups(Side side) const {
+    const int64_t columns = weights(side).columns;
+    if (!plan_.direct) return groups_of(columns, W);
+    return groups_of(columns / W * W, W) + (columns % W ? 1 : 0);
+  }
+  Group group(Side side, int64_t index) const {
+    const int64_t columns = weights(side).columns, whole = columns / W * W;
+    if (!plan_.direct) return group_of(columns, W, index);
+    if (index < groups_of(whole, W)) return group_of(whole, W, index);
+    return {whole, 1, int(columns - whole)};
+  }
+
+  // c[rows][columns of a group] = init + dgates . W, the gate gradients of `rows` rows from
+  // `grads`.
+  void product_of_gates(Side side, const Group& group, const T* grads, int64_t panel_stride,
+                        const T* init, T* c, int64_t ld, int64_t rows, int tail) {
+    const Weights w = weights(side);
+    if (side == Side::kRecurrent) grads += kRecurrent;
+    if (!plan_.direct) {
+      const T* packed = w.packed + group.column * g_.panels * kDepth;
+      product<T>(group.vectors, {grads, kRow, 1, panel_stride, g_.panels, kDepth, packed,
+                                 int64_t(group.vectors) * W, init, ld, c, ld, rows, tail});
+      return;
+    }
+    const bool whole = group.tail == W;
+    const int64_t w_k = whole ? w.columns : W;
+    const int64_t full = p_.H / g_.units(), rest = p_.H - full * g_.units();
+    for (int gate = 0; gate < C::kGates; ++gate) {
+      const int64_t row = gate_of_panel(p_, g_, side, 0, gate).row;
+      Product<T> part{grads + gate * W,
+                      kRow,
+                      1,
+                      panel_stride,
+                      full,
+                      g_.units(),
+                      whole ? w.rows + row * w_k + group.column : w.packed + row * w_k,
+                      w_k,
+                      init,
+                      ld,
+                      c,
+                      ld,
+                      rows,
+                      tail};
+      if (full > 0) {
+        product<T>(group.vectors, part);
+        part.init = init = c;
+      }
+      if (rest > 0) {
+        part.a += full * panel_stride;
+        part.w += full * g_.units() * w_k;
+        part.blocks = 1;
+        part.depth = rest;
+        product<T>(group.vectors, part);
+        init = c;
+      }
     }
   }
 
@@ -189,34 +270,30 @@ class Backward {
 
   // dh of the step before = dgates W_hh (+ what the cell passes on unweighted).
   void previous_h(Range rows, const GateChunk<T>& grads, int64_t chunk_row, int id, int n) {
-    const Range groups = share(groups_of(p_.P, W), id, n);
-    for (int64_t i = groups.begin; i < groups.end; ++i) {
-      const Group group = group_of(p_.P, W, i);
-      T* dh = buf_.dh + rows.begin * dh_width() + group.column;
-      product<T>(group.vectors,
-                 {grads.at(0, chunk_row + rows.begin, kRow) + kRecurrent, kRow, 1,
-                  grads.panel_stride, g_.panels, kDepth,
-                  buf_.w_hh + group.column * g_.panels * kDepth, int64_t(group.vectors) * W,
-                  C::kUsesPreviousH ? dh : nullptr, dh_width(), dh, dh_width(), rows.size(), W});
+    const Range mine = share(groups(Side::kRecurrent), id, n);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const Group columns = group(Side::kRecurrent, i);
+      T* dh = buf_.dh + rows.begin * dh_width() + columns.column;
+      product_of_gates(Side::kRecurrent, columns, grads.at(0, chunk_row + rows.begin, kRow),
+                       grads.panel_stride, C::kUsesPreviousH ? dh : nullptr, dh, dh_width(),
+                       rows.size(), W);
     }
   }
 
   void inputs(Range steps, Range rows, const GateChunk<T>& grads, int id, int n) {
     const bool whole = rows.size() == p_.B;
-    const Range groups = share(groups_of(p_.I, W), id, n);
+    const Range mine = share(groups(Side::kInput), id, n);
     const int64_t first = p_.offset(steps.begin);
-    for (int64_t i = groups.begin; i < groups.end; ++i) {
-      const Group group = group_of(p_.I, W, i);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const Group columns = group(Side::kInput, i);
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
         const int64_t count =
             whole ? p_.offset(steps.end) - first : std::min(p_.rows(t), rows.end) - rows.begin;
         if (count <= 0) break;
         const int64_t row = p_.offset(t) + rows.begin;
-        T* dx = static_cast<T*>(a_.dx) + row * p_.I + group.column;
-        product<T>(group.vectors,
-                   {grads.at(0, row - first, kRow), kRow, 1, grads.panel_stride, g_.panels, kDepth,
-                    buf_.w_ih + group.column * g_.panels * kDepth, int64_t(group.vectors) * W,
-                    a_.accumulate_dx ? dx : nullptr, p_.I, dx, p_.I, count, group.tail});
+        T* dx = static_cast<T*>(a_.dx) + row * p_.I + columns.column;
+        product_of_gates(Side::kInput, columns, grads.at(0, row - first, kRow), grads.panel_stride,
+                         a_.accumulate_dx ? dx : nullptr, dx, p_.I, count, columns.tail);
       }
     }
   }

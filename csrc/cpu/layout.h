@@ -39,7 +39,7 @@ struct Geometry {
 };
 
 // Chunks hold about 256 rows: enough to amortise a pass over the weights, few enough that the gates
-// of a chunk stay in L2.
+// of a chunk stay in L2. The reserve is laid out by chunks, so both passes have the same.
 inline int64_t stretch_of(const Problem& p) {
   return std::clamp<int64_t>(256 / std::max<int64_t>(p.B, 1), 1, std::max<int64_t>(p.T, 1));
 }
@@ -48,6 +48,17 @@ inline int64_t stretch_of(const Problem& p) {
 // Longer k makes products without packing cheaper. Never by B: a row's bits may not depend on it.
 inline bool reads_in_place(const Problem& p) {
   return p.T == 1 || (p.T <= 4 && p.P >= 256) || (p.T <= 16 && p.P >= 512);
+}
+
+// A single step going back uses every weight once. Not by B either.
+inline bool reads_in_place_back(const Problem& p) { return p.T == 1; }
+
+// Columns of dW[G*H, columns] that are summed where torch wants them, with x or h as the vectors of
+// the product: of a wide matrix and few rows, when a panel in between would be half of the work.
+// The others, those that fill no vector among them, are summed in panels and laid out at the end.
+inline int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
+  const bool pays = p.total_rows() <= 128 && columns >= 2 * kVectorsPerGroup * lanes;
+  return pays ? columns / lanes * lanes : 0;
 }
 
 // Hands out 64-byte aligned pieces of a buffer; with a null base it only counts.
@@ -114,13 +125,14 @@ struct ForwardBuffers {
 
 template <class T>
 struct BackwardBuffers {
-  T *w_ih, *w_hh, *w_hr;  // packed for products with gate gradients: [columns][panels*depth]
+  T *w_ih, *w_hh, *w_hr;  // packed for products with gate gradients: [columns][panels*depth];
+                          // read in place, the columns that fill no vector: [G*H][lanes]
   T* dgates[2];           // a chunk each, in turn
   T *dh, *dc;             // [B][P padded], [B][width]  running gradients of the states
   T* c0;                  // [B][width]
   T* dh_projected[2];     // [rows of a chunk][P padded]  dh after the projection, projected only
   T* dh_hidden;           // [B][width]                   dh before it
-  T *dw_ih, *dw_hh;       // [panels][I][depth], [panels][P][depth]
+  T *dw_ih, *dw_hh;       // [panels][columns][depth], of those not summed in place
   T* dbias;               // [panels][row]
   int64_t used;
 
@@ -128,8 +140,12 @@ struct BackwardBuffers {
     Arena arena(base, size_of(p.dtype));
     const bool lstm = p.cell == Cell::kLstm;
     const int64_t P = round_up(p.P, g.lanes), rows = std::min(stretch, p.T) * p.B;
-    w_ih = arena.take<T>(g.panels * g.depth() * round_up(p.I, g.lanes));
-    w_hh = arena.take<T>(g.panels * g.depth() * P);
+    const auto packed = [&](int64_t columns) {
+      if (!reads_in_place_back(p)) return g.panels * g.depth() * round_up(columns, g.lanes);
+      return columns % g.lanes ? gates_of(p.cell) * p.H * g.lanes : 0;
+    };
+    w_ih = arena.take<T>(packed(p.I));
+    w_hh = arena.take<T>(packed(p.P));
     w_hr = arena.take<T>(p.projected ? p.P * g.width() : 0);
     for (T*& chunk : dgates) chunk = arena.take<T>(rows * g.panels * g.row());
     dh = arena.take<T>(p.B * P);
@@ -137,8 +153,8 @@ struct BackwardBuffers {
     c0 = arena.take<T>(lstm ? p.B * g.width() : 0);
     for (T*& chunk : dh_projected) chunk = arena.take<T>(p.projected ? rows * P : 0);
     dh_hidden = arena.take<T>(p.projected ? p.B * g.width() : 0);
-    dw_ih = arena.take<T>(g.panels * p.I * g.depth());
-    dw_hh = arena.take<T>(g.panels * p.P * g.depth());
+    dw_ih = arena.take<T>(g.panels * (p.I - columns_in_place(p, p.I, g.lanes)) * g.depth());
+    dw_hh = arena.take<T>(g.panels * (p.P - columns_in_place(p, p.P, g.lanes)) * g.depth());
     dbias = arena.take<T>(g.panels * g.row());
     used = arena.used();
   }

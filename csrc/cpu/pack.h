@@ -27,6 +27,14 @@ inline GateRows gate_rows(const Problem& p, const Geometry& g, Side side, int64_
   return {gate * p.H + unit, int(valid)};
 }
 
+// All units of a gate that lie in a panel; their slots are one run of the panel's row, as a panel
+// has several gates or several vectors of units, not both.
+inline GateRows gate_of_panel(const Problem& p, const Geometry& g, Side side, int64_t panel,
+                              int gate) {
+  const int64_t row = gate_rows(p, g, side, panel, gate).row;
+  return {row, int(std::clamp<int64_t>(p.H - panel * g.units(), 0, g.units()))};
+}
+
 // to[panel][k][depth] = w[G*H, K]' for the panels of a range.
 template <class T>
 void pack_panels(const Problem& p, const Geometry& g, Side side, const T* w, int64_t K, T* to,
@@ -53,26 +61,26 @@ void pack_panels(const Problem& p, const Geometry& g, Side side, const T* w, int
   }
 }
 
-// w[G*H, K] = from[panel][k][depth]', the inverse.
+// w[G*H, first to K] = from[panel][k][depth]', the inverse.
 template <class T>
-void unpack_panel(const Problem& p, const Geometry& g, Side side, const T* from, int64_t K, T* w,
-                  int64_t panel) {
+void unpack_panel(const Problem& p, const Geometry& g, Side side, const T* from, int64_t first,
+                  int64_t K, T* w, int64_t panel) {
   constexpr int W = kLanes<T>;
   for (int v = 0; v < g.vectors; ++v) {
     const GateRows rows = gate_rows(p, g, side, panel, v);
     T* out = w + rows.row * K;
-    const T* in = from + panel * K * g.depth() + v * W;
-    int64_t k = 0;
+    const T* in = from + panel * (K - first) * g.depth() + v * W;
+    int64_t k = first;
     if (rows.lanes == W) {
       for (; k + W <= K; k += W) {
         Vec<T> block[W];
-        for (int i = 0; i < W; ++i) block[i] = Vec<T>::load(in + (k + i) * g.depth());
+        for (int i = 0; i < W; ++i) block[i] = Vec<T>::load(in + (k - first + i) * g.depth());
         transpose<T>(block);
         for (int i = 0; i < W; ++i) block[i].store(out + i * K + k);
       }
     }
     for (; k < K; ++k) {
-      for (int i = 0; i < rows.lanes; ++i) out[i * K + k] = in[k * g.depth() + i];
+      for (int i = 0; i < rows.lanes; ++i) out[i * K + k] = in[(k - first) * g.depth() + i];
     }
   }
 }

@@ -1,6 +1,8 @@
 // dW_ih, dW_hh, dW_hr and the bias gradients, a chunk of steps at a time. The gate gradients of a
 // panel are one run of rows and serve as the vector side of the product; x and h are read by
-// broadcast where they lie. Threads own columns of panels, so no two add to the same element.
+// broadcast where they lie. The sums are laid out as torch wants them at the end; with few rows
+// that would cost more than the product, whose vectors are then those of x and h. Threads own parts
+// of the sums, so no two add to the same element.
 #pragma once
 
 #include "cpu/gemm.h"
@@ -17,36 +19,28 @@ class WeightGradients {
                   const Reserve<T>& keep)
       : a_(params), p_(params.problem), g_(g), buf_(buf), keep_(keep) {}
 
-  // dW_hh begins from zeros: the first steps may have no h before them.
+  // Only without any h before a step does nothing set dW_hh.
   void clear(int id, int n) {
-    if (!a_.dw_hh) return;
-    const Range mine = share(g_.panels * p_.P, id, n);
-    std::fill(buf_.dw_hh + mine.begin * kDepth, buf_.dw_hh + mine.end * kDepth, T(0));
+    if (!a_.dw_hh || p_.T > 1 || a_.h0) return;
+    const Range mine = share(gates_of(p_.cell) * p_.H * p_.P, id, n);
+    T* dw = static_cast<T*>(a_.dw_hh);
+    std::fill(dw + mine.begin, dw + mine.end, T(0));
   }
 
   // Adds the i-th chunk to be done, whose gate gradients are at `grads`.
   void add(Range steps, int64_t i, const T* grads, int id, int n) {
     const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
-    const int64_t stride = size * kRow;
-    const int64_t inputs = a_.dw_ih ? p_.I : 0, states = a_.dw_hh ? p_.P : 0;
-    const int64_t columns = inputs + states;
-    const Range mine = share(g_.panels * columns, id, n);
-    for (int64_t at = mine.begin; at < mine.end;) {
-      const int64_t panel = at / columns, from = at % columns;
-      const int64_t to = std::min(columns, from + mine.end - at);
-      const T* dgates = grads + panel * stride;
-      if (from < inputs) {
-        const Range range{from, std::min(to, inputs)};
-        T* dw = buf_.dw_ih + (panel * p_.I + range.begin) * kDepth;
-        multiply(static_cast<const T*>(a_.x) + first * p_.I, p_.I, range, dgates, size, i > 0, dw);
-      }
-      if (to > inputs) {
-        const Range range{std::max(from, inputs) - inputs, to - inputs};
-        previous_states(steps, range, dgates + kRecurrent, buf_.dw_hh + panel * p_.P * kDepth);
-      }
-      at += to - from;
+    const Chunk chunk{grads, size * kRow, i == 0};
+    if (a_.dw_ih) {
+      const Run x{static_cast<const T*>(a_.x) + first * p_.I, p_.I, 0, size};
+      matrix(chunk, Side::kInput, p_.I, buf_.dw_ih, static_cast<T*>(a_.dw_ih), id, n,
+             [&](auto&& add) { add(x); });
     }
-    if (a_.db_ih || a_.db_hh) biases(grads, stride, size, i > 0, share(g_.panels, id, n));
+    if (a_.dw_hh) {
+      matrix(chunk, Side::kRecurrent, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh), id, n,
+             [&](auto&& add) { previous_states(steps, add); });
+    }
+    if (a_.db_ih || a_.db_hh) biases(chunk, share(g_.panels, id, n));
     if (a_.dw_hr) projection(first, size, i, share(p_.P, id, n));
   }
 
@@ -54,10 +48,12 @@ class WeightGradients {
     const Range panels = share(g_.panels, id, n);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       if (a_.dw_ih) {
-        unpack_panel(p_, g_, Side::kInput, buf_.dw_ih, p_.I, static_cast<T*>(a_.dw_ih), panel);
+        unpack_panel(p_, g_, Side::kInput, buf_.dw_ih, columns_in_place(p_, p_.I, W), p_.I,
+                     static_cast<T*>(a_.dw_ih), panel);
       }
-      if (a_.dw_hh) {
-        unpack_panel(p_, g_, Side::kRecurrent, buf_.dw_hh, p_.P, static_cast<T*>(a_.dw_hh), panel);
+      if (a_.dw_hh && (p_.T > 1 || a_.h0)) {
+        unpack_panel(p_, g_, Side::kRecurrent, buf_.dw_hh, columns_in_place(p_, p_.P, W), p_.P,
+                     static_cast<T*>(a_.dw_hh), panel);
       }
       if (a_.db_ih || a_.db_hh) {
         unpack_bias(p_, g_, buf_.dbias, static_cast<T*>(a_.db_ih), static_cast<T*>(a_.db_hh),
@@ -73,55 +69,98 @@ class WeightGradients {
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
-  // dw[columns][kDepth] (+)= rows' . dgates, over `count` rows with stride ld.
-  void multiply(const T* rows, int64_t ld, Range columns, const T* dgates, int64_t count,
-                bool accumulate, T* dw) {
-    product<T, kVectors>({rows + columns.begin, 1, ld, 0, 1, count, dgates, kRow,
-                          accumulate ? dw : nullptr, kDepth, dw, kDepth, columns.size(), W});
+  // The gate gradients of a chunk of steps; `fresh`: nothing has been summed before it.
+  struct Chunk {
+    const T* grads;
+    int64_t stride;  // of a panel
+    bool fresh;
+  };
+
+  // Rows of x or h that lie at one stride; `row` is where their gate gradients begin in the chunk.
+  struct Run {
+    const T* rows;
+    int64_t ld, row, count;
+  };
+
+  // dw[G*H, K] (+)= dgates' . rows, over the runs that `each_run` hands to what it is given. Whole
+  // vectors of columns go where torch wants them, the others into `panels`. All runs pass one part
+  // of the sums after the other, so that it stays in cache.
+  template <class EachRun>
+  void matrix(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, int id, int n,
+              const EachRun& each_run) {
+    const T* dgates = chunk.grads + (side == Side::kInput ? 0 : kRecurrent);
+    const int64_t in_place = columns_in_place(p_, K, W), rest = K - in_place;
+    const Range tiles = share(groups_of(in_place, W) * g_.panels, id, n);
+    for (int64_t at = tiles.begin; at < tiles.end; ++at) {
+      const Group group = group_of(in_place, W, at / g_.panels);
+      const int64_t panel = at % g_.panels;
+      for (int gate = 0; gate < C::kGates; ++gate) {
+        const GateRows rows = gate_of_panel(p_, g_, side, panel, gate);
+        const T* a = dgates + panel * chunk.stride + gate * W;
+        T* to = dw + rows.row * K + group.column;
+        const T* sum = chunk.fresh ? nullptr : to;
+        each_run([&](const Run& run) {
+          product<T>(group.vectors,
+                     {a + run.row * kRow, 1, kRow, 0, 1, run.count, run.rows + group.column, run.ld,
+                      sum, K, to, K, rows.lanes, W});
+          sum = to;
+        });
+      }
+    }
+    const Range columns = share(rest * g_.panels, id, n);
+    for (int64_t at = columns.begin, next; at < columns.end; at = next) {
+      const int64_t panel = at / rest, column = in_place + at % rest;
+      next = std::min(columns.end, (panel + 1) * rest);
+      T* to = panels + at * kDepth;
+      const T* sum = chunk.fresh ? nullptr : to;
+      each_run([&](const Run& run) {
+        product<T, kVectors>({run.rows + column, 1, run.ld, 0, 1, run.count,
+                              dgates + panel * chunk.stride + run.row * kRow, kRow, sum, kDepth, to,
+                              kDepth, next - at, W});
+        sum = to;
+      });
+    }
   }
 
   // h before each step of the chunk: runs of y one step away, and h0 where a sequence begins.
-  void previous_states(Range steps, Range columns, const T* dgates, T* dw) {
+  template <class Add>
+  void previous_states(Range steps, const Add& add) {
     const T* y = static_cast<const T*>(a_.y);
     const T* h0 = static_cast<const T*>(a_.h0);
-    dw += columns.begin * kDepth;
     const int64_t first = p_.offset(steps.begin);
     for (int64_t t = steps.begin; t < steps.end;) {
       const int64_t before = p_.reverse ? t + 1 : t - 1;
       const bool has_before = before >= 0 && before < p_.T;
-      const T* at = dgates + (p_.offset(t) - first) * kRow;
+      const int64_t at = p_.offset(t) - first;
       if (has_before && !p_.offsets) {  // rows of equal steps lie end to end
         const int64_t end = p_.reverse ? std::min(steps.end, p_.T - 1) : steps.end;
-        multiply(y + before * p_.B * a_.ldy, a_.ldy, columns, at, (end - t) * p_.B, true, dw);
+        add(Run{y + before * p_.B * a_.ldy, a_.ldy, at, (end - t) * p_.B});
         t = end;
         continue;
       }
       const int64_t carried = has_before ? std::min(p_.rows(before), p_.rows(t)) : 0;
-      if (carried > 0) {
-        multiply(y + p_.offset(before) * a_.ldy, a_.ldy, columns, at, carried, true, dw);
-      }
+      if (carried > 0) add(Run{y + p_.offset(before) * a_.ldy, a_.ldy, at, carried});
       if (h0 && p_.rows(t) > carried) {
-        multiply(h0 + carried * p_.P, p_.P, columns, at + carried * kRow, p_.rows(t) - carried,
-                 true, dw);
+        add(Run{h0 + carried * p_.P, p_.P, at + carried, p_.rows(t) - carried});
       }
       ++t;
     }
   }
 
-  void biases(const T* grads, int64_t stride, int64_t size, bool accumulate, Range panels) {
+  void biases(const Chunk& chunk, Range panels) {
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       V sum[kSlots];
       T* out = buf_.dbias + panel * kRow;
 #pragma GCC unroll 4
       for (int v = 0; v < kSlots; ++v) sum[v] = V(T(0));
-      const T* row = grads + panel * stride;
-      for (int64_t r = 0; r < size; ++r, row += kRow) {
+      const T* row = chunk.grads + panel * chunk.stride;
+      for (const T* end = row + chunk.stride; row < end; row += kRow) {
 #pragma GCC unroll 4
         for (int v = 0; v < kSlots; ++v) sum[v] = sum[v] + V::load(row + v * W);
       }
 #pragma GCC unroll 4
       for (int v = 0; v < kSlots; ++v) {
-        if (accumulate) sum[v] = sum[v] + V::load(out + v * W);
+        if (!chunk.fresh) sum[v] = sum[v] + V::load(out + v * W);
         sum[v].store(out + v * W);
       }
     }
