@@ -191,8 +191,11 @@ class Console:
 
 def stem(workload: str, args: argparse.Namespace) -> Path:
     """The path of this command's result files, without their suffix."""
-    quick, synthetic = "-quick" * args.quick, "-synthetic" * args.synthetic
-    return Path(args.out) / f"{workload}-{'-'.join(args.impl)}{quick}{synthetic}"
+    words = [workload, *args.impl, *getattr(args, "layout", [])]
+    if getattr(args, "limit", None) and not args.quick:
+        words.append(f"first{args.limit}")
+    words += [mark for mark in ("quick", "synthetic") if getattr(args, mark)]
+    return Path(args.out) / "-".join(words)
 
 
 def write_results(
