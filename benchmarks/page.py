@@ -61,10 +61,7 @@ class Result:
         options = self.record["options"]
         marks = [mark for mark in ("quick", "synthetic") if options.get(mark)]
         words = {"quick": "reduced size", "synthetic": "synthetic data"}
-        found = [words[mark] for mark in marks]
-        if options.get("limit") and not options["quick"]:
-            found.insert(0, f"first {options['limit']:,}")
-        return ", ".join([self.summary.title, *found])
+        return self.summary.title + "".join(f", {words[mark]}" for mark in marks)
 
     @property
     def headline(self) -> list[Headline]:

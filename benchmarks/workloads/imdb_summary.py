@@ -26,6 +26,8 @@ def summary(record: dict[str, Any]) -> Summary:
     """The results of one command, of whatever models, layouts, seeds and implementations."""
     rows: list[tuple[str, ...]] = []
     headline: list[Headline] = []
+    counts = record["reviews"]
+    part = record["options"]["limit"] and not record["options"]["quick"]
     for (cell, layout), by_impl in _groups(record).items():
         minutes = {impl: _minutes(runs) for impl, runs in by_impl.items()}
         shown = {
@@ -46,9 +48,13 @@ def summary(record: dict[str, Any]) -> Summary:
             )
             for impl, runs in by_impl.items()
         ]
-        system = f"IMDB, {_name(record, cell)}, {layout}: test accuracy"
-        headline.append((system, shown.get("fusedrnn", ""), shown.get("torch", ""), faster))
-    counts = record["reviews"]
+        system, figures = f"IMDB, {_name(record, cell)}, {layout}: ", shown
+        if part:  # what so few reviews teach is no result, their times are
+            system += f"minutes an epoch of {counts['train']:,} reviews"
+            figures = {impl: f"{value:.2f}" for impl, value in minutes.items()}
+        else:
+            system += "test accuracy"
+        headline.append((system, figures.get("fusedrnn", ""), figures.get("torch", ""), faster))
     text = (
         "Is a film review positive or negative? A recurrent network reads the last "
         f"{_config(record)['steps']} words of a review one by one and judges by its last state. "
@@ -63,7 +69,7 @@ def summary(record: dict[str, Any]) -> Summary:
     if _followed(record):
         drawn.append(("-accuracy", "Test accuracy after each epoch; solid fusedrnn, dashed torch."))
     return Summary(
-        "IMDB sentiment",
+        "IMDB sentiment" + (f", the first {counts['train']:,} reviews" if part else ""),
         text,
         [Table("Training loss of the last epoch, and the test reviews after it", head, rows)],
         _remarks(record),

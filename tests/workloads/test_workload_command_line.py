@@ -24,6 +24,7 @@ SMALL: dict[ModuleType, list[str]] = {
     reuters: ["--epochs", "1", "--limit", "70", "--steps", "8", "12"],
     time_machine: ["--epochs", "1", "--log-every", "1", "--corpus", "first"],
 }
+PART = {reuters: "-first70", time_machine: ""}  # in the results' names
 PLOTS = {reuters: ("accuracy", "loss"), time_machine: ("first",)}
 WORKLOADS = pytest.mark.parametrize("workload", SMALL, ids=["reuters", "time_machine"])
 
@@ -58,7 +59,7 @@ def test_a_synthetic_run_says_so_in_every_line_and_file(
     assert len(lines) > 10
     assert all(line.startswith("synthetic |") for line in lines)
     name = workload.__name__.rsplit(".", 1)[-1]
-    stem = f"{name}-{impl}-synthetic"
+    stem = f"{name}-{impl}{PART[workload]}-synthetic"
     plots = [f"{stem}-{plot}.png" for plot in PLOTS[workload]]
     assert written(tmp_path) == sorted([f"{stem}.json", *plots])
     record = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
@@ -99,7 +100,8 @@ def test_both_implementations_are_trained_in_turn_and_compared(
     epochs = [line.split()[2] for line in out.splitlines() if "  epoch " in line]
     assert epochs == ["fusedrnn", "torch"] * (len(epochs) // 2)
     name = workload.__name__.rsplit(".", 1)[-1]
-    record = json.loads((tmp_path / "out" / f"{name}-fusedrnn-torch-synthetic.json").read_text())
+    stem = f"{name}-fusedrnn-torch{PART[workload]}-synthetic"
+    record = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
     assert [r["impl"] for r in record["runs"]] == ["fusedrnn", "torch"] * (len(record["runs"]) // 2)
     for ours, theirs in zip(record["runs"][::2], record["runs"][1::2], strict=True):
         for mine, other in zip(ours["epochs"], theirs["epochs"], strict=True):

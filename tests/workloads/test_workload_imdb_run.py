@@ -61,7 +61,7 @@ def test_a_run_of_everything_leaves_its_record_and_plots(
     record = run("--impl", "fusedrnn", "torch", "--layout", "packed", "padded", "--follow")
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("synthetic |") for line in lines)
-    stem = "imdb-fusedrnn-torch-quick-synthetic"
+    stem = "imdb-fusedrnn-torch-packed-padded-quick-synthetic"
     names = sorted(path.name for path in (tmp_path / "out").glob("*"))
     assert names == [f"{stem}-accuracy.png", f"{stem}.json", f"{stem}.png"]
     assert record["workload"] == "imdb"
@@ -223,6 +223,15 @@ def test_a_reduced_run_is_not_held_to_the_goal(options: dict[str, Any]) -> None:
     remarks = "\n".join(summary(made_up({"lstm packed torch 0": 0.6}, **options)).remarks)
     assert "missed" not in remarks
     assert "at full size" in remarks
+
+
+def test_a_part_of_the_reviews_gives_times_and_no_score_for_the_readme() -> None:
+    found = summary(made_up(FULL, limit=25_000))
+    assert found.title == "IMDB sentiment, the first 25,000 reviews"
+    assert found.headline[1] == (
+        "IMDB, 2-layer bidirectional LSTM 256, packed: minutes an epoch of 25,000 reviews",
+        *("2.00", "6.00", "3.00x"),
+    )
 
 
 def test_random_reviews_make_no_statement_on_accuracy() -> None:
