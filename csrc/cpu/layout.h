@@ -50,15 +50,22 @@ inline bool reads_in_place(const Problem& p) {
   return p.T == 1 || (p.T <= 4 && p.P >= 256) || (p.T <= 16 && p.P >= 512);
 }
 
-// A single step going back uses every weight once. Not by B either.
-inline bool reads_in_place_back(const Problem& p) { return p.T == 1; }
+// Going back, copies of wide weights and of their gradients pay once there are rows enough (RNN T2
+// B1 H2048: 34 ms with them, 4 without; LSTM T16 B64 H1024: 148 and 155). Gradients may depend on
+// the batch.
+inline bool has_few_rows(const Problem& p) { return p.total_rows() <= 256; }
+
+// One step uses each weight once, however many rows it has.
+inline bool reads_in_place_back(const Problem& p) {
+  return p.T == 1 || (reads_in_place(p) && has_few_rows(p));
+}
 
 // Columns of dW[G*H, columns] that are summed where torch wants them, with x or h as the vectors of
-// the product: of a wide matrix and few rows, when a panel in between would be half of the work.
-// The others, those that fill no vector among them, are summed in panels and laid out at the end.
+// the product. The others, those that fill no vector among them, are summed in panels and laid out
+// at the end.
 inline int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
-  const bool pays = p.total_rows() <= 128 && columns >= 2 * kVectorsPerGroup * lanes;
-  return pays ? columns / lanes * lanes : 0;
+  const bool wide = columns >= 2 * kVectorsPerGroup * lanes;
+  return wide && has_few_rows(p) ? columns / lanes * lanes : 0;
 }
 
 // Hands out 64-byte aligned pieces of a buffer; with a null base it only counts.

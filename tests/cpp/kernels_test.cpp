@@ -174,13 +174,16 @@ struct Shape {
   int64_t T, B, I, H, P;
 };
 constexpr Shape kShapes[] = {
-    {1, 1, 1, 1, 1},     {2, 1, 5, 3, 2},      {3, 2, 1, 16, 5},    {5, 5, 17, 17, 16},
-    {4, 33, 3, 37, 17},  {1, 33, 100, 16, 3},  {2, 5, 20, 100, 33}, {5, 2, 37, 100, 67},
-    {2, 300, 2, 17, 3},                         // more rows than a chunk has: one step each
-    {70, 5, 3, 16, 5},                          // two chunks
-    {270, 1, 50, 37, 7}, {20, 2, 90, 100, 20},  // few rows, much work: threads share units
-    {8, 5, 90, 100, 20},                        // even one gate is work for three threads
-    {3, 3, 530, 17, 2},  {2, 2, 3, 150, 140},   // sums longer than a block of K
+    {1, 1, 1, 1, 1},      {2, 1, 5, 3, 2},      {3, 2, 1, 16, 5},    {5, 5, 17, 17, 16},
+    {4, 33, 3, 37, 17},   {1, 33, 100, 16, 3},  {2, 5, 20, 100, 33}, {5, 2, 37, 100, 67},
+    {2, 300, 2, 17, 3},    // more rows than a chunk has: one step each
+    {1, 1, 900, 700, 90},  // weights read in place, by threads that share units
+    {70, 5, 3, 16, 5},     // two chunks
+    {270, 1, 50, 37, 7},  {20, 2, 90, 100, 20},  // few rows, much work: threads share units
+    {8, 5, 90, 100, 20},                         // even one gate is work for three threads
+    {3, 3, 530, 17, 2},   {2, 2, 3, 150, 140},   // sums longer than a block of K
+    {70, 5, 150, 37, 5},                         // packed, dW summed in place over two chunks
+    {3, 7, 20, 270, 260},                        // several steps read in place
 };
 
 Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19937& random) {
