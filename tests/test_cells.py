@@ -174,6 +174,29 @@ def test_unknown_nonlinearity_is_refused_in_forward() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_weight_that_a_subclass_computes_is_the_one_that_counts(name: str) -> None:
+    def of(base: Any) -> Any:
+        class Halved(base):  # type: ignore[misc]
+            ready = False
+
+            @property
+            def weight_hh(self) -> torch.Tensor:
+                if not self.ready:
+                    raise AttributeError
+                return self._parameters["weight_hh"] * 0.5  # type: ignore[no-any-return]
+
+        module = Halved(3, 4)
+        module.ready = True
+        return module
+
+    ours, theirs = of(getattr(fusedrnn, name)), of(getattr(nn, name))
+    theirs.load_state_dict(ours.state_dict())
+    x, h = torch.randn(2, 3), torch.randn(2, 4)
+    hx = (h, h) if name == "LSTMCell" else h
+    torch.testing.assert_close(ours(x, hx), theirs(x, hx))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_another_dtype_is_refused(name: str) -> None:
     ours, _ = pair(name, 3, 5)
     for args in (
