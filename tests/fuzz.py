@@ -338,8 +338,13 @@ def check(case: Case) -> int:
         try:
             compare(name, *values(results))
         except AssertionError as error:
-            if "exceeds" not in str(error) or (is_smooth(case) and is_gross(*values(results))):
+            gross = is_gross(*values(results))
+            if "exceeds" not in str(error) or (is_smooth(case) and gross):
                 raise
+            # One rounding of a saturated unit outweighs all others; of float64 no digits are known
+            # beyond its own. Which of two roundings is the better one is luck there, in any draw.
+            if not gross and (case.scale > 1 or case.problem.dtype == torch.float64):
+                continue
             # Other values decide: what is inaccurate is so in most draws, luck is not.
             votes: list[bool] = []
             while max(map(votes.count, (True, False))) <= DRAWS // 2:
