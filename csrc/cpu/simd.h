@@ -116,6 +116,12 @@ FUSEDRNN_INLINE Vec<T> madd(Vec<T> a, Vec<T> b, Vec<T> c) {
   } else {
     return N(_mm256_fmadd_pd(a.v, b.v, c.v));
   }
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) {
+    return N(vfmaq_f32(float32x4_t(c.v), float32x4_t(a.v), float32x4_t(b.v)));
+  } else {
+    return N(vfmaq_f64(float64x2_t(c.v), float64x2_t(a.v), float64x2_t(b.v)));
+  }
 #else
   return N(a.v * b.v + c.v);
 #endif

@@ -183,7 +183,7 @@ constexpr Shape kShapes[] = {
     {8, 5, 90, 100, 20},                         // even one gate is work for three threads
     {3, 3, 530, 17, 2},   {2, 2, 3, 150, 140},   // sums longer than a block of K
     {70, 5, 150, 37, 5},                         // packed, dW summed in place over two chunks
-    {3, 1, 20, 270, 260},                        // several steps read in place
+    {3, 7, 20, 270, 260},                        // several steps read in place
 };
 
 Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19937& random) {
