@@ -48,12 +48,11 @@ def summary(record: dict[str, Any]) -> Summary:
             )
             for impl, runs in by_impl.items()
         ]
-        system, figures = f"IMDB, {_name(record, cell)}, {layout}: ", shown
+        what, figures = "test accuracy", shown
         if part:  # what so few reviews teach is no result, their times are
-            system += f"minutes an epoch of {counts['train']:,} reviews"
+            what = f"minutes an epoch of {counts['train']:,} reviews"
             figures = {impl: f"{value:.2f}" for impl, value in minutes.items()}
-        else:
-            system += "test accuracy"
+        system = f"IMDB, {_name(record, cell)}, {layout}: {what}"
         headline.append((system, figures.get("fusedrnn", ""), figures.get("torch", ""), faster))
     text = (
         "Is a film review positive or negative? A recurrent network reads the last "

@@ -81,7 +81,9 @@ class Backward {
     if (p_.projected) {
       const Range groups = share(groups_of(p_.H, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
-        pack_columns(static_cast<const T*>(a_.w_hr), p_.P, p_.H, buf_.w_hr, i);
+        const Group group = group_of(p_.H, W, i);
+        pack_columns(static_cast<const T*>(a_.w_hr), p_.H, group, {0, p_.P},
+                     buf_.w_hr + group.column * p_.P);
       }
     }
     weights_.clear(id, n);
@@ -112,11 +114,8 @@ class Backward {
         pack_group(p_, g_, side, w.rows, w.columns, w.packed, i);
       }
     } else if (w.columns % W) {
-      const Range rows = share(C::kGates * p_.H, id, n);
-      const Group last{w.columns - w.columns % W, 1, int(w.columns % W)};
-      for (int64_t r = rows.begin; r < rows.end; ++r) {
-        copy_row(w.rows + r * w.columns + last.column, last, true, w.packed + r * W);
-      }
+      pack_columns(w.rows, w.columns, group(side, groups(side) - 1), share(C::kGates * p_.H, id, n),
+                   w.packed);
     }
   }
 
@@ -147,36 +146,21 @@ class Backward {
       return;
     }
     const bool whole = group.tail == W;
+    const T* from = whole ? w.rows + group.column : w.packed;
     const int64_t w_k = whole ? w.columns : W;
-    const int64_t full = p_.H / g_.units(), rest = p_.H - full * g_.units();
+    const auto add = [&](const T* a, int64_t row, int64_t blocks, int64_t depth) {
+      if (blocks * depth == 0) return;
+      product<T>(group.vectors, {a, kRow, 1, panel_stride, blocks, depth, from + row * w_k, w_k,
+                                 init, ld, c, ld, rows, tail});
+      init = c;
+    };
+    const int64_t full = p_.H / g_.units();  // panels without padding
+    const int64_t units = full * g_.units();
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t row = gate_of_panel(p_, g_, side, 0, gate).row;
-      Product<T> part{grads + gate * W,
-                      kRow,
-                      1,
-                      panel_stride,
-                      full,
-                      g_.units(),
-                      whole ? w.rows + row * w_k + group.column : w.packed + row * w_k,
-                      w_k,
-                      init,
-                      ld,
-                      c,
-                      ld,
-                      rows,
-                      tail};
-      if (full > 0) {
-        product<T>(group.vectors, part);
-        part.init = init = c;
-      }
-      if (rest > 0) {
-        part.a += full * panel_stride;
-        part.w += full * g_.units() * w_k;
-        part.blocks = 1;
-        part.depth = rest;
-        product<T>(group.vectors, part);
-        init = c;
-      }
+      const T* a = grads + gate * W;
+      add(a, row, full, g_.units());
+      add(a + full * panel_stride, row + units, 1, p_.H - units);
     }
   }
 

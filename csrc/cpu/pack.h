@@ -128,13 +128,11 @@ void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int6
   }
 }
 
-// Columns of a plain matrix w[rows, columns]: the projection, going back.
+// A group of the columns of a plain matrix w[*, columns]: to[row][group] for the rows of a range.
 template <class T>
-void pack_columns(const T* w, int64_t rows, int64_t columns, T* to, int64_t index) {
-  const Group group = group_of(columns, kLanes<T>, index);
-  T* out = to + group.column * rows;
-  for (int64_t r = 0; r < rows; ++r, out += group.vectors * kLanes<T>) {
-    copy_row(w + r * columns + group.column, group, true, out);
+void pack_columns(const T* w, int64_t columns, const Group& group, Range rows, T* to) {
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    copy_row(w + r * columns + group.column, group, true, to + r * group.vectors * kLanes<T>);
   }
 }
 

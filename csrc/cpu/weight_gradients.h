@@ -19,9 +19,9 @@ class WeightGradients {
                   const Reserve<T>& keep)
       : a_(params), p_(params.problem), g_(g), buf_(buf), keep_(keep) {}
 
-  // Only without any h before a step does nothing set dW_hh.
+  // Without any h before a step nothing else sets dW_hh.
   void clear(int id, int n) {
-    if (!a_.dw_hh || p_.T > 1 || a_.h0) return;
+    if (!a_.dw_hh || has_previous_states()) return;
     const Range mine = share(gates_of(p_.cell) * p_.H * p_.P, id, n);
     T* dw = static_cast<T*>(a_.dw_hh);
     std::fill(dw + mine.begin, dw + mine.end, T(0));
@@ -51,7 +51,7 @@ class WeightGradients {
         unpack_panel(p_, g_, Side::kInput, buf_.dw_ih, columns_in_place(p_, p_.I, W), p_.I,
                      static_cast<T*>(a_.dw_ih), panel);
       }
-      if (a_.dw_hh && (p_.T > 1 || a_.h0)) {
+      if (a_.dw_hh && has_previous_states()) {
         unpack_panel(p_, g_, Side::kRecurrent, buf_.dw_hh, columns_in_place(p_, p_.P, W), p_.P,
                      static_cast<T*>(a_.dw_hh), panel);
       }
@@ -68,6 +68,8 @@ class WeightGradients {
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
+
+  bool has_previous_states() const { return p_.T > 1 || a_.h0; }
 
   // The gate gradients of a chunk of steps; `fresh`: nothing has been summed before it.
   struct Chunk {
