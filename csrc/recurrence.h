@@ -31,9 +31,11 @@ struct Problem {
   bool reverse;
   const int64_t* offsets;
 
-  int64_t offset(int64_t t) const { return offsets ? offsets[t] : t * B; }
-  int64_t rows(int64_t t) const { return offset(t + 1) - offset(t); }
-  int64_t total_rows() const { return offset(T); }
+  // Inlined always: each variant of the CPU kernels would leave a copy for its own machine, and the
+  // linker keep any one of them.
+  [[gnu::always_inline]] int64_t offset(int64_t t) const { return offsets ? offsets[t] : t * B; }
+  [[gnu::always_inline]] int64_t rows(int64_t t) const { return offset(t + 1) - offset(t); }
+  [[gnu::always_inline]] int64_t total_rows() const { return offset(T); }
 };
 
 struct ForwardParams {

@@ -19,7 +19,7 @@ class Backward {
         p_(params.problem),
         plan_(plan),
         g_(p_.cell, p_.H, kLanes<T>),
-        buf_(params.workspace, p_, g_, plan.stretch),
+        buf_(params.workspace, p_, g_, plan),
         keep_(const_cast<void*>(params.reserve), p_, g_),
         weights_(params, g_, buf_, keep_) {}
 
@@ -53,8 +53,9 @@ class Backward {
         }
         barrier_.wait(among);
       }
-      if (a_.dx) inputs(steps, rows, grads, me, among);
+      if (a_.dx && !by_chunk_) inputs(steps, rows, grads, me, among);
       barrier_.wait(n);
+      if (a_.dx && by_chunk_) wide_inputs(steps, grads, id, n);
       weights_.add(steps, i, grads.base, id, n);
     }
     barrier_.wait(n);
@@ -76,7 +77,7 @@ class Backward {
   int64_t dh_width() const { return round_up(p_.P, W); }
 
   void prepare(int id, int n) {
-    if (a_.dx) pack(Side::kInput, id, n);
+    if (a_.dx && !by_chunk_) pack(Side::kInput, id, n);
     if (p_.T > 1 || a_.dh0) pack(Side::kRecurrent, id, n);
     if (p_.projected) {
       const Range groups = share(groups_of(p_.H, W), id, n);
@@ -111,12 +112,17 @@ class Backward {
     if (!plan_.direct) {
       const Range groups = share(groups_of(w.columns, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
-        pack_group(p_, g_, side, w.rows, w.columns, w.packed, i);
+        const Group group = group_of(w.columns, W, i);
+        pack_group(p_, g_, side, w.rows, w.columns, group, packed_group(w.packed, group));
       }
     } else if (w.columns % W) {
       pack_columns(w.rows, w.columns, group(side, groups(side) - 1), share(C::kGates * p_.H, id, n),
                    w.packed);
     }
+  }
+
+  T* packed_group(T* packed, const Group& group) const {
+    return packed + group.column * g_.panels * kDepth;
   }
 
   // Columns that one product makes: in place, those that fill no vector come in a group of their
@@ -134,13 +140,13 @@ class Backward {
   }
 
   // c[rows][columns of a group] = init + dgates . W, the gate gradients of `rows` rows from
-  // `grads`.
-  void product_of_gates(Side side, const Group& group, const T* grads, int64_t panel_stride,
-                        const T* init, T* c, int64_t ld, int64_t rows, int tail) {
+  // `grads`, the columns of W from `packed` unless they are read in place.
+  void product_of_gates(Side side, const Group& group, const T* packed, const T* grads,
+                        int64_t panel_stride, const T* init, T* c, int64_t ld, int64_t rows,
+                        int tail) {
     const Weights w = weights(side);
     if (side == Side::kRecurrent) grads += kRecurrent;
     if (!plan_.direct) {
-      const T* packed = w.packed + group.column * g_.panels * kDepth;
       product<T>(group.vectors, {grads, kRow, 1, panel_stride, g_.panels, kDepth, packed,
                                  int64_t(group.vectors) * W, init, ld, c, ld, rows, tail});
       return;
@@ -258,12 +264,13 @@ class Backward {
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const Group columns = group(Side::kRecurrent, i);
       T* dh = buf_.dh + rows.begin * dh_width() + columns.column;
-      product_of_gates(Side::kRecurrent, columns, grads.at(0, chunk_row + rows.begin, kRow),
-                       grads.panel_stride, C::kUsesPreviousH ? dh : nullptr, dh, dh_width(),
-                       rows.size(), W);
+      product_of_gates(Side::kRecurrent, columns, packed_group(buf_.w_hh, columns),
+                       grads.at(0, chunk_row + rows.begin, kRow), grads.panel_stride,
+                       C::kUsesPreviousH ? dh : nullptr, dh, dh_width(), rows.size(), W);
     }
   }
 
+  // dx of a chunk: of the thread's own rows, whose gate gradients it has just made.
   void inputs(Range steps, Range rows, const GateChunk<T>& grads, int id, int n) {
     const bool whole = rows.size() == p_.B;
     const Range mine = share(groups(Side::kInput), id, n);
@@ -274,12 +281,31 @@ class Backward {
         const int64_t count =
             whole ? p_.offset(steps.end) - first : std::min(p_.rows(t), rows.end) - rows.begin;
         if (count <= 0) break;
-        const int64_t row = p_.offset(t) + rows.begin;
-        T* dx = static_cast<T*>(a_.dx) + row * p_.I + columns.column;
-        product_of_gates(Side::kInput, columns, grads.at(0, row - first, kRow), grads.panel_stride,
-                         a_.accumulate_dx ? dx : nullptr, dx, p_.I, count, columns.tail);
+        add_dx(columns, packed_group(buf_.w_ih, columns), grads, first,
+               p_.offset(t) + rows.begin - first, count);
       }
     }
+  }
+
+  // The same for wide weights, of all rows; each thread packs the columns that it makes.
+  void wide_inputs(Range steps, const GateChunk<T>& grads, int id, int n) {
+    const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
+    T* packed = buf_.scratch + id * buf_.scratch_size;
+    const Range mine = share(groups(Side::kInput) * size, id, n);
+    for (int64_t at = mine.begin, next; at < mine.end; at = next) {
+      const Group columns = group(Side::kInput, at / size);
+      next = std::min(mine.end, (at / size + 1) * size);
+      pack_group(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, columns, packed);
+      add_dx(columns, packed, grads, first, at % size, next - at);
+    }
+  }
+
+  // Rows [row, row + count) of the chunk that begins with row `first` of x.
+  void add_dx(const Group& columns, const T* packed, const GateChunk<T>& grads, int64_t first,
+              int64_t row, int64_t count) {
+    T* dx = static_cast<T*>(a_.dx) + (first + row) * p_.I + columns.column;
+    product_of_gates(Side::kInput, columns, packed, grads.at(0, row, kRow), grads.panel_stride,
+                     a_.accumulate_dx ? dx : nullptr, dx, p_.I, count, columns.tail);
   }
 
   const BackwardParams& a_;
@@ -288,6 +314,7 @@ class Backward {
   const Geometry g_;
   const BackwardBuffers<T> buf_;
   const Reserve<T> keep_;
+  const bool by_chunk_ = packs_inputs_by_chunk(p_, W, plan_.threads);
   WeightGradients<T, C, kUnitVectors> weights_;
   Barrier barrier_;
 };

@@ -121,7 +121,7 @@ Plan plan_forward(const Problem& p, int threads) {
 Plan plan_backward(const Problem& p, int threads) {
   Plan result = plan(p, threads, false);
   const Geometry g(p.cell, p.H, result.lanes);
-  result.workspace_bytes = BackwardBuffers<char>(nullptr, p, g, result.stretch).used;
+  result.workspace_bytes = BackwardBuffers<char>(nullptr, p, g, result).used;
   return result;
 }
 

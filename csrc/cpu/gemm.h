@@ -40,6 +40,8 @@ struct Product {
   int64_t c_row;
   int64_t rows;
   int tail;  // lanes of the last vector that exist in C
+  // Where the vectors of a row of C (and of init) begin: side by side, unless said otherwise.
+  int64_t at[4] = {0, kLanes<T>, 2 * kLanes<T>, 3 * kLanes<T>};
 };
 
 template <class T, int NV, int R>
@@ -94,7 +96,7 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        const int64_t at = v * kLanes<T>;
+        const int64_t at = p.at[v];
         V sum(acc[r][v]);
         if (p.init) sum = sum + V::load(p.init + (row + r) * p.init_row + at);
         sum.store(p.c + (row + r) * p.c_row + at);
@@ -105,7 +107,7 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
         const int n = v == NV - 1 ? p.tail : kLanes<T>;
-        const int64_t at = v * kLanes<T>;
+        const int64_t at = p.at[v];
         V sum(acc[r][v]);
         if (p.init) sum = sum + V::load(p.init + (row + r) * p.init_row + at, n);
         sum.store(p.c + (row + r) * p.c_row + at, n);

@@ -27,6 +27,7 @@ struct Geometry {
   int64_t width() const { return panels * units(); }  // H, padded
   int64_t row() const { return int64_t(slots) * lanes; }
   int64_t depth() const { return int64_t(vectors) * lanes; }
+  int64_t whole_panels(int64_t H) const { return H / units(); }  // without padding
 
   // One gate leaves room for four vectors of units, unless the padding would cost a fourth more.
   Geometry(Cell cell, int64_t H, int lanes) : lanes(lanes) {
@@ -61,8 +62,7 @@ inline bool reads_in_place_back(const Problem& p) {
 }
 
 // Columns of dW[G*H, columns] that are summed where torch wants them, with x or h as the vectors of
-// the product. The others, those that fill no vector among them, are summed in panels and laid out
-// at the end.
+// the product. The others are summed with units of H as vectors and turned over at the end.
 inline int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
   const bool wide = columns >= 2 * kVectorsPerGroup * lanes;
   return wide && has_few_rows(p) ? columns / lanes * lanes : 0;
@@ -130,38 +130,61 @@ struct ForwardBuffers {
   }
 };
 
+// dx takes its weights a group of columns at a time. Where they are wide a thread packs the groups
+// that it needs for every chunk anew: little room and no slower (LSTM T20 B128 H1024: 321 ms packed
+// once, 309 so). Narrow ones stay in L2, and rows from another thread cost more (T100 B64 H128: 31
+// and 37).
+inline bool packs_inputs_by_chunk(const Problem& p, int lanes, int threads) {
+  const int64_t bytes = gates_of(p.cell) * p.H * p.I * size_of(p.dtype);
+  return !reads_in_place_back(p) && bytes > 2 << 20 &&
+         p.I > kVectorsPerGroup * lanes * (threads - 1);
+}
+
 template <class T>
 struct BackwardBuffers {
   T *w_ih, *w_hh, *w_hr;  // packed for products with gate gradients: [columns][panels*depth];
                           // read in place, the columns that fill no vector: [G*H][lanes]
+  T* scratch;             // [threads][scratch_size]
+  int64_t scratch_size;   // a group of w_ih, or a vector's rows of dw
   T* dgates[2];           // a chunk each, in turn
   T *dh, *dc;             // [B][P padded], [B][width]  running gradients of the states
   T* c0;                  // [B][width]
   T* dh_projected[2];     // [rows of a chunk][P padded]  dh after the projection, projected only
   T* dh_hidden;           // [B][width]                   dh before it
-  T *dw_ih, *dw_hh;       // [panels][columns][depth], of those not summed in place
+  T *dw_ih, *dw_hh;       // [panels][columns][depth], of those that torch's dw has no room for
   T* dbias;               // [panels][row]
   int64_t used;
 
-  BackwardBuffers(void* base, const Problem& p, const Geometry& g, int64_t stretch) {
+  BackwardBuffers(void* base, const Problem& p, const Geometry& g, const Plan& plan) {
     Arena arena(base, size_of(p.dtype));
     const bool lstm = p.cell == Cell::kLstm;
-    const int64_t P = round_up(p.P, g.lanes), rows = std::min(stretch, p.T) * p.B;
+    const bool by_chunk = packs_inputs_by_chunk(p, g.lanes, plan.threads);
+    const int64_t P = round_up(p.P, g.lanes), rows = std::min(plan.stretch, p.T) * p.B;
     const auto packed = [&](int64_t columns) {
       if (!reads_in_place_back(p)) return g.panels * g.depth() * round_up(columns, g.lanes);
       return columns % g.lanes ? gates_of(p.cell) * p.H * g.lanes : 0;
     };
-    w_ih = arena.take<T>(packed(p.I));
+    const auto sums = [&](int64_t columns) {
+      const int64_t in_place = columns_in_place(p, columns, g.lanes);
+      const int64_t panels = in_place ? g.panels : g.panels - g.whole_panels(p.H);
+      return panels * (columns - in_place) * g.depth();
+    };
+    w_ih = arena.take<T>(by_chunk ? 0 : packed(p.I));
     w_hh = arena.take<T>(packed(p.P));
     w_hr = arena.take<T>(p.projected ? p.P * g.width() : 0);
+    const int64_t group = std::min(round_up(p.I, g.lanes), int64_t(kVectorsPerGroup) * g.lanes);
+    scratch_size = round_up(
+        std::max(by_chunk ? group * g.panels * g.depth() : 0, g.lanes * std::max(p.I, p.P)),
+        g.lanes);
+    scratch = arena.take<T>(plan.threads * scratch_size);
     for (T*& chunk : dgates) chunk = arena.take<T>(rows * g.panels * g.row());
     dh = arena.take<T>(p.B * P);
     dc = arena.take<T>(lstm ? p.B * g.width() : 0);
     c0 = arena.take<T>(lstm ? p.B * g.width() : 0);
     for (T*& chunk : dh_projected) chunk = arena.take<T>(p.projected ? rows * P : 0);
     dh_hidden = arena.take<T>(p.projected ? p.B * g.width() : 0);
-    dw_ih = arena.take<T>(g.panels * (p.I - columns_in_place(p, p.I, g.lanes)) * g.depth());
-    dw_hh = arena.take<T>(g.panels * (p.P - columns_in_place(p, p.P, g.lanes)) * g.depth());
+    dw_ih = arena.take<T>(sums(p.I));
+    dw_hh = arena.take<T>(sums(p.P));
     dbias = arena.take<T>(g.panels * g.row());
     used = arena.used();
   }

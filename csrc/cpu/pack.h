@@ -61,27 +61,21 @@ void pack_panels(const Problem& p, const Geometry& g, Side side, const T* w, int
   }
 }
 
-// w[G*H, first to K] = from[panel][k][depth]', the inverse.
+// to[lanes][ld] = from[K][stride]': the inverse, of one vector of a panel.
 template <class T>
-void unpack_panel(const Problem& p, const Geometry& g, Side side, const T* from, int64_t first,
-                  int64_t K, T* w, int64_t panel) {
+void unpack_vector(const T* from, int64_t stride, int64_t K, int lanes, T* to, int64_t ld) {
   constexpr int W = kLanes<T>;
-  for (int v = 0; v < g.vectors; ++v) {
-    const GateRows rows = gate_rows(p, g, side, panel, v);
-    T* out = w + rows.row * K;
-    const T* in = from + panel * (K - first) * g.depth() + v * W;
-    int64_t k = first;
-    if (rows.lanes == W) {
-      for (; k + W <= K; k += W) {
-        Vec<T> block[W];
-        for (int i = 0; i < W; ++i) block[i] = Vec<T>::load(in + (k - first + i) * g.depth());
-        transpose<T>(block);
-        for (int i = 0; i < W; ++i) block[i].store(out + i * K + k);
-      }
+  int64_t k = 0;
+  if (lanes == W) {
+    for (; k + W <= K; k += W) {
+      Vec<T> block[W];
+      for (int i = 0; i < W; ++i) block[i] = Vec<T>::load(from + (k + i) * stride);
+      transpose<T>(block);
+      for (int i = 0; i < W; ++i) block[i].store(to + i * ld + k);
     }
-    for (; k < K; ++k) {
-      for (int i = 0; i < rows.lanes; ++i) out[i * K + k] = in[(k - first) * g.depth() + i];
-    }
+  }
+  for (; k < K; ++k) {
+    for (int i = 0; i < lanes; ++i) to[i * ld + k] = from[k * stride + i];
   }
 }
 
@@ -112,12 +106,11 @@ FUSEDRNN_INLINE void copy_row(const T* from, const Group& group, int valid_row, 
   }
 }
 
-// Columns of w[G*H, columns] for products with gate gradients: rows in the order of panels.
+// A group of the columns of w[G*H, columns], for products with gate gradients: rows in the order of
+// panels.
 template <class T>
-void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int64_t columns, T* to,
-                int64_t index) {
-  const Group group = group_of(columns, g.lanes, index);
-  T* out = to + group.column * g.panels * g.depth();
+void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int64_t columns,
+                const Group& group, T* out) {
   for (int64_t panel = 0; panel < g.panels; ++panel) {
     for (int v = 0; v < g.vectors; ++v) {
       const GateRows rows = gate_rows(p, g, side, panel, v);

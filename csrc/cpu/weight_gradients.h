@@ -46,14 +46,13 @@ class WeightGradients {
 
   void finish(int id, int n) {
     const Range panels = share(g_.panels, id, n);
+    T* scratch = buf_.scratch + id * buf_.scratch_size;
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       if (a_.dw_ih) {
-        unpack_panel(p_, g_, Side::kInput, buf_.dw_ih, columns_in_place(p_, p_.I, W), p_.I,
-                     static_cast<T*>(a_.dw_ih), panel);
+        turn_over(Side::kInput, p_.I, buf_.dw_ih, static_cast<T*>(a_.dw_ih), panel, scratch);
       }
       if (a_.dw_hh && has_previous_states()) {
-        unpack_panel(p_, g_, Side::kRecurrent, buf_.dw_hh, columns_in_place(p_, p_.P, W), p_.P,
-                     static_cast<T*>(a_.dw_hh), panel);
+        turn_over(Side::kRecurrent, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh), panel, scratch);
       }
       if (a_.db_ih || a_.db_hh) {
         unpack_bias(p_, g_, buf_.dbias, static_cast<T*>(a_.db_ih), static_cast<T*>(a_.db_hh),
@@ -84,9 +83,43 @@ class WeightGradients {
     int64_t ld, row, count;
   };
 
-  // dw[G*H, K] (+)= dgates' . rows, over the runs that `each_run` hands to what it is given. Whole
-  // vectors of columns go where torch wants them, the others into `panels`. All runs pass one part
-  // of the sums after the other, so that it stays in cache.
+  // Where the sums of a panel are whose columns do not go where torch wants them. The rows of dw
+  // behind a whole vector of units have room for it: [K][lanes] until it is turned over. Other
+  // panels, and columns that come after those in place, have room in `panels`.
+  struct Sums {
+    T* base;
+    int64_t row;
+    int64_t at[4];  // of each vector
+  };
+  Sums sums_of(Side side, int64_t K, T* panels, T* dw, int64_t panel) const {
+    const int64_t in_place = columns_in_place(p_, K, W), whole = g_.whole_panels(p_.H);
+    if (in_place == 0 && panel < whole) {
+      Sums sums{dw, W, {}};
+      for (int v = 0; v < kVectors; ++v) sums.at[v] = gate_rows(p_, g_, side, panel, v).row * K;
+      return sums;
+    }
+    const int64_t before = in_place ? panel : panel - whole;
+    return {panels + before * (K - in_place) * kDepth, kDepth, {0, W, 2 * W, 3 * W}};
+  }
+
+  void turn_over(Side side, int64_t K, T* panels, T* dw, int64_t panel, T* scratch) {
+    const Sums sums = sums_of(side, K, panels, dw, panel);
+    const int64_t in_place = columns_in_place(p_, K, W);
+    for (int v = 0; v < kVectors; ++v) {
+      const GateRows rows = gate_rows(p_, g_, side, panel, v);
+      T *from = sums.base + sums.at[v], *to = dw + rows.row * K + in_place;
+      if (from != to) {
+        unpack_vector(from, sums.row, K - in_place, rows.lanes, to, K);
+      } else {
+        unpack_vector(from, W, K, W, scratch, K);
+        std::copy(scratch, scratch + W * K, to);
+      }
+    }
+  }
+
+  // dw[G*H, K] (+)= dgates' . rows, over the runs that `each_run` hands to what it is given. With
+  // few rows, whole vectors of columns go where torch wants them. All runs pass one part of the
+  // sums after the other, so that it stays in cache.
   template <class EachRun>
   void matrix(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, int id, int n,
               const EachRun& each_run) {
@@ -113,12 +146,25 @@ class WeightGradients {
     for (int64_t at = columns.begin, next; at < columns.end; at = next) {
       const int64_t panel = at / rest, column = in_place + at % rest;
       next = std::min(columns.end, (panel + 1) * rest);
-      T* to = panels + at * kDepth;
+      const Sums sums = sums_of(side, K, panels, dw, panel);
+      T* to = sums.base + (column - in_place) * sums.row;
       const T* sum = chunk.fresh ? nullptr : to;
       each_run([&](const Run& run) {
-        product<T, kVectors>({run.rows + column, 1, run.ld, 0, 1, run.count,
-                              dgates + panel * chunk.stride + run.row * kRow, kRow, sum, kDepth, to,
-                              kDepth, next - at, W});
+        product<T, kVectors>({run.rows + column,
+                              1,
+                              run.ld,
+                              0,
+                              1,
+                              run.count,
+                              dgates + panel * chunk.stride + run.row * kRow,
+                              kRow,
+                              sum,
+                              sums.row,
+                              to,
+                              sums.row,
+                              next - at,
+                              W,
+                              {sums.at[0], sums.at[1], sums.at[2], sums.at[3]}});
         sum = to;
       });
     }

@@ -184,6 +184,7 @@ constexpr Shape kShapes[] = {
     {3, 3, 530, 17, 2},   {2, 2, 3, 150, 140},   // sums longer than a block of K
     {70, 5, 150, 37, 5},                         // packed, dW summed in place over two chunks
     {3, 7, 20, 270, 260},                        // several steps read in place
+    {2, 3, 620, 240, 20},                        // dx with weights packed by the chunk
 };
 
 Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19937& random) {
