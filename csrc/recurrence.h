@@ -115,6 +115,11 @@ namespace cpu {
 Plan plan_forward(const Problem& problem, int threads);
 Plan plan_backward(const Problem& problem, int threads);
 int64_t reserve_width(const Problem& problem);  // elements for each of the N rows
+// Whether two directions may run at once: both then have a workspace, and dx of the reverse one is
+// made apart and added.
+bool pairs_directions(const Problem& problem);
+// Threads that each of so many directions gets: all of them, or half where two run at once.
+int threads_of_direction(const Problem& problem, int directions, int threads);
 void forward(const ForwardParams& params, const Plan& plan, const Team& team);
 void backward(const BackwardParams& params, const Plan& plan, const Team& team);
 

@@ -64,7 +64,8 @@ class LayerPlan:
         kernel: its name.
         isa: the instruction set.
         threads: how many work.
-        split: what they share out.
+        split: what they share out: "batch" (its rows), "hidden" (units), "directions" (both at
+            once, by half of the threads each), "none".
         lanes: hidden units in a vector.
         panel: the block of weights a core works on.
         rows: batch rows that pass it together.

@@ -315,3 +315,23 @@ def test_packed_rows_are_planned_for_on_a_gpu() -> None:
     assert (layer.T, layer.B) == (90, 3)
     assert layer.forward.kernel == "block"
     assert layer.reserve_bytes == 120 * 5 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("threads", "H", "B", "split"),
+    [
+        (2, 64, 8, "directions"),
+        (4, 64, 8, "directions, batch"),
+        (4, 64, 1, "directions, hidden"),
+        (3, 64, 8, "batch"),  # no halves
+        (1, 64, 8, "none"),
+        (2, 512, 8, "hidden"),  # weights too wide to pack twice
+        (2, 1, 1, "none"),  # too little work
+    ],
+)
+def test_directions_run_at_once_where_threads_can_be_halved(
+    threads: int, H: int, B: int, split: str
+) -> None:
+    found = _C.explain("LSTM", "float32", 50, B, 64, H, 0, 2, None, True, threads)
+    assert found["split"] == split
+    assert found["threads"] == (1 if split == "none" else threads)

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "ops/check.h"
+#include "ops/halves.h"
 
 namespace fusedrnn::ops {
 
@@ -48,6 +49,31 @@ Tensor in_huge_pages(Tensor tensor) {
   return tensor;
 }
 
+// How the directions of a layer share the threads and a workspace: at once by half of the threads
+// each, or one after the other by all.
+struct Work {
+  Work(const Call& call, const Team& workers, Plan (*plan_of)(const Problem&, int))
+      : D(call.D),
+        workers(workers),
+        each(cpu::threads_of_direction(call.direction(0), int(call.D), workers.threads)),
+        plan(plan_of(call.direction(0), each)) {}
+
+  bool at_once() const { return each < workers.threads; }
+  int64_t begin(int64_t d) const { return at_once() ? d * plan.workspace_bytes : 0; }
+  int64_t bytes() const { return begin(D - 1) + plan.workspace_bytes; }
+
+  template <class Run>
+  void run(const Run& run) const {
+    if (at_once()) return in_halves(workers, run);
+    for (int64_t d = 0; d < D; ++d) run(workers, d);
+  }
+
+  const int64_t D;
+  const Team workers;
+  const int each;
+  const Plan plan;
+};
+
 LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
                       const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
                       c10::string_view mode, bool has_biases, bool train) {
@@ -67,12 +93,12 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
   if (B == 0) return {output, h_n, c_n, reserve};
 
   const Team workers = team();
+  const Work work(call, workers, cpu::plan_forward);
+  const Tensor workspace = in_huge_pages(at::empty({work.bytes()}, options.dtype(at::kByte)));
+  ForwardParams params[2]{};
   for (int64_t d = 0; d < D; ++d) {
-    ForwardParams a{};
+    ForwardParams& a = params[d];
     a.problem = call.direction(d);
-    const Plan plan = cpu::plan_forward(a.problem, workers.threads);
-    const Tensor workspace =
-        in_huge_pages(at::empty({plan.workspace_bytes}, options.dtype(at::kByte)));
     a.x = read(call.input);
     a.h0 = read(call.hx, d * B * P);
     a.c0 = read(call.cx, d * B * H);
@@ -86,9 +112,9 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
     a.h_n = write(h_n, d * B * P);
     a.c_n = lstm ? write(c_n, d * B * H) : nullptr;
     a.reserve = train ? write(reserve, d * rows * width) : nullptr;
-    a.workspace = write(workspace);
-    cpu::forward(a, plan, workers);
+    a.workspace = write(workspace, work.begin(d));
   }
+  work.run([&](const Team& some, int64_t d) { cpu::forward(params[d], work.plan, some); });
   return {output, h_n, c_n, reserve};
 }
 
@@ -106,15 +132,20 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
   const Problem& shape = call.problem;
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const int64_t rows = call.rows(), width = call.reserve.size(2);
+  if (B == 0) return call.results();
   const Team workers = team();
+  const Work work(call, workers, cpu::plan_backward);
+  const Tensor workspace =
+      in_huge_pages(at::empty({work.bytes()}, call.input.options().dtype(at::kByte)));
   in_huge_pages(call.dx);
-  for (int64_t d = 0; B > 0 && d < D; ++d) {
+  // Summed apart whether or not the directions run at once: bits do not depend on threads.
+  const bool apart = D == 2 && cpu::pairs_directions(shape) && call.dx.defined();
+  const Tensor dx_of_reverse = apart ? in_huge_pages(at::empty_like(call.dx)) : Tensor();
+  BackwardParams params[2]{};
+  for (int64_t d = 0; d < D; ++d) {
     const Tensor* dw = call.dweight(d);
-    BackwardParams a{};
+    BackwardParams& a = params[d];
     a.problem = call.direction(d);
-    const Plan plan = cpu::plan_backward(a.problem, workers.threads);
-    const Tensor workspace =
-        in_huge_pages(at::empty({plan.workspace_bytes}, call.input.options().dtype(at::kByte)));
     a.x = read(call.input);
     a.h0 = read(call.hx, d * B * P);
     a.c0 = read(call.cx, d * B * H);
@@ -128,8 +159,8 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
     a.lddy = D * P;
     a.dh_n = read(call.dh_n, d * B * P);
     a.dc_n = read(call.dc_n, d * B * H);
-    a.dx = write(call.dx);
-    a.accumulate_dx = d > 0;
+    a.dx = write(apart && d > 0 ? dx_of_reverse : call.dx);
+    a.accumulate_dx = d > 0 && !apart;
     a.dh0 = write(call.dhx, d * B * P);
     a.dc0 = write(call.dcx, d * B * H);
     a.dw_ih = write(dw[0]);
@@ -137,10 +168,10 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
     a.db_ih = has_biases ? write(dw[2]) : nullptr;
     a.db_hh = has_biases ? write(dw[3]) : nullptr;
     a.dw_hr = shape.projected ? write(dw[call.per_direction - 1]) : nullptr;
-    a.workspace = write(workspace);
-    cpu::backward(a, plan, workers);
+    a.workspace = write(workspace, work.begin(d));
   }
-
+  work.run([&](const Team& some, int64_t d) { cpu::backward(params[d], work.plan, some); });
+  if (apart) call.dx.add_(dx_of_reverse);
   return call.results();
 }
 

@@ -79,17 +79,22 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   const std::vector<int64_t> offsets = offsets_of(batch_sizes, T, B);
   const Problem p =
       problem_of(mode, dtype, T, B, I, H, P, training, batch_sizes ? offsets.data() : nullptr);
-  const Plan plan = cpu::plan_forward(p, threads);
-  const int64_t backward = training ? cpu::plan_backward(p, threads).workspace_bytes : 0;
+  const int each = cpu::threads_of_direction(p, int(D), threads);
+  const Plan plan = cpu::plan_forward(p, each);
+  const int64_t backward = training ? cpu::plan_backward(p, each).workspace_bytes : 0;
+  const int at_once = each < threads ? 2 : 1;
 
   py::dict d;
   d["device"] = "cpu";
   d["kernel"] = std::string("fused_") + (training ? "training" : "inference");
   d["isa"] = plan.isa;
-  d["threads"] = plan.threads;
-  d["split"] = plan.split == Split::kBatch    ? "batch"
-               : plan.split == Split::kHidden ? "hidden"
-                                              : "none";
+  d["threads"] = at_once * plan.threads;
+  const std::string split = plan.split == Split::kBatch    ? "batch"
+                            : plan.split == Split::kHidden ? "hidden"
+                                                           : "none";
+  d["split"] = at_once == 1                 ? split
+               : plan.split == Split::kNone ? "directions"
+                                            : "directions, " + split;
   d["lanes"] = plan.lanes;
   d["panel"] = std::to_string(plan.unit_vectors * plan.lanes) + " units x " +
                std::to_string(plan.vectors / plan.unit_vectors) + " gates, " +
@@ -97,7 +102,7 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   d["rows"] = plan.tile_rows;
   d["stretch"] = plan.stretch;
   d["weights"] = plan.direct ? "read in place" : "packed";
-  d["workspace_bytes"] = std::max(plan.workspace_bytes, backward);
+  d["workspace_bytes"] = at_once * std::max(plan.workspace_bytes, backward);
   d["reserve_bytes"] = D * plan.reserve_size * size_of(p.dtype);
   py::list rejected;
   const std::string ruled_out = std::string("FUSEDRNN_CPU_ISA=") + plan.isa + " rules it out";
