@@ -6,7 +6,6 @@ torch.nn's checks in torch.nn's order and words, then one operator call that run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +18,9 @@ _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def _step(
-    cell: nn.RNNCellBase, mode: str, input: Tensor, states: Sequence[Tensor] | None
+    cell: nn.RNNCellBase, mode: str, input: Tensor, h: Tensor | None, c: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One step of any cell, batched or not; the second result counts only for LSTM."""
+    """One step of any cell, batched or not; c, given and returned, counts only for LSTM."""
     batched = input.dim() == 2
     if not batched:
         input = input.unsqueeze(0)
@@ -29,27 +28,39 @@ def _step(
         raise RuntimeError(
             f"input has inconsistent input_size: got {input.size(1)} expected {cell.input_size}"
         )
-    if states is None:
-        h = c = input.new_zeros(input.size(0), cell.hidden_size)
+    shape = (input.size(0), cell.hidden_size)
+    if h is None:
+        h = input.new_zeros(shape)
+        c = h if mode == "LSTM" else None
     else:
-        states = states if batched else [state.unsqueeze(0) for state in states]
-        shape = (input.size(0), cell.hidden_size)
-        for i, state in enumerate(states):
-            if state.shape != shape:
-                _refuse_cell_state(cell, input, state, i)
-        h, c = states[0], states[-1]
-    # As an attribute of a module each would take 0.4 us, of a step of 10. A class may compute one.
-    own, kind = cell._parameters, type(cell)
-    weights: list[Any] = [
-        own[name] if name in own and not hasattr(kind, name) else getattr(cell, name)
-        for name in _WEIGHTS
-    ]
+        if not batched:
+            h, c = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
+        if h.shape != shape:
+            _refuse_cell_state(cell, input, h, 0)
+        if c is not None and c.shape != shape:
+            _refuse_cell_state(cell, input, c, 1)
+    weights = _weights(cell)
     try:
-        h, c = _cell(input, h, c if mode == "LSTM" else None, *weights, mode)
+        h, c = _cell(input, h, c, *weights, mode)
     except RuntimeError as error:
         functional.refuse_types(error, weights)
         raise
     return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+
+def _weights(cell: nn.RNNCellBase) -> list[Any]:
+    """As attributes of a module each would take 0.4 us, of a step of 10. A subclass may compute one
+    that it also has as a parameter."""
+    own, kind = cell._parameters, type(cell)
+    if kind in _PLAIN:
+        try:
+            return [own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"]]
+        except KeyError:
+            pass
+    return [
+        own[name] if name in own and not hasattr(kind, name) else getattr(cell, name)
+        for name in _WEIGHTS
+    ]
 
 
 def _refuse_cell_state(cell: nn.RNNCellBase, input: Tensor, state: Tensor, i: int) -> None:
@@ -98,7 +109,7 @@ class RNNCell(functional.NotScriptable, nn.RNNCell):
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         mode = functional.rnn_mode(self.nonlinearity)
-        return _step(self, mode, input, None if hx is None else (hx,))[0]
+        return _step(self, mode, input, hx, None)[0]
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
@@ -129,13 +140,14 @@ class LSTMCell(functional.NotScriptable, nn.LSTMCell):
         if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
             return super().forward(input, hx)
         _check_cell_dim("LSTMCell", "input", input)
-        if hx is not None:
-            for i, value in enumerate(hx):
+        if hx is None:
+            return _step(self, "LSTM", input, None, None)
+        for i, value in enumerate(hx):
+            if value.dim() not in (1, 2):
                 _check_cell_dim("LSTMCell", f"hx[{i}]", value)
-            if input.dim() == 2 and (len(hx) != 2 or isinstance(hx, Tensor)):
-                functional.refuse_states("lstm_cell", hx)
-            hx = (hx[0], hx[1])
-        return _step(self, "LSTM", input, hx)
+        if input.dim() == 2 and (len(hx) != 2 or isinstance(hx, Tensor)):
+            functional.refuse_states("lstm_cell", hx)
+        return _step(self, "LSTM", input, hx[0], hx[1])
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
@@ -166,7 +178,10 @@ class GRUCell(functional.NotScriptable, nn.GRUCell):
         _check_cell_dim("GRUCell", "input", input)
         if hx is not None:
             _check_cell_dim("GRUCell", "hidden", hx)
-        return _step(self, "GRU", input, None if hx is None else (hx,))[0]
+        return _step(self, "GRU", input, hx, None)[0]
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
+
+
+_PLAIN = frozenset((RNNCell, LSTMCell, GRUCell))

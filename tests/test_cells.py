@@ -14,6 +14,7 @@ import torch
 from accuracy import assert_as_accurate_as
 from oracle import pair, refusal, states
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusedrnn
 
@@ -204,3 +205,40 @@ def test_another_dtype_is_refused(name: str) -> None:
         (torch.randn(2, 3), states(name, 2, 5, dtype=torch.float64)),
     ):
         assert refusal(partial(ours, *args))[0] is RuntimeError
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_without_gradients_has_the_bits_of_one_with_them(
+    name: str, dtype: torch.dtype
+) -> None:
+    # The first goes to the kernel at once, the second by way of the layer.
+    cell = getattr(fusedrnn, name)(37, 130, dtype=dtype)
+    for B in (1, 5, 64):
+        x = torch.randn(37, B, dtype=dtype).t()  # not contiguous
+        h = torch.randn(2, B, 130, dtype=dtype)
+        for input in (x, x.contiguous()):
+            hx = (h[0], h[1]) if name == "LSTMCell" else h[0]
+            kept = cell(input, hx)
+            with torch.no_grad():
+                for again in (cell(input, hx), cell(input, hx)):
+                    assert all(map(torch.equal, flat(kept), flat(again)))
+
+
+def test_a_step_is_a_layers_where_a_mode_watches() -> None:
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen.append(str(func))
+            return func(*args, **kwargs or {})
+
+    cell = fusedrnn.GRUCell(3, 5)
+    x, h = torch.randn(2, 3), torch.randn(2, 5)
+    with torch.no_grad():
+        expected = cell(x, h)
+        with Watch():  # type: ignore[no-untyped-call]
+            assert torch.equal(cell(x, h), expected)
+    assert "fusedrnn.layer.default" in seen

@@ -4,6 +4,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace fusedrnn::ops {
 
@@ -74,6 +75,17 @@ void check_devices(const Tensor& input, const OptionalTensor& hx, const Optional
                 "Input and hidden tensors are not at the same device, found input tensor at ",
                 input.device(), " and hidden tensor at ", (*state)->device());
   }
+}
+
+bool is_plain(const Tensor& tensor) {
+  constexpr auto kPlain =
+      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
+      c10::DispatchKeySet({c10::DispatchKey::Dense, c10::DispatchKey::ADInplaceOrView,
+                           c10::DispatchKey::BackendSelect});
+  const auto watching = c10::impl::tls_local_dispatch_key_set().included_;
+  const auto odd = (tensor.key_set() | watching) - kPlain;
+  return odd.highestFunctionalityKey() == c10::DispatchKey::Undefined &&
+         !tensor._fw_grad(/*level=*/0).defined();
 }
 
 namespace {

@@ -39,6 +39,8 @@ struct BackwardCall : Call {
   std::vector<Tensor> results() const;
 };
 
+// No tracer, transform or mode is watching, and the tensor is the memory that it seems to be.
+bool is_plain(const Tensor& tensor);
 void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
                   const char* symbols, const Tensor& input);
 // Devices, and layouts. Apart from the rest because it has to come before a kernel is chosen, which

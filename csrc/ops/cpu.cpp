@@ -1,6 +1,7 @@
 // The CPU kernels of layer and layer_backward: check, allocate, fill the parameters, call.
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>  // and omp.h
+#include <ATen/autocast_mode.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <torch/library.h>
@@ -175,7 +176,63 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
   return call.results();
 }
 
+// Memory of one dtype, as the kernels take it.
+bool is_ready(const Tensor& tensor, at::ScalarType type, at::IntArrayRef shape) {
+  return tensor.defined() && tensor.is_cpu() && is_plain(tensor) && tensor.scalar_type() == type &&
+         tensor.sizes().equals(shape) && tensor.is_contiguous() &&
+         (tensor.storage_offset() + tensor.numel()) * tensor.element_size() <=
+             int64_t(tensor.storage().nbytes()) &&
+         !(tensor.requires_grad() && at::GradMode::is_enabled());
+}
+
 }  // namespace
+
+std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const Tensor& hx,
+                                                      const OptionalTensor& cx, const Tensor& w_ih,
+                                                      const Tensor& w_hh,
+                                                      const OptionalTensor& b_ih,
+                                                      const OptionalTensor& b_hh,
+                                                      c10::string_view mode) {
+  if (!input.defined() || input.dim() != 2 || !hx.defined() || hx.dim() != 2) return std::nullopt;
+  const at::ScalarType type = input.scalar_type();
+  if (type != at::kFloat && type != at::kDouble) return std::nullopt;
+  Problem p{cell_of(mode), dtype_of(type), 1, input.size(0), input.size(1), hx.size(1)};
+  p.P = p.H;
+  const bool lstm = p.cell == Cell::kLstm;
+  const int64_t GH = gates_of(p.cell) * p.H;
+  const auto ready = [&](const Tensor& tensor, at::IntArrayRef shape) {
+    return is_ready(tensor, type, shape);
+  };
+  const bool fits =
+      p.B > 0 && p.I > 0 && p.H > 0 && cx.has_value() == lstm && ready(input, {p.B, p.I}) &&
+      ready(hx, {p.B, p.H}) && (!lstm || ready(*cx, {p.B, p.H})) && ready(w_ih, {GH, p.I}) &&
+      ready(w_hh, {GH, p.H}) && (!b_ih || ready(*b_ih, {GH})) && (!b_hh || ready(*b_hh, {GH}));
+  if (!fits || at::autocast::is_autocast_enabled(at::kCPU)) return std::nullopt;
+
+  const Team workers = team();
+  const Plan plan = cpu::plan_forward(p, workers.threads);
+  Tensor h = at::empty({p.B, p.H}, input.options());
+  Tensor c = at::empty(lstm ? at::IntArrayRef({p.B, p.H}) : at::IntArrayRef({0}), input.options());
+  const int64_t y_bytes = p.B * p.H * size_of(p.dtype);
+  const Tensor workspace =
+      at::empty({plan.workspace_bytes + y_bytes}, input.options().dtype(at::kByte));
+  ForwardParams a{};
+  a.problem = p;
+  a.x = read(input);
+  a.h0 = read(hx);
+  a.c0 = lstm ? read(*cx) : nullptr;
+  a.w_ih = read(w_ih);
+  a.w_hh = read(w_hh);
+  a.b_ih = b_ih ? read(*b_ih) : nullptr;
+  a.b_hh = b_hh ? read(*b_hh) : nullptr;
+  a.y = write(workspace, plan.workspace_bytes);
+  a.ldy = p.H;
+  a.h_n = write(h);
+  a.c_n = lstm ? write(c) : nullptr;
+  a.workspace = write(workspace);
+  cpu::forward(a, plan, workers);
+  return std::tuple(h, c);
+}
 
 TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) {
   m.impl("layer", layer_cpu);

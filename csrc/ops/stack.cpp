@@ -3,7 +3,6 @@
 // (cuDNN) where that is estimated to be faster.
 #include <ATen/Functions.h>
 #include <ATen/autocast_mode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include "ops/check.h"
 #include "ops/choice.h"
@@ -41,18 +40,6 @@ struct Stack {
     return false;
   }
 };
-
-// No tracer, transform or mode is watching, and the tensor is the memory that it seems to be.
-bool is_plain(const Tensor& tensor) {
-  constexpr auto kPlain =
-      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
-      c10::DispatchKeySet({c10::DispatchKey::Dense, c10::DispatchKey::ADInplaceOrView,
-                           c10::DispatchKey::BackendSelect});
-  const auto watching = c10::impl::tls_local_dispatch_key_set().included_;
-  const auto odd = (tensor.key_set() | watching) - kPlain;
-  return odd.highestFunctionalityKey() == c10::DispatchKey::Undefined &&
-         !tensor._fw_grad(/*level=*/0).defined();
-}
 
 // Rows of the first step, if rows are packed as they should be; else 0.
 int64_t packed_batch(const Tensor& batch_sizes, int64_t N) {
@@ -263,6 +250,7 @@ std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const Opt
                                 const OptionalTensor& b_hh, c10::string_view mode) {
   TORCH_CHECK(b_ih.has_value() == b_hh.has_value(),
               "fusedrnn: b_ih and b_hh must both be given, or neither");
+  if (auto result = step_on_cpu(input, hx, cx, w_ih, w_hh, b_ih, b_hh, mode)) return *result;
   std::vector<Tensor> weights{w_ih, w_hh};
   if (b_ih) weights.insert(weights.end(), {*b_ih, *b_hh});
   auto lift = [](const Tensor& t) { return t.unsqueeze(0); };
