@@ -37,8 +37,8 @@ def objects(build: str) -> list[str]:
 
 
 def test_kernels_match_the_scalar_reference(build: str, objects: list[str], tmp_path: Path) -> None:
-    # The reference is left unwatched: it would take longer than the kernels. But the atomics by which
-    # halves of a team wait for each other have to be seen, or all that they order looks like a race.
+    # The reference is left unwatched: it would take longer than the kernels. But the atomics by
+    # which halves of a team wait have to be seen, or all that they order looks like a race.
     watched = ["-fsanitize=thread"] if build == "thread" else []
     test = compiled(compiler(), [PROGRAM], ["-O2", *watched], tmp_path)
     program = str(tmp_path / "kernels_test")
