@@ -30,6 +30,14 @@ LayerResult layer(const Tensor& input, const OptionalTensor& batch_sizes, const 
   return op.call(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
 }
 
+// A cell's way past the layer is the CPU kernels' own.
+std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor&, const Tensor&,
+                                                      const OptionalTensor&, const Tensor&,
+                                                      const Tensor&, const OptionalTensor&,
+                                                      const OptionalTensor&, c10::string_view) {
+  return std::nullopt;
+}
+
 namespace {
 
 // torch's own layers, called as they are on a GPU where they are estimated to be faster.
