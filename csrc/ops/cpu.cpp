@@ -193,7 +193,9 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
                                                       const OptionalTensor& b_ih,
                                                       const OptionalTensor& b_hh,
                                                       c10::string_view mode) {
-  if (!input.defined() || input.dim() != 2 || !hx.defined() || hx.dim() != 2) return std::nullopt;
+  // Before any size is read: a traced one would become a constant.
+  if (!input.defined() || !hx.defined() || !is_plain(input) || !is_plain(hx)) return std::nullopt;
+  if (input.dim() != 2 || hx.dim() != 2) return std::nullopt;
   const at::ScalarType type = input.scalar_type();
   if (type != at::kFloat && type != at::kDouble) return std::nullopt;
   Problem p{cell_of(mode), dtype_of(type), 1, input.size(0), input.size(1), hx.size(1)};
