@@ -198,8 +198,13 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
   if (input.dim() != 2 || hx.dim() != 2) return std::nullopt;
   const at::ScalarType type = input.scalar_type();
   if (type != at::kFloat && type != at::kDouble) return std::nullopt;
-  Problem p{cell_of(mode), dtype_of(type), 1, input.size(0), input.size(1), hx.size(1)};
-  p.P = p.H;
+  Problem p{};
+  p.cell = cell_of(mode);
+  p.dtype = dtype_of(type);
+  p.T = 1;
+  p.B = input.size(0);
+  p.I = input.size(1);
+  p.H = p.P = hx.size(1);
   const bool lstm = p.cell == Cell::kLstm;
   const int64_t GH = gates_of(p.cell) * p.H;
   const auto ready = [&](const Tensor& tensor, at::IntArrayRef shape) {
