@@ -9,7 +9,6 @@ torch.nn's in turn. Every call runs on one thread of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import threading
@@ -26,7 +25,7 @@ if not __package__:  # a script finds only its siblings
 
 from benchmarks import harness
 from benchmarks.bench_layers import Layer
-from benchmarks.report import times
+from benchmarks.report import times, write
 
 ROUNDS, SECONDS = 15, 0.2  # of a side in a round
 CASES = [
@@ -134,10 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in cases
         for callers in arguments.callers
     ]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "callers.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    (arguments.out / "callers.md").write_text(page(results), "utf-8")
-    print(page(results))
+    write(arguments.out / "callers.json", results, page(results))
     return 0
 
 

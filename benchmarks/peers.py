@@ -4,14 +4,13 @@
     python benchmarks/peers.py --out DIR [--threads 1,2] [--quick]
 
 Writes peers.json and from it peers.md. The two runtimes get the weights of torch.nn's module by way
-of torch.onnx. Of those that are not installed the page says so.
+of torch.onnx. Those that are not installed are left out, and stderr says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import statistics
 import sys
@@ -35,7 +34,7 @@ import fusedrnn
 from benchmarks import harness
 from benchmarks.bench_layers import Layer
 from benchmarks.machine import commit, cpu_name
-from benchmarks.report import geometric_mean, milliseconds, times
+from benchmarks.report import geometric_mean, milliseconds, times, write
 from fusedrnn import ops
 
 SECONDS, QUICK_SECONDS = 3.0, 0.2  # of all sides' rounds of a case
@@ -248,10 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "peak_gflops": peaks,
         "measured": [asdict(found) for found in measured],
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "peers.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    (arguments.out / "peers.md").write_text(page(results), "utf-8")
-    print(page(results))
+    write(arguments.out / "peers.json", results, page(results))
     return 0
 
 

@@ -200,6 +200,14 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}x"
 
 
+def write(path: Path, results: dict[str, Any], page: str) -> None:
+    """Results as JSON, their page beside them, and the page on the screen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    path.with_suffix(".md").write_text(page, "utf-8")
+    print(page)
+
+
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Aligned text: the first `left` columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

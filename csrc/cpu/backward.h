@@ -160,7 +160,7 @@ class Backward {
                                  init, ld, c, ld, rows, tail});
       init = c;
     };
-    const int64_t full = p_.H / g_.units();  // panels without padding
+    const int64_t full = g_.whole_panels(p_.H);
     const int64_t units = full * g_.units();
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t row = gate_of_panel(p_, g_, side, 0, gate).row;
