@@ -29,6 +29,7 @@ struct Problem {
   bool projected;
   bool training;
   bool reverse;
+  bool bfloat16_weights;  // and biases; dtype is float32 then, and nothing is trained. CPU only
   const int64_t* offsets;
 
   // Inlined always: each variant of the CPU kernels would leave a copy for its own machine, and the
@@ -97,6 +98,7 @@ struct Plan {
   int vectors;       // vectors of a panel: unit_vectors * gates
   int tile_rows;     // most rows of a register tile
   bool direct;       // the weights are read where they lie, without packing them first
+  bool pairs;        // W_hh is packed in bfloat16, two vectors to the words of one
   int64_t panels;
   int64_t stretch;
   int64_t workspace_bytes;

@@ -20,6 +20,7 @@ def explain(
     batch_sizes: list[int] | None,
     training: bool,
     threads: int,
+    bfloat16_weights: bool = ...,
 ) -> dict[str, Any]: ...
 def check_fit(
     input: Tensor,

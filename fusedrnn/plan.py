@@ -70,7 +70,7 @@ class LayerPlan:
         panel: the block of weights a core works on.
         rows: batch rows that pass it together.
         stretch: steps whose weight gradients are summed at a time.
-        weights: whether the forward pass packs the weights into panels first.
+        weights: whether the forward pass packs the weights into panels first, and how.
         workspace_bytes: scratch of a call.
         reserve_bytes: what is kept for backward.
         reason: why this kernel.
@@ -333,7 +333,8 @@ def explain(
             layers.append(cuda.layer(mode, sizes, rows, training, whole))
             continue
         threads = torch.get_num_threads()
-        plan = ops.explain(mode, dtype, T, B, width, H, P, D, batch_sizes, training, threads)
+        low = all(weight.dtype == torch.bfloat16 for weight in module.parameters())
+        plan = ops.explain(mode, dtype, T, B, width, H, P, D, batch_sizes, training, threads, low)
         plan["rejected"] = tuple((str(name), str(why)) for name, why in plan["rejected"])
         layers.append(LayerPlan(T=T, B=B, I=width, H=H, P=P, D=D, **plan))
     packed = batch_sizes is not None

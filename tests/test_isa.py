@@ -51,6 +51,13 @@ def test_each_instruction_set_matches_torch_and_reference(isa: str) -> None:
     assert result.stdout.startswith("checked")
 
 
+@pytest.mark.parametrize("isa", _C.cpu_isas())
+def test_each_instruction_set_reads_bfloat16(isa: str) -> None:
+    code = "import pytest; raise SystemExit(pytest.main(['-q', 'test_bfloat16.py']))"
+    result = in_process(isa, code)
+    assert result.returncode == 0, result.stdout
+
+
 def test_the_baseline_runs_everywhere_and_the_widest_is_chosen() -> None:
     isas = _C.cpu_isas()
     assert "baseline" in isas

@@ -98,6 +98,7 @@ Plan plan(const Problem& p, int threads, bool forward) {
     plan.threads = int(std::min<int64_t>(plan.threads, g.panels));
   }
   if (plan.threads == 1) plan.split = Split::kNone;
+  plan.pairs = forward && packs_pairs(p);
   plan.direct = forward ? reads_in_place(p) : reads_in_place_back(p);
   plan.reserve_size = reserve_width(p) * p.total_rows();
   return plan;

@@ -50,7 +50,7 @@ struct Segments {
   }
 };
 
-template <class T, class C, int kUnitVectors>
+template <class T, class C, int kUnitVectors, class S>
 class Forward {
  public:
   Forward(const ForwardParams& params, const Plan& plan)
@@ -89,34 +89,43 @@ class Forward {
 
  private:
   static constexpr int W = kLanes<T>;
+  static constexpr bool kBFloat16 = !std::is_same_v<S, T>;
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;  // offset of the recurrent slots
 
   const T* h0() const { return static_cast<const T*>(a_.h0); }
   T* y() const { return static_cast<T*>(a_.y); }
+  static const S* stored(const void* weights) { return static_cast<const S*>(weights); }
+  BFloat16Pair* pairs() const { return reinterpret_cast<BFloat16Pair*>(buf_.w_hh); }
   bool keeps_gates() const { return C::kKeepsSlots && p_.training; }
 
   void prepare(int id, int n) {
     const Range panels = share(g_.panels, id, n);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       if (!plan_.direct) {
-        pack_panels(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih, panel);
-        pack_panels(p_, g_, Side::kRecurrent, static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh,
-                    panel);
+        pack_panels(p_, g_, Side::kInput, stored(a_.w_ih), p_.I, buf_.w_ih, panel);
+        pack_recurrent(panel);
       }
-      pack_bias(p_, g_, static_cast<const T*>(a_.b_ih), static_cast<const T*>(a_.b_hh), buf_.bias,
-                panel);
+      pack_bias(p_, g_, stored(a_.b_ih), stored(a_.b_hh), buf_.bias, panel);
     }
     if (p_.projected) {
       const Range groups = share(groups_of(p_.P, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
-        pack_transposed(static_cast<const T*>(a_.w_hr), p_.P, p_.H, buf_.w_hr, i);
+        pack_transposed(stored(a_.w_hr), p_.P, p_.H, buf_.w_hr, i);
       }
     }
     if (C::kHasC) {
       pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c, g_.width(), share(p_.B, id, n));
     }
+  }
+
+  void pack_recurrent(int64_t panel) {
+    const S* w = stored(a_.w_hh);
+    if constexpr (kBFloat16) {
+      if (plan_.pairs) return pack_pairs(p_, g_, Side::kRecurrent, w, p_.P, pairs(), panel);
+    }
+    pack_panels(p_, g_, Side::kRecurrent, w, p_.P, buf_.w_hh, panel);
   }
 
   // Kept gates have room for every row; otherwise each slice of rows has its own part of a chunk.
@@ -159,13 +168,21 @@ class Forward {
                 int64_t init_row, T* out, int64_t rows) {
     const bool input = side == Side::kInput;
     const int64_t depth = input ? p_.I : p_.P;
+    if constexpr (kBFloat16) {
+      if (!input && plan_.pairs) {
+        constexpr int64_t kPairs = paired(kVectors) * W;
+        return product<T, kVectors, BFloat16Pair>({a, a_row, 1, 0, 1, depth,
+                                                   pairs() + panel * depth * kPairs, kPairs, init,
+                                                   init_row, out, kRow, rows, W});
+      }
+    }
     if (!plan_.direct) {
       const T* w = (input ? buf_.w_ih : buf_.w_hh) + panel * depth * kDepth;
       product<T, kVectors>(
           {a, a_row, 1, 0, 1, depth, w, kDepth, init, init_row, out, kRow, rows, W});
       return;
     }
-    const T* w = static_cast<const T*>(input ? a_.w_ih : a_.w_hh);
+    const S* w = stored(input ? a_.w_ih : a_.w_hh);
     for (int v = 0; v < kVectors; ++v) {
       const GateRows gate = gate_rows(p_, g_, side, panel, v);
       dot_product(a, a_row, w + gate.row * depth, depth, gate.lanes, init + v * W, init_row,

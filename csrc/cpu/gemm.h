@@ -26,13 +26,14 @@ constexpr int kTileRows = FUSEDRNN_VECTOR_BYTES == 64 ? (NV == 4 ? 6 : 8)
 // registers it is used 3 times, and the block has to stay in L1 (128 steps of NV = 4 are 16 KB).
 constexpr int64_t kBlock = FUSEDRNN_VECTOR_BYTES == 64 ? 512 : 128;
 
-// A is read at a[row * a_row + block * a_block + k * a_k] for `blocks` blocks of `depth` k each.
-template <class T>
+// A is read at a[row * a_row + block * a_block + k * a_k] for `blocks` blocks of `depth` k each. W
+// holds T, or BFloat16Pair.
+template <class T, class S = T>
 struct Product {
   const T* a;
   int64_t a_row, a_k, a_block;
   int64_t blocks, depth;
-  const T* w;
+  const S* w;
   int64_t w_k;
   const T* init;  // null: zeros; row stride init_row (0: the same vectors for every row)
   int64_t init_row;
@@ -44,8 +45,8 @@ struct Product {
   int64_t at[4] = {0, kLanes<T>, 2 * kLanes<T>, 3 * kLanes<T>};
 };
 
-template <class T, int NV, int R>
-__attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
+template <class T, class S, int NV, int R>
+__attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   using V = Vec<T>;
   using N = typename V::Type;
   N acc[R][NV];
@@ -54,7 +55,7 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = N{};
 
-  const T* w = p.w;
+  const S* w = p.w;
   const int64_t w_k = p.w_k, a_k = p.a_k;
   for (int64_t block = 0; block < p.blocks; ++block) {
     const T* a[R];
@@ -69,7 +70,7 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
         for (int r = 0; r < R; ++r) b[r] = a[r][at] - N{};
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) {
-          N x = V::load(w + v * kLanes<T>).v;
+          N x = packed_vector(w, v).v;
           FUSEDRNN_KEEP(x);
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r) acc[r][v] = madd(V(b[r]), V(x), V(acc[r][v])).v;
@@ -78,7 +79,7 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
         N x[NV];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) {
-          x[v] = V::load(w + v * kLanes<T>).v;
+          x[v] = packed_vector(w, v).v;
           FUSEDRNN_KEEP(x[v]);
         }
 #pragma GCC unroll 8
@@ -115,52 +116,54 @@ __attribute__((noinline)) void tile(const Product<T>& p, int64_t row) {
   }
 }
 
-template <class T, int NV, int R = kTileRows<NV>>
-FUSEDRNN_INLINE void tile_of(int rows, const Product<T>& p, int64_t row) {
+template <class T, class S, int NV, int R = kTileRows<NV>>
+FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
   if constexpr (R == 1) {
-    tile<T, NV, 1>(p, row);
+    tile<T, S, NV, 1>(p, row);
   } else {
-    if (rows == R) return tile<T, NV, R>(p, row);
-    tile_of<T, NV, R - 1>(rows, p, row);
+    if (rows == R) return tile<T, S, NV, R>(p, row);
+    tile_of<T, S, NV, R - 1>(rows, p, row);
   }
 }
 
 // All rows of one K block, in tiles of nearly equal height: a last tile of one row would run at a
 // third of the speed.
-template <class T, int NV>
-FUSEDRNN_INLINE void tiles(const Product<T>& p) {
+template <class T, class S, int NV>
+FUSEDRNN_INLINE void tiles(const Product<T, S>& p) {
   const int64_t count = (p.rows + kTileRows<NV> - 1) / kTileRows<NV>;
   for (int64_t i = 0, row = 0; i < count; ++i) {
     const int64_t next = p.rows * (i + 1) / count;
-    tile_of<T, NV>(int(next - row), p, row);
+    tile_of<T, S, NV>(int(next - row), p, row);
     row = next;
   }
 }
 
-template <class T, int NV>
-void product(Product<T> p) {
+template <class T, int NV, class S = T>
+void product(Product<T, S> p) {
   if (p.rows == 0) return;
   const int64_t blocks = p.blocks, depth = p.depth;
   if (blocks == 1 && depth > kBlock) {
     const int64_t parts = (depth + kBlock - 1) / kBlock;
-    const T *a = p.a, *w = p.w;
+    const T* a = p.a;
+    const S* w = p.w;
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t from = depth * i / parts;
       p.depth = depth * (i + 1) / parts - from;
       p.a = a + from * p.a_k;
       p.w = w + from * p.w_k;
-      tiles<T, NV>(p);
+      tiles<T, S, NV>(p);
       p.init = p.c;
       p.init_row = p.c_row;
     }
   } else {
     const int64_t group = depth >= kBlock ? 1 : kBlock / depth;
-    const T *a = p.a, *w = p.w;
+    const T* a = p.a;
+    const S* w = p.w;
     for (int64_t from = 0; from < blocks; from += group) {
       p.blocks = blocks - from < group ? blocks - from : group;
       p.a = a + from * p.a_block;
       p.w = w + from * depth * p.w_k;
-      tiles<T, NV>(p);
+      tiles<T, S, NV>(p);
       p.init = p.c;
       p.init_row = p.c_row;
     }
@@ -183,8 +186,8 @@ FUSEDRNN_INLINE Vec<T> lane_sums(Vec<T> (&m)[U]) {
 }
 
 // R rows of A against U rows of a matrix that lies as torch keeps it, both along k.
-template <class T, int R>
-__attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const T* w, int64_t depth,
+template <class T, int R, class S>
+__attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const S* w, int64_t depth,
                                         const T* init, int64_t init_row, T* c, int64_t c_row) {
   using V = Vec<T>;
   constexpr int W = kLanes<T>, U = W / 2;
@@ -199,7 +202,7 @@ __attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const T* w, i
     for (int r = 0; r < R; ++r) x[r] = V::load(a + r * a_row + k, n);
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u) {
-      const V y = V::load(w + u * depth + k, n);
+      const V y = load_weights(w + u * depth + k, n);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) acc[r][u] = madd(x[r], y, acc[r][u]);
     }
@@ -215,14 +218,14 @@ __attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const T* w, i
   }
 }
 
-template <class T>
-T dot(const T* a, const T* w, int64_t depth) {
+template <class T, class S>
+T dot(const T* a, const S* w, int64_t depth) {
   using V = Vec<T>;
   constexpr int W = kLanes<T>;
   V acc(T(0));
   for (int64_t k = 0; k < depth; k += W) {
     const int n = int(depth - k < W ? depth - k : W);
-    acc = madd(V::load(a + k, n), V::load(w + k, n), acc);
+    acc = madd(V::load(a + k, n), load_weights(w + k, n), acc);
   }
   alignas(FUSEDRNN_VECTOR_BYTES) T lanes[W];
   acc.store(lanes);
@@ -235,12 +238,13 @@ T dot(const T* a, const T* w, int64_t depth) {
 // c[row][0..units) = init + a[row] . w[unit], for units <= lanes, the rest of the vector zeros (or
 // init): one vector of a panel, from weights that were never packed. For so few rows that packing
 // would cost more than the product; with long k also as fast (3 rows x lanes/2 units a tile).
-template <class T>
-void dot_product(const T* a, int64_t a_row, const T* w, int64_t depth, int units, const T* init,
+template <class T, class S>
+void dot_product(const T* a, int64_t a_row, const S* w, int64_t depth, int units, const T* init,
                  int64_t init_row, T* c, int64_t c_row, int64_t rows) {
   constexpr int W = kLanes<T>, U = W / 2;
   for (int from = 0; from < W; from += U) {
-    const T *w_from = w + from * depth, *init_from = init ? init + from : nullptr;
+    const S* w_from = w + from * depth;
+    const T* init_from = init ? init + from : nullptr;
     if (from + U <= units) {
       int64_t row = 0;
       for (; row + 3 <= rows; row += 3) {

@@ -50,6 +50,19 @@ void dispatch(const Params& params, const Plan& plan, const Team& team) {
   }
 }
 
+template <class T, class C, int kUnitVectors>
+using ForwardAsComputed = Forward<T, C, kUnitVectors, T>;
+template <class T, class C, int kUnitVectors>
+using ForwardOfBFloat16 = Forward<T, C, kUnitVectors, BFloat16>;
+
+void forward(const ForwardParams& params, const Plan& plan, const Team& team) {
+  if (params.problem.bfloat16_weights) {
+    dispatch_cell<float, ForwardOfBFloat16>(params, plan, team);
+  } else {
+    dispatch<ForwardAsComputed>(params, plan, team);
+  }
+}
+
 // FLOP of `rounds` rounds of independent multiply-adds that stay in registers.
 double spin(int64_t rounds) {
   using V = Vec<float>;
@@ -86,7 +99,7 @@ void eval_activation(bool tanh_not_sigmoid, const float* x, float* y, int64_t n)
 const Variant& variant() {
   static const Variant kVariant{FUSEDRNN_VECTOR_BYTES,
                                 {kTileRows<1>, kTileRows<2>, kTileRows<3>, kTileRows<4>},
-                                dispatch<Forward>,
+                                forward,
                                 dispatch<Backward>,
                                 spin,
                                 eval_activation};

@@ -51,6 +51,13 @@ inline bool reads_in_place(const Problem& p) {
   return p.T == 1 || (p.T <= 4 && p.P >= 256) || (p.T <= 16 && p.P >= 512);
 }
 
+// Few rows wait for W_hh to come from L2 or beyond, every step anew: it stays in bfloat16, in pairs
+// of vectors, and is widened in registers. With more rows that costs more than it saves.
+inline bool packs_pairs(const Problem& p) {
+  return p.bfloat16_weights && !reads_in_place(p) && p.B <= 4;
+}
+constexpr int64_t paired(int vectors) { return (vectors + 1) / 2; }
+
 // Going back, copies of wide weights and of their gradients pay once there are rows enough (RNN T2
 // B1 H2048: 34 ms with them, 4 without; LSTM T16 B64 H1024: 148 and 155). Gradients may depend on
 // the batch.
@@ -107,7 +114,8 @@ struct Reserve {
 
 template <class T>
 struct ForwardBuffers {
-  T *w_ih, *w_hh, *w_hr;  // packed: [panels][I][depth], [panels][P][depth], [columns of P][H]
+  T *w_ih, *w_hh, *w_hr;  // packed: [panels][I][depth], [panels][P][depth], [columns of P][H];
+                          // w_hh may hold pairs: [panels][P][paired vectors]
   T* bias;                // [panels][row]
   T* c;                   // [B][width]  running cell state
   T* hidden;              // [B][width]  h before the projection, when not kept
@@ -120,7 +128,8 @@ struct ForwardBuffers {
     const bool lstm = p.cell == Cell::kLstm, keeps = p.training && (lstm || p.cell == Cell::kGru);
     const int64_t packed = reads_in_place(p) ? 0 : g.panels * g.depth();
     w_ih = arena.take<T>(packed * p.I);
-    w_hh = arena.take<T>(packed * p.P);
+    w_hh =
+        arena.take<T>(packs_pairs(p) ? g.panels * paired(g.vectors) * g.lanes * p.P : packed * p.P);
     w_hr = arena.take<T>(p.projected ? round_up(p.P, g.lanes) * p.H : 0);
     bias = arena.take<T>(g.panels * g.row());
     c = arena.take<T>(lstm ? p.B * g.width() : 0);

@@ -35,28 +35,52 @@ inline GateRows gate_of_panel(const Problem& p, const Geometry& g, Side side, in
   return {row, int(std::clamp<int64_t>(p.H - panel * g.units(), 0, g.units()))};
 }
 
-// to[panel][k][depth] = w[G*H, K]' for the panels of a range.
-template <class T>
-void pack_panels(const Problem& p, const Geometry& g, Side side, const T* w, int64_t K, T* to,
+// to[panel][k][depth] = w[G*H, K]' of one panel.
+template <class T, class S>
+void pack_panels(const Problem& p, const Geometry& g, Side side, const S* w, int64_t K, T* to,
                  int64_t panel) {
   constexpr int W = kLanes<T>;
   for (int v = 0; v < g.vectors; ++v) {
     const GateRows rows = gate_rows(p, g, side, panel, v);
-    const T* from = w + rows.row * K;
+    const S* from = w + rows.row * K;
     T* out = to + panel * K * g.depth() + v * W;
     int64_t k = 0;
     if (rows.lanes == W) {
       for (; k + W <= K; k += W) {
         Vec<T> block[W];
-        for (int i = 0; i < W; ++i) block[i] = Vec<T>::load(from + i * K + k);
+        for (int i = 0; i < W; ++i) block[i] = load_weights(from + i * K + k);
         transpose<T>(block);
         for (int i = 0; i < W; ++i) block[i].store(out + (k + i) * g.depth());
       }
     }
     for (; k < K; ++k) {
       for (int i = 0; i < W; ++i) {
-        out[k * g.depth() + i] = i < rows.lanes ? from[i * K + k] : T(0);
+        out[k * g.depth() + i] = i < rows.lanes ? widened(from[i * K + k]) : T(0);
       }
+    }
+  }
+}
+
+// The same in pairs of vectors: to[panel][k][pairs].
+inline void pack_pairs(const Problem& p, const Geometry& g, Side side, const BFloat16* w, int64_t K,
+                       BFloat16Pair* to, int64_t panel) {
+  constexpr int W = kLanes<float>;
+  const int64_t row = paired(g.vectors) * W;
+  for (int v = 0; v < g.vectors; v += 2) {
+    BFloat16Pair* out = to + panel * K * row + v / 2 * W;
+    for (int64_t k = 0; k < K; k += W) {
+      const int n = int(std::min<int64_t>(K - k, W));
+      Vec<float> block[2][W];
+      for (int j = 0; j < 2; ++j) {
+        const GateRows rows =
+            v + j < g.vectors ? gate_rows(p, g, side, panel, v + j) : GateRows{0, 0};
+        for (int i = 0; i < W; ++i) {
+          block[j][i] =
+              i < rows.lanes ? load_weights(w + (rows.row + i) * K + k, n) : Vec<float>(0.0f);
+        }
+        transpose<float>(block[j]);
+      }
+      for (int i = 0; i < n; ++i) store_pair(block[0][i], block[1][i], out + (k + i) * row);
     }
   }
 }
@@ -130,22 +154,22 @@ void pack_columns(const T* w, int64_t columns, const Group& group, Range rows, T
 }
 
 // Rows of w[columns, depth] as columns: the projection, going forward.
-template <class T>
-void pack_transposed(const T* w, int64_t columns, int64_t depth, T* to, int64_t index) {
+template <class T, class S>
+void pack_transposed(const S* w, int64_t columns, int64_t depth, T* to, int64_t index) {
   const Group group = group_of(columns, kLanes<T>, index);
   const int64_t width = group.vectors * kLanes<T>;
   T* out = to + group.column * depth;
   for (int64_t k = 0; k < depth; ++k) {
     for (int64_t i = 0; i < width; ++i) {
       const int64_t column = group.column + i;
-      out[k * width + i] = column < columns ? w[column * depth + k] : T(0);
+      out[k * width + i] = column < columns ? widened(w[column * depth + k]) : T(0);
     }
   }
 }
 
 // [panel][row]: both biases where they add up before the gate; GRU keeps b_hn in h_n's slot.
-template <class T>
-void pack_bias(const Problem& p, const Geometry& g, const T* b_ih, const T* b_hh, T* to,
+template <class T, class S>
+void pack_bias(const Problem& p, const Geometry& g, const S* b_ih, const S* b_hh, T* to,
                int64_t panel) {
   T* out = to + panel * g.row();
   std::fill(out, out + g.row(), T(0));
@@ -153,10 +177,10 @@ void pack_bias(const Problem& p, const Geometry& g, const T* b_ih, const T* b_hh
   const int first_recurrent = g.slots - g.vectors;
   for (int v = 0; v < g.vectors; ++v) {
     const GateRows in = gate_rows(p, g, Side::kInput, panel, v);
-    for (int i = 0; i < in.lanes; ++i) out[v * g.lanes + i] += b_ih[in.row + i];
+    for (int i = 0; i < in.lanes; ++i) out[v * g.lanes + i] += widened(b_ih[in.row + i]);
     const GateRows rec = gate_rows(p, g, Side::kRecurrent, panel, v);
     for (int i = 0; i < rec.lanes; ++i) {
-      out[(v + first_recurrent) * g.lanes + i] += b_hh[rec.row + i];
+      out[(v + first_recurrent) * g.lanes + i] += widened(b_hh[rec.row + i]);
     }
   }
 }

@@ -83,6 +83,66 @@ struct Vec {
   }
 };
 
+// Weights as they are stored: T, bfloat16, or (packed) two bfloat16 to a word, the lanes of an even
+// vector in the low halves and those of the odd one after it in the high halves. A bfloat16 is the
+// upper half of a float.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct BFloat16Pair {
+  uint32_t bits;
+};
+
+FUSEDRNN_INLINE float widened(BFloat16 x) {
+  const uint32_t bits = uint32_t(x.bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+FUSEDRNN_INLINE float widened(float x) { return x; }
+FUSEDRNN_INLINE double widened(double x) { return x; }
+
+// The first n lanes, the others zeros.
+template <class T>
+FUSEDRNN_INLINE Vec<T> load_weights(const T* p, int n = kLanes<T>) {
+  return Vec<T>::load(p, n);
+}
+FUSEDRNN_INLINE Vec<float> load_weights(const BFloat16* p, int n = kLanes<float>) {
+  using V = Vec<float>;
+  BFloat16 lanes[kLanes<float>];
+  if (n < kLanes<float>) {
+    for (int i = 0; i < kLanes<float>; ++i) lanes[i] = i < n ? p[i] : BFloat16{0};
+    p = lanes;
+  }
+#if FUSEDRNN_AVX512
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return V::Type(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+#elif FUSEDRNN_AVX2
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return V::Type(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+#else
+  V::Type x;
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = widened(p[i]);
+  return x;
+#endif
+}
+
+// Vector v of those that begin at p: a row of packed weights.
+template <class T>
+FUSEDRNN_INLINE Vec<T> packed_vector(const T* p, int v) {
+  return Vec<T>::load(p + v * kLanes<T>);
+}
+FUSEDRNN_INLINE Vec<float> packed_vector(const BFloat16Pair* p, int v) {
+  using V = Vec<float>;
+  const auto words = V::Ints(V::load(reinterpret_cast<const float*>(p) + v / 2 * kLanes<float>).v);
+  return V::Type(v % 2 ? words & int32_t(0xffff0000) : words << 16);
+}
+FUSEDRNN_INLINE void store_pair(Vec<float> even, Vec<float> odd, BFloat16Pair* p) {
+  using V = Vec<float>;
+  typedef uint32_t Words __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES)));
+  V(V::Type((Words(even.v) >> 16) | Words(odd.v))).store(reinterpret_cast<float*>(p));
+}
+
 template <class T>
 FUSEDRNN_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) {
   return a.v + b.v;

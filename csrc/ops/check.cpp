@@ -125,7 +125,7 @@ std::vector<int64_t> packed_offsets(const Tensor& batch_sizes, int64_t N) {
 
 Call fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
          const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-         bool read_sizes) {
+         bool read_sizes, Weights type) {
   TORCH_CHECK_TYPE(input.defined(), "fusedrnn: input must be a Tensor, got None");
   Call call{};
   call.cell = cell_of(mode);
@@ -169,16 +169,17 @@ Call fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalT
   } else if (packed && cx) {
     p.B = cx->dim() > 1 ? cx->size(1) : 0;
   }
+  const Tensor& like = type == Weights::kAsInput ? input : weights[0];
   for (int64_t d = 0; d < call.D; ++d) {
     const Tensor* w = weights.data() + d * call.per_direction;
-    check_tensor("w_ih", w[0], {gates * p.H, p.I}, "(G*H, I)", input);
-    check_tensor("w_hh", w[1], {gates * p.H, p.P}, "(G*H, P)", input);
+    check_tensor("w_ih", w[0], {gates * p.H, p.I}, "(G*H, I)", like);
+    check_tensor("w_hh", w[1], {gates * p.H, p.P}, "(G*H, P)", like);
     if (has_biases) {
-      check_tensor("b_ih", w[2], {gates * p.H}, "(G*H)", input);
-      check_tensor("b_hh", w[3], {gates * p.H}, "(G*H)", input);
+      check_tensor("b_ih", w[2], {gates * p.H}, "(G*H)", like);
+      check_tensor("b_hh", w[3], {gates * p.H}, "(G*H)", like);
     }
     if (p.projected) {
-      check_tensor("w_hr", w[call.per_direction - 1], {p.P, p.H}, "(P, H)", input);
+      check_tensor("w_hr", w[call.per_direction - 1], {p.P, p.H}, "(P, H)", like);
     } else {
       TORCH_CHECK(p.P == p.H, "fusedrnn: w_hh must be ", at::IntArrayRef({gates * p.H, p.H}),
                   " (G*H, H), got ", w[1].sizes());
@@ -192,9 +193,11 @@ Call fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalT
 
 Call check(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
            const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-           bool train) {
-  Call call = fit(input, batch_sizes, hx, cx, weights, mode, has_biases);
-  call.problem.dtype = dtype_of(input.scalar_type());
+           bool train, Weights type) {
+  Call call = fit(input, batch_sizes, hx, cx, weights, mode, has_biases, /*read_sizes=*/true, type);
+  const bool low = type == Weights::kBFloat16 && input.scalar_type() == at::kBFloat16;
+  call.problem.dtype = low ? DType::kFloat32 : dtype_of(input.scalar_type());
+  call.problem.bfloat16_weights = type == Weights::kBFloat16;
   call.problem.training = train;
   call.weights.reserve(weights.size());
   for (const Tensor& weight : weights) call.weights.push_back(in_memory(weight));

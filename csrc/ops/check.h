@@ -47,19 +47,20 @@ void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
 // is by both: a mix of meta and CPU tensors would be taken for a shape inference.
 void check_devices(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
                    at::TensorList weights);
+enum class Weights { kAsInput, kBFloat16 };
 // What holds of any tensors, complex or fake ones too: that they fit together in shape, dtype and
 // device. Leaves the tensors of its result and the dtype empty; of packed rows B is read from
 // batch_sizes or, where these hold no data, taken from the states.
 Call fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
          const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-         bool read_sizes = true);
+         bool read_sizes = true, Weights type = Weights::kAsInput);
 void fit_backward(const Call& call, const OptionalTensor& grad_output,
                   const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
                   const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
                   at::TensorList weights, const Tensor& output, const c10::List<bool>& needs);
 Call check(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
            const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-           bool train);
+           bool train, Weights type = Weights::kAsInput);
 BackwardCall check_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
                             const OptionalTensor& grad_c_n, const Tensor& input,
                             const OptionalTensor& batch_sizes, const OptionalTensor& hx,

@@ -50,6 +50,30 @@ Tensor in_huge_pages(Tensor tensor) {
   return tensor;
 }
 
+// bfloat16 as float32 and back, where a call of Tensor::to (0.7 us) counts: other tensors pass.
+Tensor widened(const Tensor& tensor) {
+  if (!tensor.defined() || tensor.scalar_type() != at::kBFloat16) return tensor;
+  Tensor wide = at::empty(tensor.sizes(), tensor.options().dtype(at::kFloat));
+  const auto* from = static_cast<const uint16_t*>(tensor.const_data_ptr());
+  auto* to = static_cast<uint32_t*>(wide.data_ptr());
+  at::parallel_for(0, tensor.numel(), at::internal::GRAIN_SIZE, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = uint32_t(from[i]) << 16;
+  });
+  return wide;
+}
+Tensor narrowed(const Tensor& tensor) {
+  Tensor narrow = at::empty(tensor.sizes(), tensor.options().dtype(at::kBFloat16));
+  const auto* from = static_cast<const uint32_t*>(tensor.const_data_ptr());
+  auto* to = static_cast<uint16_t*>(narrow.data_ptr());
+  at::parallel_for(0, tensor.numel(), at::internal::GRAIN_SIZE, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {  // to nearest, ties to even; nan stays nan
+      const uint32_t bits = from[i], rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+      to[i] = uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+    }
+  });
+  return narrow;
+}
+
 // How the directions of a layer share the threads and a workspace: at once by half of the threads
 // each, or one after the other by all.
 struct Work {
@@ -75,17 +99,16 @@ struct Work {
   const Plan plan;
 };
 
-LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
-                      const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
-                      c10::string_view mode, bool has_biases, bool train) {
-  const Call call = check(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
+LayerResult run_forward(const Call& call) {
   const Problem& shape = call.problem;
+  const bool packed = !call.offsets.empty(), has_biases = call.per_direction >= 4;
+  const bool train = shape.training;
   const auto options = call.input.options();
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const bool lstm = call.cell == Cell::kLstm;
   const int64_t rows = call.rows();
-  Tensor output = in_huge_pages(batch_sizes ? at::empty({rows, D * P}, options)
-                                            : at::empty({shape.T, B, D * P}, options));
+  Tensor output = in_huge_pages(packed ? at::empty({rows, D * P}, options)
+                                       : at::empty({shape.T, B, D * P}, options));
   Tensor h_n = at::empty({D, B, P}, options);
   Tensor c_n = lstm ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(call.direction(0));
@@ -117,6 +140,12 @@ LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
   }
   work.run([&](const Team& some, int64_t d) { cpu::forward(params[d], work.plan, some); });
   return {output, h_n, c_n, reserve};
+}
+
+LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
+                      const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
+                      c10::string_view mode, bool has_biases, bool train) {
+  return run_forward(check(input, batch_sizes, hx, cx, weights, mode, has_biases, train));
 }
 
 std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
@@ -187,6 +216,30 @@ bool is_ready(const Tensor& tensor, at::ScalarType type, at::IntArrayRef shape) 
 
 }  // namespace
 
+bool keeps_bfloat16(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
+                    at::TensorList weights) {
+  const auto fits = [](const Tensor& tensor) {
+    return tensor.is_cpu() && is_plain(tensor) &&
+           !(tensor.requires_grad() && at::GradMode::is_enabled());
+  };
+  for (const Tensor& weight : weights) {
+    if (weight.scalar_type() != at::kBFloat16 || !fits(weight)) return false;
+  }
+  return fits(input) && (!hx || fits(*hx)) && (!cx || fits(*cx));
+}
+
+LayerResult layer_of_bfloat16(const Tensor& input, const OptionalTensor& batch_sizes,
+                              const OptionalTensor& hx, const OptionalTensor& cx,
+                              at::TensorList weights, c10::string_view mode, bool has_biases) {
+  Call call = check(input, batch_sizes, hx, cx, weights, mode, has_biases, /*train=*/false,
+                    Weights::kBFloat16);
+  for (Tensor* tensor : {&call.input, &call.hx, &call.cx}) *tensor = widened(*tensor);
+  const LayerResult wide = run_forward(call);
+  if (input.scalar_type() == at::kFloat) return wide;
+  const auto& [output, h_n, c_n, reserve] = wide;
+  return {narrowed(output), narrowed(h_n), narrowed(c_n), reserve};
+}
+
 std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const Tensor& hx,
                                                       const OptionalTensor& cx, const Tensor& w_ih,
                                                       const Tensor& w_hh,
@@ -197,10 +250,12 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
   if (!input.defined() || !hx.defined() || !is_plain(input) || !is_plain(hx)) return std::nullopt;
   if (input.dim() != 2 || hx.dim() != 2) return std::nullopt;
   const at::ScalarType type = input.scalar_type();
-  if (type != at::kFloat && type != at::kDouble) return std::nullopt;
+  const bool low = type == at::kBFloat16;
+  if (type != at::kFloat && type != at::kDouble && !low) return std::nullopt;
   Problem p{};
   p.cell = cell_of(mode);
-  p.dtype = dtype_of(type);
+  p.dtype = dtype_of(low ? at::kFloat : type);
+  p.bfloat16_weights = low;
   p.T = 1;
   p.B = input.size(0);
   p.I = input.size(1);
@@ -218,16 +273,17 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
 
   const Team workers = team();
   const Plan plan = cpu::plan_forward(p, workers.threads);
-  Tensor h = at::empty({p.B, p.H}, input.options());
-  Tensor c = at::empty(lstm ? at::IntArrayRef({p.B, p.H}) : at::IntArrayRef({0}), input.options());
+  const Tensor x = widened(input), h0 = widened(hx), c0 = lstm ? widened(*cx) : Tensor();
+  Tensor h = at::empty_like(h0);
+  Tensor c = lstm ? at::empty_like(h0) : at::empty({0}, input.options());
   const int64_t y_bytes = p.B * p.H * size_of(p.dtype);
   const Tensor workspace =
       at::empty({plan.workspace_bytes + y_bytes}, input.options().dtype(at::kByte));
   ForwardParams a{};
   a.problem = p;
-  a.x = read(input);
-  a.h0 = read(hx);
-  a.c0 = lstm ? read(*cx) : nullptr;
+  a.x = read(x);
+  a.h0 = read(h0);
+  a.c0 = read(c0);
   a.w_ih = read(w_ih);
   a.w_hh = read(w_hh);
   a.b_ih = b_ih ? read(*b_ih) : nullptr;
@@ -238,6 +294,7 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
   a.c_n = lstm ? write(c) : nullptr;
   a.workspace = write(workspace);
   cpu::forward(a, plan, workers);
+  if (low) return std::tuple(narrowed(h), narrowed(c));
   return std::tuple(h, c);
 }
 

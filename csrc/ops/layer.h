@@ -55,7 +55,15 @@ std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const Opt
                                 const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                                 const OptionalTensor& b_hh, c10::string_view mode);
 
-// The same on a CPU for plain tensors without gradients, without a layer's views and results (LSTM
+// A layer on a CPU whose weights are bfloat16 and are read as such, which is half of the bytes. The
+// rest is float32 or bfloat16, the results as input is; computed is in float32. For plain tensors without gradients, which keeps_bfloat16 tells.
+LayerResult layer_of_bfloat16(const Tensor& input, const OptionalTensor& batch_sizes,
+                              const OptionalTensor& hx, const OptionalTensor& cx,
+                              at::TensorList weights, c10::string_view mode, bool has_biases);
+bool keeps_bfloat16(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
+                    at::TensorList weights);
+
+// A cell on a CPU for plain tensors without gradients, without a layer's views and results (LSTM
 // B1 H128: 13.8 us by way of a layer, 11.7 so); nothing for any others, right or wrong.
 std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const Tensor& hx,
                                                       const OptionalTensor& cx, const Tensor& w_ih,

@@ -74,11 +74,12 @@ Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T,
 
 py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, int64_t B, int64_t I,
                  int64_t H, int64_t P, int64_t D,
-                 const std::optional<std::vector<int64_t>>& batch_sizes, bool training,
-                 int threads) {
+                 const std::optional<std::vector<int64_t>>& batch_sizes, bool training, int threads,
+                 bool bfloat16_weights) {
   const std::vector<int64_t> offsets = offsets_of(batch_sizes, T, B);
-  const Problem p =
+  Problem p =
       problem_of(mode, dtype, T, B, I, H, P, training, batch_sizes ? offsets.data() : nullptr);
+  p.bfloat16_weights = bfloat16_weights && !training;
   const int each = cpu::threads_of_direction(p, int(D), threads);
   const Plan plan = cpu::plan_forward(p, each);
   const int64_t backward = training ? cpu::plan_backward(p, each).workspace_bytes : 0;
@@ -101,7 +102,7 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
                std::to_string(plan.panels) + " panels";
   d["rows"] = plan.tile_rows;
   d["stretch"] = plan.stretch;
-  d["weights"] = plan.direct ? "read in place" : "packed";
+  d["weights"] = plan.direct ? "read in place" : plan.pairs ? "packed, W_hh in bfloat16" : "packed";
   d["workspace_bytes"] = at_once * std::max(plan.workspace_bytes, backward);
   d["reserve_bytes"] = D * plan.reserve_size * size_of(p.dtype);
   py::list rejected;
@@ -319,7 +320,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("eval_activation", &ops::eval_activation, py::arg("tanh_not_sigmoid"), py::arg("x"));
   m.def("explain", &ops::explain, py::arg("mode"), py::arg("dtype"), py::arg("T"), py::arg("B"),
         py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("batch_sizes"),
-        py::arg("training"), py::arg("threads"));
+        py::arg("training"), py::arg("threads"), py::arg("bfloat16_weights") = false);
   m.def("check_fit", &ops::check_fit, py::arg("input"), py::arg("batch_sizes"), py::arg("hx"),
         py::arg("cx"), py::arg("weights"), py::arg("mode"), py::arg("has_biases"),
         py::arg("backward") = py::none());

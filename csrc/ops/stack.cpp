@@ -172,15 +172,6 @@ Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const Op
   Tensor x = input;
   std::vector<Tensor> w(weights.begin(), weights.end());
   OptionalTensor h = hx, c = cx;
-  auto convert = [&](at::ScalarType type) {
-    auto to = [type](Tensor& t) {
-      if (t.scalar_type() != type) t = t.to(type);
-    };
-    to(x);
-    for (Tensor& t : w) to(t);
-    if (h) to(*h);
-    if (c) to(*c);
-  };
   check_devices(input, hx, cx, weights);
   const auto device = input.device().type();
   const bool autocast = at::autocast::is_autocast_available(device) &&
@@ -203,7 +194,19 @@ Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const Op
 #endif
   // Autocast asks for results in the low type; what has float32 is not rounded to it on the way,
   // and what follows is ours to cast.
-  if (autocast || compute_type(outside) != outside) convert(compute_type(outside));
+  const bool keeps = keeps_bfloat16(input, hx, cx, weights);
+  const bool as_it_is = keeps && !autocast && num_layers == 1;
+  if (const auto type = compute_type(outside); autocast || (type != outside && !as_it_is)) {
+    const auto to = [type](Tensor& t) {
+      if (t.scalar_type() != type) t = t.to(type);
+    };
+    to(x);
+    if (h) to(*h);
+    if (c) to(*c);
+    if (!keeps) {
+      for (Tensor& weight : w) to(weight);
+    }
+  }
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
 
   std::vector<Tensor> h_n, c_n;
@@ -220,7 +223,8 @@ Result stack_of(const Tensor& input, const OptionalTensor& batch_sizes, const Op
       h_0 = at::zeros_like(h_n[0]);
     }
     auto [y, h_l, c_l, reserve] =
-        layer(x, batch_sizes, h_0, state(c), of_layer, mode, has_biases, false);
+        keeps ? layer_of_bfloat16(x, batch_sizes, h_0, state(c), of_layer, mode, has_biases)
+              : layer(x, batch_sizes, h_0, state(c), of_layer, mode, has_biases, false);
     x = dropout != 0 && train && l + 1 < num_layers ? at::dropout(y, dropout, true) : y;
     h_n.push_back(h_l);
     c_n.push_back(c_l);

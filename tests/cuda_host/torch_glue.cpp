@@ -38,6 +38,15 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor&, const Tenso
   return std::nullopt;
 }
 
+// So are weights in bfloat16.
+bool keeps_bfloat16(const Tensor&, const OptionalTensor&, const OptionalTensor&, at::TensorList) {
+  return false;
+}
+LayerResult layer_of_bfloat16(const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                              const OptionalTensor&, at::TensorList, c10::string_view, bool) {
+  TORCH_CHECK(false, "only the CPU kernels read bfloat16");
+}
+
 namespace {
 
 // torch's own layers, called as they are on a GPU where they are estimated to be faster.
@@ -53,7 +62,8 @@ Result stack_by_torch(const Tensor& input, const OptionalTensor& batch_sizes,
 }
 
 void start(int64_t error) {
-  const Problem p{Cell::kGru, DType::kFloat32, 5, 3, 2, 100, 100, false, true, false, nullptr};
+  const Problem p{Cell::kGru, DType::kFloat32, 5,    3,     2,     100,
+                  100,        false,           true, false, false, nullptr};
   int none = 0;
   const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, 1, cuda::device(0, &none),
                                      bit_of(cuda::Kernel::kCluster));
