@@ -202,7 +202,8 @@ __attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const S* w, i
     for (int r = 0; r < R; ++r) x[r] = V::load(a + r * a_row + k, n);
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u) {
-      const V y = load_weights(w + u * depth + k, n);
+      V y = load_weights(w + u * depth + k, n);
+      FUSEDRNN_KEEP(y.v);  // as in tile: one load for all rows
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) acc[r][u] = madd(x[r], y, acc[r][u]);
     }
