@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import callers, peers
+from benchmarks import bfloat16, callers, peers
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -45,13 +45,25 @@ def test_callers_are_counted_together_and_listed_by_their_number(tmp_path: Path)
         assert f"| {found['ours']:.0f} | {found['torch']:.0f} | {found['ratio']:.2f}x |" in page
 
 
-@pytest.mark.parametrize("script", [callers, peers])
+def test_bfloat16_is_listed_beside_float32_and_torch(tmp_path: Path) -> None:
+    measured, page = run("bfloat16.py", tmp_path)
+    assert len(measured) == 21
+    for found in measured:
+        assert f"| {found['over_fp32']:.2f}x | {found['over_torch']:.2f}x |" in page
+
+
+@pytest.mark.parametrize("script", [bfloat16, callers, peers])
 def test_a_side_that_is_wrong_is_not_timed(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     case = script.CASES[0]
-    ours, theirs = case.modules()
-    with torch.no_grad():
-        ours.weight_hh_l0 += 1
-    monkeypatch.setattr(type(case), "modules", lambda _: (ours, theirs))
+    modules = type(case).modules
+
+    def wrong(layer: Any, *setting: Any) -> tuple[Any, Any]:
+        ours, theirs = modules(layer, *setting)
+        with torch.no_grad():
+            ours.weight_ih_l0 += 1
+        return ours, theirs
+
+    monkeypatch.setattr(type(case), "modules", wrong)
     arguments: tuple[Any, ...] = (1, 1, 0.01)
     if script is peers:
         pytest.importorskip("onnx", reason="needs onnx, of the extra bench-peers")
