@@ -44,8 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Iterator[report.Run]:
     threads = torch.get_num_threads()
-    yield request.config.stash[RUN]
+    found = request.config.stash[RUN]
+    yield found
     torch.set_num_threads(threads)
+    if found.records:  # a long run that breaks off has not been for nothing
+        found.save(request.config.getoption("results"))
 
 
 @pytest.fixture

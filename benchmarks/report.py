@@ -1,8 +1,9 @@
-"""What a benchmark run says: terminal summary, README table, chart, two runs compared.
+"""What a benchmark run says: terminal summary and README table; other pages by modules beside it.
 
     python benchmarks/report.py table RESULTS.json [--readme README.md [--check]]
     python benchmarks/report.py chart RESULTS.json CHART.png
     python benchmarks/report.py compare BEFORE.json AFTER.json
+    python benchmarks/report.py grid RESULTS.json PAGE.md [--check]
     python benchmarks/report.py page DIR PAGE.md [--readme README.md [--check]]
 
 Only the standard library is imported (matplotlib by chart.py; torch by page.py, the page of the
@@ -26,8 +27,8 @@ BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 VERSION = 1
 GRID = "grid"  # its cases are many: charts show each cell's as one row
 # What equal code may differ by, whatever the scatter within a run says: two objects in one process
-# (torch.nn beside itself: 0.98x to 1.02x), and two runs.
-LEVEL, FLOOR = 0.02, 0.05
+# (torch.nn beside itself: 0.98x to 1.02x).
+LEVEL = 0.02
 NOISY = 0.08  # on an idle machine the median is 0.01
 
 
@@ -363,72 +364,6 @@ def has_table(text: str, table: str, markers: tuple[str, str] = (BEGIN, END)) ->
     return between(text, markers)[1] == table
 
 
-@dataclass(frozen=True)
-class Change:
-    """One case in two runs; `speedup` above 1 says that the second is the faster."""
-
-    before: Record
-    after: Record
-
-    @property
-    def speedup(self) -> float:
-        """Of the ratios to torch.nn: torch, the same in both runs, cancels the machine's state."""
-        return self.after.ratio / self.before.ratio
-
-    @property
-    def noise(self) -> float:
-        return max(FLOOR, math.hypot(self.before.noise, self.after.noise))
-
-    @property
-    def flag(self) -> str:
-        if abs(math.log(self.speedup)) <= math.log1p(self.noise):
-            return ""
-        return "faster" if self.speedup > 1 else "SLOWER"
-
-
-def changes(before: Run, after: Run) -> list[Change]:
-    known = {record.key: record for record in before.records}
-    return [Change(known[r.key], r) for r in after.records if r.key in known]
-
-
-def compare(before: Run, after: Run) -> list[str]:
-    """Per case the times and ratios of both runs, the change, and whether it exceeds the noise."""
-    found = changes(before, after)
-    rows = [("case", "threads", "ms", "ms", "ratio", "ratio", "change", "noise", "")] + [
-        (
-            change.after.name,
-            change.after.how,
-            milliseconds(change.before.ours_ms),
-            milliseconds(change.after.ours_ms),
-            times(change.before.ratio),
-            times(change.after.ratio),
-            f"{change.speedup - 1:+.1%}",
-            f"{change.noise:.1%}",
-            change.flag,
-        )
-        for change in found
-    ]
-    differs = [
-        f"differs: {name} {getattr(before, name)} -> {getattr(after, name)}"
-        for name in ("cpu", "isa", "torch", "precision")
-        if getattr(before, name) != getattr(after, name)
-    ]
-    flags = [change.flag for change in found]
-    unmatched = len(before.records) + len(after.records) - 2 * len(found)
-    overall = geometric_mean(change.speedup for change in found)
-    return [
-        f"before: {before.where}",
-        f"after:  {after.where}",
-        *differs,
-        "",
-        *columns(rows),
-        "",
-        f"geometric mean of the change {overall - 1:+.1%} over {len(found)} cases; beyond noise: "
-        f"{flags.count('faster')} faster, {flags.count('SLOWER')} slower; in one run only: "
-        f"{unmatched}",
-    ]
-
-
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         description="Tables, chart and comparison of benchmark runs (JSON)."
@@ -446,6 +381,10 @@ def parser() -> argparse.ArgumentParser:
     two = commands.add_parser("compare", help="two runs, case by case")
     two.add_argument("before", type=Path)
     two.add_argument("after", type=Path)
+    grid = commands.add_parser("grid", help="Markdown page of the grid of shapes")
+    grid.add_argument("run", type=Path)
+    grid.add_argument("page", type=Path, help="the Markdown file to write")
+    grid.add_argument("--check", action="store_true", help="write nothing; fail unless it is so")
     page = commands.add_parser("page", help="the training workloads' results page, plots and table")
     page.add_argument("results", type=Path, help="directory of the workloads' JSON files")
     page.add_argument("page", type=Path, help="the Markdown file to write")
@@ -489,7 +428,21 @@ def run_page(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
+    from benchmarks.compare import compare
+
     print("\n".join(compare(Run.load(arguments.before), Run.load(arguments.after))))
+    return 0
+
+
+def run_grid(arguments: argparse.Namespace) -> int:
+    from benchmarks.grid import page
+
+    text = page(Run.load(arguments.run))
+    if not arguments.check:
+        arguments.page.write_text(text, "utf-8")
+    elif arguments.page.read_text("utf-8") != text:
+        print(f"{arguments.page} is not the page of {arguments.run}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -499,6 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "table": run_table,
         "chart": run_chart,
         "compare": run_compare,
+        "grid": run_grid,
         "page": run_page,
     }
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script finds only its siblings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import compare, report
 from benchmarks.report import Record, Run
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -193,7 +193,7 @@ def test_full_table_has_every_case(capsys: pytest.CaptureFixture[str], tmp_path:
 
 def test_change_is_that_of_the_ratio_so_that_a_slow_machine_cancels() -> None:
     slow = replace(TRAINING, ours_ms=100.0, torch_ms=200.0)
-    change = report.Change(TRAINING, slow)
+    change = compare.Change(TRAINING, slow)
     assert change.speedup == pytest.approx(1)
     assert change.flag == ""
 
@@ -204,12 +204,34 @@ def test_change_is_that_of_the_ratio_so_that_a_slow_machine_cancels() -> None:
 def test_compare_flags_what_exceeds_the_noise(ratio: float, flag: str) -> None:
     scale = ratio / TRAINING.ratio
     after = replace(TRAINING, ratio=ratio, ratio_q1=1.98 * scale, ratio_q3=2.02 * scale)
-    assert report.Change(TRAINING, after).flag == flag
+    assert compare.Change(TRAINING, after).flag == flag
 
 
 def test_compare_flags_nothing_when_the_rounds_scatter() -> None:
     after = replace(TRAINING, ratio=2.3, ratio_q1=1.0, ratio_q3=3.6)
-    assert report.Change(TRAINING, after).flag == ""
+    assert compare.Change(TRAINING, after).flag == ""
+
+
+def test_the_grid_has_a_row_for_each_length_and_batch(tmp_path: Path) -> None:
+    base = replace(TRAINING, group=report.GRID, data="random", step="fwd+bwd")
+    run = made_up(
+        replace(base, shape="T10 B4 I64 H64"),
+        replace(base, shape="T10 B4 I16 H16", ratio=0.9, ratio_q1=0.9, ratio_q3=0.9),
+        replace(base, shape="T1 B256 I16 H16", ratio=3.0),
+        replace(base, shape="T1 B1 I16 H16", ratio=1.5, threads=1),
+        LAYER,
+    )
+    source, page = tmp_path / "run.json", tmp_path / "grid.md"
+    run.save(source)
+    assert report.main(["grid", str(source), str(page)]) == 0
+    text = page.read_text("utf-8")
+    assert "| | H 16 | H 64 |\n| --- | ---: | ---: |\n" in text
+    assert "| T 1, B 256 | 3.00x |  |\n| T 10, B 4 | 0.90x* | 2.00x |\n" in text
+    assert "## 1 thread\n\nGeometric mean 1.50x: training 1.50x (1)." in text
+    assert "Slower than torch.nn: 1 of 3." in text
+    assert report.main(["grid", str(source), str(page), "--check"]) == 0
+    page.write_text(text + "more", "utf-8")
+    assert report.main(["grid", str(source), str(page), "--check"]) == 1
 
 
 def test_compare_matches_cases_and_reports_the_rest(
