@@ -56,7 +56,8 @@ std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const Opt
                                 const OptionalTensor& b_hh, c10::string_view mode);
 
 // A layer on a CPU whose weights are bfloat16 and are read as such, which is half of the bytes. The
-// rest is float32 or bfloat16, the results as input is; computed is in float32. For plain tensors without gradients, which keeps_bfloat16 tells.
+// rest is float32 or bfloat16, the results as input is; computed is in float32. For plain tensors
+// without gradients, which keeps_bfloat16 tells.
 LayerResult layer_of_bfloat16(const Tensor& input, const OptionalTensor& batch_sizes,
                               const OptionalTensor& hx, const OptionalTensor& cx,
                               at::TensorList weights, c10::string_view mode, bool has_biases);
