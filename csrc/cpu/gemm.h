@@ -55,6 +55,14 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = N{};
 
+  // C is on its way while K passes. Of fewer rows the loop is too short to hide it.
+  if constexpr (R >= 3) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(p.c + (row + r) * p.c_row + p.at[v], 1);
+  }
+
   const S* w = p.w;
   const int64_t w_k = p.w_k, a_k = p.a_k;
   for (int64_t block = 0; block < p.blocks; ++block) {

@@ -131,14 +131,19 @@ FUSEDRNN_INLINE void copy_row(const T* from, const Group& group, int valid_row, 
 }
 
 // A group of the columns of w[G*H, columns], for products with gate gradients: rows in the order of
-// panels.
+// panels. Their stride is a row of w, which no hardware fetches ahead: the next vector's rows are.
 template <class T>
 void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int64_t columns,
                 const Group& group, T* out) {
   for (int64_t panel = 0; panel < g.panels; ++panel) {
     for (int v = 0; v < g.vectors; ++v) {
       const GateRows rows = gate_rows(p, g, side, panel, v);
+      const bool last = v == g.vectors - 1;
+      const GateRows next = gate_rows(p, g, side, last ? panel + 1 : panel, last ? 0 : v + 1);
       for (int i = 0; i < g.lanes; ++i, out += group.vectors * g.lanes) {
+        for (int u = 0; u < group.vectors; ++u) {
+          __builtin_prefetch(w + (next.row + i) * columns + group.column + u * g.lanes);
+        }
         copy_row(w + (rows.row + i) * columns + group.column, group, i < rows.lanes, out);
       }
     }
