@@ -31,6 +31,8 @@ class Backward {
     const Range panels = by_rows ? Range{0, g_.panels} : share(g_.panels, id, n);
     const int among = by_rows ? 1 : n, me = by_rows ? 0 : id;
     const int64_t chunks = (p_.T + plan_.stretch - 1) / plan_.stretch;
+    const bool wide = a_.dx && by_chunk_;
+    Chunk done[2];
     for (int64_t i = 0; i < chunks; ++i) {
       const int64_t chunk = p_.reverse ? i : chunks - 1 - i;
       const Range steps{chunk * plan_.stretch, std::min(p_.T, (chunk + 1) * plan_.stretch)};
@@ -53,10 +55,12 @@ class Backward {
         }
         barrier_.wait(among);
       }
-      if (a_.dx && !by_chunk_) inputs(steps, rows, grads, me, among);
+      if (a_.dx && !wide) inputs(steps, rows, grads, me, among);
       barrier_.wait(n);
-      if (a_.dx && by_chunk_) wide_inputs(steps, grads, id, n);
+      done[i % 2] = {first, size, grads};
+      if (wide && (i % 2 || i == chunks - 1)) wide_inputs(done, i % 2 + 1, id, n);
       weights_.add(steps, i, grads.base, id, n);
+      if (wide && i % 2) barrier_.wait(n);  // the next chunk takes the place of the one before
     }
     barrier_.wait(n);
     weights_.finish(id, n);
@@ -73,6 +77,12 @@ class Backward {
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
+
+  // Gate gradients of rows [first, first + size) of x.
+  struct Chunk {
+    int64_t first, size;
+    GateChunk<T> grads;
+  };
 
   int64_t dh_width() const { return round_up(p_.P, W); }
 
@@ -287,16 +297,24 @@ class Backward {
     }
   }
 
-  // The same for wide weights, of all rows; each thread packs the columns that it makes.
-  void wide_inputs(Range steps, const GateChunk<T>& grads, int id, int n) {
-    const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
+  // The same for wide weights, of all rows of one or two chunks; each thread packs the columns that
+  // it makes.
+  void wide_inputs(const Chunk* chunks, int64_t count, int id, int n) {
+    const int64_t size = chunks[0].size + (count == 2 ? chunks[1].size : 0);
     T* packed = buf_.scratch + id * buf_.scratch_size;
     const Range mine = share(groups(Side::kInput) * size, id, n);
     for (int64_t at = mine.begin, next; at < mine.end; at = next) {
       const Group columns = group(Side::kInput, at / size);
       next = std::min(mine.end, (at / size + 1) * size);
       pack_group(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, columns, packed);
-      add_dx(columns, packed, grads, first, at % size, next - at);
+      Range rows{at % size, at % size + next - at};
+      for (const Chunk* chunk = chunks; chunk < chunks + count; ++chunk) {
+        const int64_t end = std::min(rows.end, chunk->size);
+        if (rows.begin < end) {
+          add_dx(columns, packed, chunk->grads, chunk->first, rows.begin, end - rows.begin);
+        }
+        rows = {std::max<int64_t>(rows.begin - chunk->size, 0), rows.end - chunk->size};
+      }
     }
   }
 

@@ -143,9 +143,9 @@ struct ForwardBuffers {
 };
 
 // dx takes its weights a group of columns at a time. Where they are wide a thread packs the groups
-// that it needs for every chunk anew: little room and no slower (LSTM T20 B128 H1024: 321 ms packed
-// once, 309 so). Narrow ones stay in L2, and rows from another thread cost more (T100 B64 H128: 31
-// and 37).
+// that it needs for every two chunks anew: little room and no slower (LSTM T20 B128 H1024: 321 ms
+// packed once, 309 for every chunk). Narrow ones stay in L2, and rows from another thread cost more
+// (T100 B64 H128: 31 and 37).
 inline bool packs_inputs_by_chunk(const Problem& p, int lanes, int threads) {
   const int64_t bytes = gates_of(p.cell) * p.H * p.I * size_of(p.dtype);
   return !reads_in_place_back(p) && bytes > 2 << 20 &&
