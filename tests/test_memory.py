@@ -1,4 +1,4 @@
-"""Memory: none is kept between calls of other shapes, training takes no more than torch.nn, and
+"""Memory: little is kept between calls of other shapes, training takes no more than torch.nn, and
 where there is not enough an exception says so.
 
 What a process has resident is what its C++ and its Python took; so each question has a process of
@@ -65,6 +65,81 @@ calls(5000, 10000)
 print(resident("VmRSS") - before)
 """)
     assert float(said) < 4
+
+
+REUSE = """
+import threading
+
+def blocks_for_backward(module, x):
+    # Where the largest tensor lies that a step keeps, which is the reserve.
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = module(x)[0]
+    reserve = max(kept, key=lambda t: t.nbytes)
+    where, size = reserve.data_ptr(), reserve.nbytes
+    del kept, reserve
+    y.sum().backward()
+    return where, size
+"""
+
+
+def test_what_a_step_kept_for_backward_serves_the_next_one() -> None:
+    run(
+        REUSE
+        + """
+module, x = fusedrnn.LSTM(64, 64), torch.randn(100, 64, 64)
+where, size = blocks_for_backward(module, x)
+assert size > 7 << 20, size
+between = torch.empty(size, dtype=torch.uint8)  # takes what malloc has of that size
+assert blocks_for_backward(module, x) == (where, size)
+shorter = blocks_for_backward(module, x[:80])
+assert shorter == (where, size * 8 // 10), (shorter, where, size)
+assert blocks_for_backward(module, x[:30])[0] != where  # too large a block for so little
+"""
+    )
+
+
+def test_what_is_kept_for_the_next_step_has_a_bound() -> None:
+    said = run(
+        REUSE
+        + """
+module = fusedrnn.LSTM(4, 16)
+blocks_for_backward(module, torch.randn(4, 4, 4))
+before, all = resident("VmRSS"), 0
+for mebibytes in (20, 43, 88, 180, 100, 300, 60, 140, 30):
+    _, size = blocks_for_backward(module, torch.randn(16, (mebibytes << 20) // (16 * 320), 4))
+    all += size
+assert all > 900 << 20, all
+print(resident("VmRSS") - before)
+"""
+    )
+    assert float(said) < 256 + 128  # and what malloc keeps
+
+
+def test_threads_that_train_at_once_have_blocks_of_their_own() -> None:
+    run(
+        REUSE
+        + """
+def step(seed):
+    torch.manual_seed(seed)
+    module, x = fusedrnn.GRU(8, 32), torch.randn(100, 100 + 10 * seed, 8)
+    return lambda: torch.autograd.grad(module(x)[0].square().sum(), module.parameters())
+
+steps = [step(seed) for seed in range(4)]
+expected = [step() for step in steps]
+wrong = []
+def train(seed):
+    for _ in range(20):
+        same = all(torch.equal(ours, theirs) for ours, theirs in zip(steps[seed](), expected[seed]))
+        if not same:
+            wrong.append(seed)
+
+threads = [threading.Thread(target=train, args=(seed,)) for seed in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not wrong, wrong
+"""
+    )
 
 
 PEAK = """

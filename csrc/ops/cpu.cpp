@@ -3,13 +3,13 @@
 #include <ATen/Parallel.h>  // and omp.h
 #include <ATen/autocast_mode.h>
 #include <pthread.h>
-#include <sys/mman.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "ops/check.h"
 #include "ops/halves.h"
+#include "ops/memory.h"
 
 namespace fusedrnn::ops {
 
@@ -32,23 +32,6 @@ namespace {
 // only the parent has. Without threads at the fork, each makes its own when it next needs some.
 [[maybe_unused]] const int kForks =
     pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr);
-
-// From 32 MiB on, glibc's largest threshold, malloc maps memory anew in every call, and the first
-// touch of its pages counts: of a training step's time, 14 % (LSTM T180 B64 I100 H256 L2 D2) and 13
-// % (T20 B128 H1024). Huge pages are 512 times fewer, where the system grants them: 2 to 10 %, and
-// 4 %.
-Tensor in_huge_pages(Tensor tensor) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kMapped = uintptr_t(32) << 20, kPage = uintptr_t(2) << 20;
-  if (tensor.defined() && tensor.nbytes() >= kMapped) {
-    const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-    const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
-    const uintptr_t last = (begin + tensor.nbytes()) / kPage * kPage;
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-  return tensor;
-}
 
 // bfloat16 as float32 and back. A call of Tensor::to takes 0.7 us, which counts where there is
 // little to convert.
@@ -116,8 +99,7 @@ LayerResult run_forward(const Call& call) {
   Tensor h_n = at::empty({D, B, P}, options);
   Tensor c_n = lstm ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(call.direction(0));
-  Tensor reserve =
-      train ? in_huge_pages(at::empty({D, rows, width}, options)) : at::empty({0}, options);
+  Tensor reserve = train ? reused_empty({D, rows, width}, options) : at::empty({0}, options);
   if (B == 0) return {output, h_n, c_n, reserve};
 
   const Team workers = team();
