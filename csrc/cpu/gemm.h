@@ -55,12 +55,19 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = N{};
 
+  // Read before anything is stored, which for all that the compiler knows may be to `p`.
+  int64_t at[NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) at[v] = p.at[v];
+  T* const c = p.c + row * p.c_row;
+  const int64_t c_row = p.c_row;
   // C is on its way while K passes. Of fewer rows the loop is too short to hide it.
   if constexpr (R >= 3) {
+    const T* to = c;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r, to += c_row)
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) __builtin_prefetch(p.c + (row + r) * p.c_row + p.at[v], 1);
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(to + at[v], 1);
   }
 
   const S* w = p.w;
@@ -100,28 +107,30 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
     }
   }
 
-  if (p.tail == kLanes<T>) {
+  const int tail = p.tail;
+  const auto lanes = [&](int v) { return v == NV - 1 ? tail : kLanes<T>; };
+  const bool whole = tail == kLanes<T>;
+  if (p.init) {
+    const T* from = p.init + row * p.init_row;
+    const int64_t init_row = p.init_row;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r, from += init_row)
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        const int64_t at = p.at[v];
-        V sum(acc[r][v]);
-        if (p.init) sum = sum + V::load(p.init + (row + r) * p.init_row + at);
-        sum.store(p.c + (row + r) * p.c_row + at);
-      }
-  } else {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        const int n = v == NV - 1 ? p.tail : kLanes<T>;
-        const int64_t at = p.at[v];
-        V sum(acc[r][v]);
-        if (p.init) sum = sum + V::load(p.init + (row + r) * p.init_row + at, n);
-        sum.store(p.c + (row + r) * p.c_row + at, n);
+        acc[r][v] += (whole ? V::load(from + at[v]) : V::load(from + at[v], lanes(v))).v;
       }
   }
+  T* to = c;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r, to += c_row)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      if (whole) {
+        V(acc[r][v]).store(to + at[v]);
+      } else {
+        V(acc[r][v]).store(to + at[v], lanes(v));
+      }
+    }
 }
 
 template <class T, class S, int NV, int R = kTileRows<NV>>
