@@ -55,7 +55,8 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = N{};
 
-  // Read before anything is stored, which for all that the compiler knows may be to `p`.
+  // Read before anything is stored, which for all that the compiler knows may be to `p`. Pointers
+  // are opaque, or it would keep the addresses of all vectors in memory until they are stored to.
   int64_t at[NV];
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) at[v] = p.at[v];
@@ -65,9 +66,11 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   if constexpr (R >= 3) {
     const T* to = c;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r, to += c_row)
+    for (int r = 0; r < R; ++r, to += c_row) {
+      FUSEDRNN_OPAQUE(to);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) __builtin_prefetch(to + at[v], 1);
+    }
   }
 
   const S* w = p.w;
@@ -114,15 +117,18 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
     const T* from = p.init + row * p.init_row;
     const int64_t init_row = p.init_row;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r, from += init_row)
+    for (int r = 0; r < R; ++r, from += init_row) {
+      FUSEDRNN_OPAQUE(from);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
         acc[r][v] += (whole ? V::load(from + at[v]) : V::load(from + at[v], lanes(v))).v;
       }
+    }
   }
   T* to = c;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r, to += c_row)
+  for (int r = 0; r < R; ++r, to += c_row) {
+    FUSEDRNN_OPAQUE(to);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
       if (whole) {
@@ -131,6 +137,7 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
         V(acc[r][v]).store(to + at[v], lanes(v));
       }
     }
+  }
 }
 
 template <class T, class S, int NV, int R = kTileRows<NV>>

@@ -13,6 +13,8 @@ namespace {
 #define FUSEDRNN_AVX2 (FUSEDRNN_VECTOR_BYTES == 32)
 
 #define FUSEDRNN_INLINE inline __attribute__((always_inline))
+// From here on the compiler knows nothing about where a pointer points.
+#define FUSEDRNN_OPAQUE(pointer) asm("" : "+r"(pointer))
 
 template <class T>
 struct Native;
