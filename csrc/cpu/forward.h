@@ -153,7 +153,7 @@ class Forward {
         T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
         const T* bias = buf_.bias + panel * kRow;
         const T* x = static_cast<const T*>(a_.x) + (p_.offset(t) + rows.begin) * p_.I;
-        multiply(Side::kInput, panel, x, p_.I, bias, 0, out, n);
+        multiply(Side::kInput, panel, x, p_.I, bias, 0, out, n, panel == panels.begin);
         if constexpr (kRecurrent > 0) {
           for (int64_t r = 0; r < n; ++r) {
             std::copy(bias + kDepth, bias + kRow, out + r * kRow + kDepth);
@@ -163,9 +163,10 @@ class Forward {
     }
   }
 
-  // out[rows][vectors of a panel] = init + a . w', a the inputs or the h of the step before.
+  // out[rows][vectors of a panel] = init + a . w', a the inputs (far: that nobody has read yet) or
+  // the h of the step before.
   void multiply(Side side, int64_t panel, const T* a, int64_t a_row, const T* init,
-                int64_t init_row, T* out, int64_t rows) {
+                int64_t init_row, T* out, int64_t rows, bool far = false) {
     const bool input = side == Side::kInput;
     const int64_t depth = input ? p_.I : p_.P;
     if constexpr (kBFloat16) {
@@ -178,9 +179,9 @@ class Forward {
     }
     if (!plan_.direct) {
       const T* w = (input ? buf_.w_ih : buf_.w_hh) + panel * depth * kDepth;
-      product<T, kVectors>(
-          {a, a_row, 1, 0, 1, depth, w, kDepth, init, init_row, out, kRow, rows, W});
-      return;
+      Product<T> all{a, a_row, 1, 0, 1, depth, w, kDepth, init, init_row, out, kRow, rows, W};
+      all.far = far;
+      return product<T, kVectors>(all);
     }
     const S* w = stored(input ? a_.w_ih : a_.w_hh);
     for (int v = 0; v < kVectors; ++v) {

@@ -43,6 +43,8 @@ struct Product {
   int tail;  // lanes of the last vector that exist in C
   // Where the vectors of a row of C (and of init) begin: side by side, unless said otherwise.
   int64_t at[4] = {0, kLanes<T>, 2 * kLanes<T>, 3 * kLanes<T>};
+  // Whether A comes from beyond L2, so that a tile fetches the rows of the next one. Of one block.
+  bool far = false;
 };
 
 template <class T, class S, int NV, int R>
@@ -70,6 +72,13 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
       FUSEDRNN_OPAQUE(to);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) __builtin_prefetch(to + at[v], 1);
+    }
+  }
+
+  if (p.far) {
+    const T* next = p.a + (row + R) * p.a_row;
+    for (int r = 0; r < R; ++r, next += p.a_row) {
+      for (int64_t k = 0; k < p.depth; k += 64 / sizeof(T)) __builtin_prefetch(next + k);
     }
   }
 
