@@ -104,7 +104,7 @@ LayerResult run_forward(const Call& call) {
 
   const Team workers = team();
   const Work work(call, workers, cpu::plan_forward);
-  const Tensor workspace = in_huge_pages(at::empty({work.bytes()}, options.dtype(at::kByte)));
+  const Tensor workspace = workspace_of(work.bytes(), options);
   ForwardParams params[2]{};
   for (int64_t d = 0; d < D; ++d) {
     ForwardParams& a = params[d];
@@ -151,8 +151,7 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
   if (B == 0) return call.results();
   const Team workers = team();
   const Work work(call, workers, cpu::plan_backward);
-  const Tensor workspace =
-      in_huge_pages(at::empty({work.bytes()}, call.input.options().dtype(at::kByte)));
+  const Tensor workspace = workspace_of(work.bytes(), call.input.options());
   in_huge_pages(call.dx);
   // Summed apart whether or not the directions run at once: bits do not depend on threads.
   const bool apart = D == 2 && cpu::pairs_directions(shape) && call.dx.defined();

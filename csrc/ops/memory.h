@@ -7,14 +7,15 @@
 #include <ATen/Functions.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <mutex>
 #include <vector>
 
 namespace fusedrnn::ops {
 
-constexpr size_t kLargeBytes = size_t(4) << 20;  // below, malloc mostly has memory in use before
+constexpr size_t kLargeBytes = size_t(4) << 20;    // below, malloc mostly has memory in use before
+constexpr size_t kMappedBytes = size_t(32) << 20;  // above, glibc's malloc never has
+constexpr size_t kSmallPage = size_t(64) << 10;  // a multiple of the system's page, on all of them
 
 inline void advise(void* data, size_t bytes, size_t page, int advice) {
   const auto begin = reinterpret_cast<uintptr_t>(data);
@@ -63,8 +64,7 @@ class KeptBlocks {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock || block.bytes > kMostBytes) return c10::free_cpu(block.data);
 #ifdef MADV_FREE
-    if (block.bytes >= kMappedBytes)
-      advise(block.data, block.bytes, size_t(sysconf(_SC_PAGESIZE)), MADV_FREE);
+    if (block.bytes >= kMappedBytes) advise(block.data, block.bytes, kSmallPage, MADV_FREE);
 #endif
     blocks_.push_back(block);
     shrink(kMostBytes);
@@ -77,7 +77,6 @@ class KeptBlocks {
 
  private:
   static constexpr size_t kMostBytes = size_t(256) << 20;
-  static constexpr size_t kMappedBytes = size_t(32) << 20;  // glibc's largest threshold
 
   void shrink(size_t most) {
     size_t all = 0;
@@ -95,14 +94,20 @@ class KeptBlocks {
   std::vector<Block> blocks_;
 };
 
-inline at::Tensor in_huge_pages(at::Tensor tensor) {
-  if (tensor.defined() && tensor.nbytes() >= kLargeBytes) {
+// For tensors of which everything is written; a huge page is taken whole.
+inline at::Tensor in_huge_pages(at::Tensor tensor, size_t least = kLargeBytes) {
+  if (tensor.defined() && tensor.nbytes() >= least) {
     advise_huge_pages(tensor.data_ptr(), tensor.nbytes());
   }
   return tensor;
 }
 
-// Memory that only layers see, a reserve or a workspace.
+// A workspace, of which a part may stay untouched: that is not to be taken, where it would count.
+inline at::Tensor workspace_of(int64_t bytes, const at::TensorOptions& options) {
+  return in_huge_pages(at::empty({bytes}, options.dtype(at::kByte)), kMappedBytes);
+}
+
+// Memory that only layers see, from one pass to the other.
 inline at::Tensor reused_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const size_t bytes = c10::multiply_integers(sizes) * options.dtype().itemsize();
   if (bytes < kLargeBytes) return at::empty(sizes, options);
