@@ -64,15 +64,12 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   for (int v = 0; v < NV; ++v) at[v] = p.at[v];
   T* const c = p.c + row * p.c_row;
   const int64_t c_row = p.c_row;
-  // C is on its way while K passes. Of fewer rows the loop is too short to hide it.
-  if constexpr (R >= 3) {
-    const T* to = c;
+  const T* fetched = c;  // on its way while K passes
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r, to += c_row) {
-      FUSEDRNN_OPAQUE(to);
+  for (int r = 0; r < R; ++r, fetched += c_row) {
+    FUSEDRNN_OPAQUE(fetched);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) __builtin_prefetch(to + at[v], 1);
-    }
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(fetched + at[v], 1);
   }
 
   if (p.far) {
@@ -256,6 +253,36 @@ __attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const S* w, i
   }
 }
 
+// One row of A against U short rows, one after the other, as they lie: from L2 that is faster than
+// all at once (Zen 5, two matrices of H = 128: 8.0 and 10.3 thousand cycles). Long ones come from
+// beyond, and there it is slower.
+constexpr int64_t kShortRow = 1024;  // bytes
+
+template <class T, class S>
+__attribute__((noinline)) void dot_row(const T* a, const S* w, int64_t depth, const T* init, T* c) {
+  using V = Vec<T>;
+  constexpr int W = kLanes<T>, U = W / 2;
+  V acc[U];
+  const int64_t whole = depth / W * W;
+#pragma GCC unroll 8
+  for (int u = 0; u < U; ++u) {
+    acc[u] = V(T(0));
+    for (int64_t k = 0; k < whole; k += W) {
+      acc[u] = madd(V::load(a + k), load_weights(w + u * depth + k), acc[u]);
+    }
+  }
+  if (const int n = int(depth - whole)) {
+    const V x = V::load(a + whole, n);
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) {
+      acc[u] = madd(x, load_weights(w + u * depth + whole, n), acc[u]);
+    }
+  }
+  V sum = lane_sums<T, U>(acc);
+  if (init) sum = sum + V::load(init, U);
+  sum.store(c, U);
+}
+
 template <class T, class S>
 T dot(const T* a, const S* w, int64_t depth) {
   using V = Vec<T>;
@@ -291,9 +318,14 @@ void dot_product(const T* a, int64_t a_row, const S* w, int64_t depth, int units
                        c + row * c_row + from, c_row);
       }
       for (; row < rows; ++row) {
-        dot_tile<T, 1>(a + row * a_row, a_row, w_from, depth,
-                       init ? init_from + row * init_row : nullptr, init_row,
-                       c + row * c_row + from, c_row);
+        const T* a_at = a + row * a_row;
+        const T* init_at = init ? init_from + row * init_row : nullptr;
+        T* c_at = c + row * c_row + from;
+        if (depth * int64_t(sizeof(S)) <= kShortRow) {
+          dot_row(a_at, w_from, depth, init_at, c_at);
+        } else {
+          dot_tile<T, 1>(a_at, a_row, w_from, depth, init_at, init_row, c_at, c_row);
+        }
       }
       continue;
     }

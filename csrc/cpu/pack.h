@@ -180,13 +180,13 @@ void pack_bias(const Problem& p, const Geometry& g, const S* b_ih, const S* b_hh
   std::fill(out, out + g.row(), T(0));
   if (!b_ih) return;
   const int first_recurrent = g.slots - g.vectors;
+  const auto add = [&](const S* bias, const GateRows& rows, int slot) {
+    T* sum = out + slot * kLanes<T>;
+    (Vec<T>::load(sum) + load_weights(bias + rows.row, rows.lanes)).store(sum);
+  };
   for (int v = 0; v < g.vectors; ++v) {
-    const GateRows in = gate_rows(p, g, Side::kInput, panel, v);
-    for (int i = 0; i < in.lanes; ++i) out[v * g.lanes + i] += widened(b_ih[in.row + i]);
-    const GateRows rec = gate_rows(p, g, Side::kRecurrent, panel, v);
-    for (int i = 0; i < rec.lanes; ++i) {
-      out[(v + first_recurrent) * g.lanes + i] += widened(b_hh[rec.row + i]);
-    }
+    add(b_ih, gate_rows(p, g, Side::kInput, panel, v), v);
+    add(b_hh, gate_rows(p, g, Side::kRecurrent, panel, v), v + first_recurrent);
   }
 }
 
