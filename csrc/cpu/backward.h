@@ -51,7 +51,7 @@ class Backward {
         barrier_.wait(among);
         // With no h0 to reach, nothing is owed to the states before the last step.
         if (!last || a_.dh0) {
-          previous_h(active, grads, p_.offset(t) - first, me, among);
+          previous_h(t, active, grads, p_.offset(t) - first, me, among);
         }
         barrier_.wait(among);
       }
@@ -269,10 +269,11 @@ class Backward {
   }
 
   // dh of the step before = dgates W_hh (+ what the cell passes on unweighted).
-  void previous_h(Range rows, const GateChunk<T>& grads, int64_t chunk_row, int id, int n) {
+  void previous_h(int64_t t, Range rows, const GateChunk<T>& grads, int64_t chunk_row, int id,
+                  int n) {
     const Range mine = share(groups(Side::kRecurrent), id, n);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const Group columns = group(Side::kRecurrent, i);
+      const Group columns = group(Side::kRecurrent, to_and_fro(mine, i, t));
       T* dh = buf_.dh + rows.begin * dh_width() + columns.column;
       product_of_gates(Side::kRecurrent, columns, packed_group(buf_.w_hh, columns),
                        grads.at(0, chunk_row + rows.begin, kRow), grads.panel_stride,

