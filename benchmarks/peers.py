@@ -34,7 +34,7 @@ import fusedrnn
 from benchmarks import harness
 from benchmarks.bench_layers import Layer
 from benchmarks.machine import commit, cpu_name
-from benchmarks.report import geometric_mean, milliseconds, times, write
+from benchmarks.report import geometric_mean, half_interval, milliseconds, times, write
 from fusedrnn import ops
 
 SECONDS, QUICK_SECONDS = 3.0, 0.2  # of all sides' rounds of a case
@@ -198,9 +198,8 @@ def page(results: dict[str, Any]) -> str:
         share = m.gflop / m.ms["fusedrnn"] * 1e3 / results["peak_gflops"][str(m.threads)]
         cells = [m.name, str(m.threads), milliseconds(m.ms["fusedrnn"]), f"{share:.0%}"]
         for name in names:
-            q1, ratio, q3 = m.ratio[name]
-            noise = 1.57 * (q3 - q1) / math.sqrt(m.rounds) / ratio
-            cells += [milliseconds(m.ms[name]), f"{times(ratio)} ±{noise:.0%}"]
+            noise = half_interval(m.ratio[name], m.rounds)
+            cells += [milliseconds(m.ms[name]), f"{times(m.ratio[name][1])} ±{noise:.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
     for name in names:
         ratios = [found["ratio"][name][1] for found in results["measured"]]

@@ -32,6 +32,12 @@ LEVEL = 0.02
 NOISY = 0.08  # on an idle machine the median is 0.01
 
 
+def half_interval(quartiles: Sequence[float], rounds: int) -> float:
+    """Half the ~95 % interval of a median, relative to it (McGill, Tukey & Larsen 1978)."""
+    q1, median, q3 = quartiles
+    return 1.57 * (q3 - q1) / math.sqrt(rounds) / median
+
+
 @dataclass(frozen=True)
 class Record:
     """One case, timed. Milliseconds are per call: the median and the minimum over the rounds."""
@@ -90,8 +96,8 @@ class Record:
 
     @property
     def noise(self) -> float:
-        """Half the ~95 % interval of the median ratio, relative (McGill, Tukey & Larsen 1978)."""
-        return 1.57 * (self.ratio_q3 - self.ratio_q1) / math.sqrt(self.rounds) / self.ratio
+        """Half the ~95 % interval of the median ratio, relative."""
+        return half_interval((self.ratio_q1, self.ratio, self.ratio_q3), self.rounds)
 
     @property
     def flag(self) -> str:

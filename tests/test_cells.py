@@ -212,7 +212,7 @@ def test_another_dtype_is_refused(name: str) -> None:
 def test_a_step_without_gradients_has_the_bits_of_one_with_them(
     name: str, dtype: torch.dtype
 ) -> None:
-    # The first goes to the kernel at once, the second by way of the layer.
+    # Without gradients a step goes to the kernel at once, with them by way of the layer.
     cell = getattr(fusedrnn, name)(37, 130, dtype=dtype)
     for B in (1, 5, 64):
         x = torch.randn(37, B, dtype=dtype).t()  # not contiguous
