@@ -99,7 +99,7 @@ class KeptBlocks {
 
 // For tensors of which everything is written; a huge page is taken whole. Not for very large ones:
 // the system makes room for so many by moving what lies between, call after call (LSTM T500 B256
-// H512 between calls of torch.nn, inference: 0.6 s of its time in huge pages, 0.3 in small ones).
+// H512 inference between calls of torch.nn: 0.5 to 0.6 s of the system's time, 0.2 in small pages).
 inline at::Tensor in_huge_pages(at::Tensor tensor, size_t least = kLargeBytes) {
   if (tensor.defined() && tensor.nbytes() >= least && tensor.nbytes() <= kHugeBytes) {
     advise_huge_pages(tensor.data_ptr(), tensor.nbytes());
