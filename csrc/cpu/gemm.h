@@ -26,6 +26,10 @@ constexpr int kTileRows = FUSEDRNN_VECTOR_BYTES == 64 ? (NV == 4 ? 6 : 8)
 // registers it is used 3 times, and the block has to stay in L1 (128 steps of NV = 4 are 16 KB).
 constexpr int64_t kBlock = FUSEDRNN_VECTOR_BYTES == 64 ? 512 : 128;
 
+// k steps that the loop of a tile takes at once. Zen 3 runs a tile of 12 FMA in 22 instructions at
+// 73 GFLOP/s of 102, of 20 at 86 (what shares the core takes every other fetch; alone 96 and 98).
+constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES == 64 ? 1 : 4;
+
 // A is read at a[row * a_row + block * a_block + k * a_k] for `blocks` blocks of `depth` k each. W
 // holds T, or BFloat16Pair.
 template <class T, class S = T>
@@ -45,7 +49,67 @@ struct Product {
   int64_t at[4] = {0, kLanes<T>, 2 * kLanes<T>, 3 * kLanes<T>};
   // Whether A comes from beyond L2, so that a tile fetches the rows of the next one. Of one block.
   bool far = false;
+  // Where W comes from beyond L2: what is read of it after this product, fetched meanwhile.
+  const S* next = nullptr;
 };
+
+// Elements from one k of a packed panel to the next.
+template <class T, class S, int NV>
+constexpr int64_t kPackedRow = (std::is_same_v<S, T> ? NV : paired(NV)) * kLanes<T>;
+
+// One k of a tile: holds the shorter side, streams the other. The empty asm keeps each weight
+// vector in a register: GCC otherwise folds its load into every FMA and spills (66 of 139 GFLOP/s,
+// AVX2).
+template <class T, class S, int NV, int R>
+FUSEDRNN_INLINE void add_k(typename Vec<T>::Type (&acc)[R][NV], const T* const (&a)[R], int64_t at,
+                           const S* w) {
+  using N = typename Vec<T>::Type;
+  if constexpr (R < NV) {
+    N b[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) b[r] = a[r][at] - N{};
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      N x = packed_vector(w, v).v;
+      FUSEDRNN_KEEP(x);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) add_product<T>(acc[r][v], b[r], x);
+    }
+  } else {
+    N x[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      x[v] = packed_vector(w, v).v;
+      FUSEDRNN_KEEP(x[v]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const N b = a[r][at] - N{};
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) add_product<T>(acc[r][v], b, x[v]);
+    }
+  }
+}
+
+// All k of a tile, with the strides of p.
+template <class T, class S, int NV, int R, class AStride, class WStride>
+FUSEDRNN_INLINE void add_blocks(typename Vec<T>::Type (&acc)[R][NV], const Product<T, S>& p,
+                                int64_t row, AStride a_k, WStride w_k) {
+  const S* w = p.w;
+  for (int64_t block = 0; block < p.blocks; ++block) {
+    const T* a[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) a[r] = p.a + (row + r) * p.a_row + block * p.a_block;
+    int64_t k = 0, at = 0;
+    if constexpr (kUnroll > 1) {
+      for (const int64_t depth = p.depth; k + kUnroll <= depth; k += kUnroll) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kUnroll; ++i, at += a_k, w += w_k) add_k<T, S, NV, R>(acc, a, at, w);
+      }
+    }
+    for (; k < p.depth; ++k, at += a_k, w += w_k) add_k<T, S, NV, R>(acc, a, at, w);
+  }
+}
 
 template <class T, class S, int NV, int R>
 __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
@@ -79,41 +143,15 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
     }
   }
 
-  const S* w = p.w;
-  const int64_t w_k = p.w_k, a_k = p.a_k;
-  for (int64_t block = 0; block < p.blocks; ++block) {
-    const T* a[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) a[r] = p.a + (row + r) * p.a_row + block * p.a_block;
-    for (int64_t k = 0, at = 0; k < p.depth; ++k, at += a_k, w += w_k) {
-      // Hold the shorter side, stream the other. The empty asm keeps each weight vector in a
-      // register: GCC otherwise folds its load into every FMA and spills (66 of 139 GFLOP/s, AVX2).
-      if constexpr (R < NV) {
-        N b[R];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) b[r] = a[r][at] - N{};
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) {
-          N x = packed_vector(w, v).v;
-          FUSEDRNN_KEEP(x);
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) acc[r][v] = madd(V(b[r]), V(x), V(acc[r][v])).v;
-        }
-      } else {
-        N x[NV];
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) {
-          x[v] = packed_vector(w, v).v;
-          FUSEDRNN_KEEP(x[v]);
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const N b = a[r][at] - N{};
-#pragma GCC unroll 4
-          for (int v = 0; v < NV; ++v) acc[r][v] = madd(V(b), V(x[v]), V(acc[r][v])).v;
-        }
-      }
-    }
+  // As things mostly lie; to the compiler these strides are numbers then.
+  constexpr std::integral_constant<int64_t, 1> kAlong;
+  constexpr std::integral_constant<int64_t, kPackedRow<T, S, NV>> kPacked;
+  if (kUnroll > 1 && p.w_k == kPacked && p.a_k == kAlong) {
+    add_blocks(acc, p, row, kAlong, kPacked);
+  } else if (kUnroll > 1 && p.w_k == kPacked) {
+    add_blocks(acc, p, row, p.a_k, kPacked);
+  } else {
+    add_blocks(acc, p, row, p.a_k, p.w_k);
   }
 
   const int tail = p.tail;
@@ -156,13 +194,26 @@ FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
   }
 }
 
+// The tiles of a block share the work of fetching the next one into L2. One tile cannot bear more
+// than a few lines, and with AVX-512 it would have to: its blocks are long, its tiles few.
+template <class T, class S>
+bool fetches(const Product<T, S>& p) {
+  return p.next && kUnroll > 1 && p.rows >= 48;
+}
+template <class S>
+FUSEDRNN_INLINE void fetch(const S* from, const S* to) {
+  for (; from < to; from += 64 / sizeof(S)) __builtin_prefetch(from, 0, 2);
+}
+
 // All rows of one K block, in tiles of nearly equal height: a last tile of one row would run at a
 // third of the speed.
 template <class T, class S, int NV>
 FUSEDRNN_INLINE void tiles(const Product<T, S>& p) {
   const int64_t count = (p.rows + kTileRows<NV> - 1) / kTileRows<NV>;
+  const int64_t ahead = fetches(p) ? p.blocks * p.depth * p.w_k : 0;
   for (int64_t i = 0, row = 0; i < count; ++i) {
     const int64_t next = p.rows * (i + 1) / count;
+    fetch(p.next + ahead * i / count, p.next + ahead * (i + 1) / count);
     tile_of<T, S, NV>(int(next - row), p, row);
     row = next;
   }
@@ -172,6 +223,7 @@ template <class T, int NV, class S = T>
 void product(Product<T, S> p) {
   if (p.rows == 0) return;
   const int64_t blocks = p.blocks, depth = p.depth;
+  const S* const next = p.next;
   if (blocks == 1 && depth > kBlock) {
     const int64_t parts = (depth + kBlock - 1) / kBlock;
     const T* a = p.a;
@@ -181,6 +233,7 @@ void product(Product<T, S> p) {
       p.depth = depth * (i + 1) / parts - from;
       p.a = a + from * p.a_k;
       p.w = w + from * p.w_k;
+      if (next) p.next = i + 1 < parts ? p.w + p.depth * p.w_k : next;
       tiles<T, S, NV>(p);
       p.init = p.c;
       p.init_row = p.c_row;
@@ -193,6 +246,7 @@ void product(Product<T, S> p) {
       p.blocks = blocks - from < group ? blocks - from : group;
       p.a = a + from * p.a_block;
       p.w = w + from * depth * p.w_k;
+      if (next) p.next = from + group < blocks ? p.w + p.blocks * depth * p.w_k : next;
       tiles<T, S, NV>(p);
       p.init = p.c;
       p.init_row = p.c_row;

@@ -188,6 +188,20 @@ FUSEDRNN_INLINE Vec<T> madd(Vec<T> a, Vec<T> b, Vec<T> c) {
   return N(a.v * b.v + c.v);
 #endif
 }
+// sum += a * b, where sum stays: GCC may put it where b was and then moves it back.
+template <class T>
+FUSEDRNN_INLINE void add_product(typename Vec<T>::Type& sum, typename Vec<T>::Type a,
+                                 typename Vec<T>::Type b) {
+#if FUSEDRNN_AVX2
+  if constexpr (sizeof(T) == 4) {
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  } else {
+    asm("vfmadd231pd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  }
+#else
+  sum = madd(Vec<T>(a), Vec<T>(b), Vec<T>(sum)).v;
+#endif
+}
 // A comparison with nan is false, so nan passes through at_least, at_most, relu, where_positive;
 // x86's max and min give their second operand then.
 FUSEDRNN_INLINE Vec<float> at_least(Vec<float> x, Vec<float> low) {
