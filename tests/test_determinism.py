@@ -9,7 +9,14 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import fusedrnn
 
-SHAPES = [(50, 64, 28, 100), (20, 3, 128, 37), (30, 1, 40, 128), (7, 5, 300, 700)]  # T, B, I, H
+# T, B, I, H; the last one's long rows are gathered for the weight gradients.
+SHAPES = [
+    (50, 64, 28, 100),
+    (20, 3, 128, 37),
+    (30, 1, 40, 128),
+    (7, 5, 300, 700),
+    (40, 7, 520, 515),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,22 @@ struct Gru {
   static constexpr bool kHasC = false, kUsesPreviousH = true, kKeepsSlots = true;
 
   template <class V>
-  FUSEDRNN_CELL static V forward(V (&s)[kSlots], V h_prev, V& /*c*/) {
+  FUSEDRNN_CELL static V forward(V (&s)[kSlots], V h_prev, V& c) {
+    begin(s, c);
+    return finish(s, h_prev, c);
+  }
+
+  // The same in two parts: what n is the tanh of; n, z and the output.
+  static constexpr unsigned kBegun = 0b0011, kFinished = 0b0101;  // slots that each part makes
+  template <class V>
+  FUSEDRNN_CELL static void begin(V (&s)[kSlots], V& /*c*/) {
     s[1] = sigmoid(s[1]);
+    s[0] = madd(s[1], s[3], s[0]);
+  }
+  template <class V>
+  FUSEDRNN_CELL static V finish(V (&s)[kSlots], V h_prev, V /*c*/) {
     s[2] = sigmoid(s[2]);
-    s[0] = tanh(madd(s[1], s[3], s[0]));
+    s[0] = tanh(s[0]);
     return madd(s[2], h_prev - s[0], s[0]);
   }
 

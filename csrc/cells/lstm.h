@@ -12,19 +12,35 @@ struct Lstm {
   static constexpr bool kHasC = true, kUsesPreviousH = false, kKeepsSlots = true;
 
   template <class V>
-  FUSEDRNN_CELL static V forward(V (&s)[kSlots], V /*h_prev*/, V& c) {
+  FUSEDRNN_CELL static V forward(V (&s)[kSlots], V h_prev, V& c) {
+    begin(s, c);
+    return finish(s, h_prev, c);
+  }
+
+  // The same in two parts: the state; the output.
+  static constexpr unsigned kBegun = 0b0111, kFinished = 0b1000;  // slots that each part makes
+  template <class V>
+  FUSEDRNN_CELL static void begin(V (&s)[kSlots], V& c) {
     s[0] = sigmoid(s[0]);
     s[1] = sigmoid(s[1]);
     s[2] = tanh(s[2]);
+    c = state(s, c);
+  }
+  template <class V>
+  FUSEDRNN_CELL static V finish(V (&s)[kSlots], V /*h_prev*/, V c) {
     s[3] = sigmoid(s[3]);
-    return update(s, c);
+    return s[3] * tanh(c);
   }
 
   // From activated gates.
   template <class V>
   FUSEDRNN_CELL static V update(const V (&s)[kSlots], V& c) {
-    c = madd(s[1], c, s[0] * s[2]);
+    c = state(s, c);
     return s[3] * tanh(c);
+  }
+  template <class V>
+  FUSEDRNN_CELL static V state(const V (&s)[kSlots], V c) {
+    return madd(s[1], c, s[0] * s[2]);
   }
 
   // In: activated gates, dh and dc of this step. Out: gradients of the pre-activations in s, dc of

@@ -11,6 +11,7 @@ struct Rnn {
   static constexpr int kGates = 1, kSlots = 1;
   static constexpr bool kHasC = false, kUsesPreviousH = false, kKeepsSlots = false;
 
+  static constexpr unsigned kBegun = 0;  // no use in two parts
   template <class V>
   FUSEDRNN_CELL static V forward(V (&s)[kSlots], V /*h_prev*/, V& /*c*/) {
     if constexpr (kRelu) {

@@ -157,8 +157,12 @@ class Backward {
     const Weights w = weights(side);
     if (side == Side::kRecurrent) grads += kRecurrent;
     if (!plan_.direct) {
-      product<T>(group.vectors, {grads, kRow, 1, panel_stride, g_.panels, kDepth, packed,
-                                 int64_t(group.vectors) * W, init, ld, c, ld, rows, tail});
+      Product<T> all{
+          grads, kRow, 1, panel_stride, g_.panels, kDepth, packed, int64_t(group.vectors) * W,
+          init,  ld,   c, ld,           rows,      tail};
+      const int64_t size = g_.panels * kDepth * all.w_k;
+      if (groups(side) * size * sizeof(T) > kL2) all.next = packed + size;
+      product<T>(group.vectors, all);
       return;
     }
     const bool whole = group.tail == W;

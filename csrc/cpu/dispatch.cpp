@@ -74,9 +74,8 @@ int usable_threads(const Problem& p, int threads) {
 // two barriers and gate gradients from every thread take the gain away (H=256: 4.66 by rows, 4.90
 // by units).
 bool prefers_hidden(const Problem& p, int threads, const Geometry& g) {
-  constexpr int64_t kOverflowsL2 = 512 << 10;
   const int64_t weights = g.panels * g.depth() * p.P * size_of(p.dtype);
-  return weights > kOverflowsL2 && g.panels >= 4 * threads;
+  return weights > kL2 && g.panels >= 4 * threads;
 }
 
 Plan plan(const Problem& p, int threads, bool forward) {
@@ -90,7 +89,7 @@ Plan plan(const Problem& p, int threads, bool forward) {
   plan.vectors = g.vectors;
   plan.tile_rows = isa.variant->tile_rows[g.vectors - 1];
   plan.panels = g.panels;
-  plan.stretch = stretch_of(p);
+  plan.stretch = stretch_of(p, g);
   plan.threads = usable_threads(p, threads);
   plan.split = Split::kBatch;
   if (p.B < plan.threads || (forward && prefers_hidden(p, plan.threads, g))) {

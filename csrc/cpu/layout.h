@@ -15,6 +15,7 @@
 namespace fusedrnn::cpu {
 namespace {  // compiled for several machines: see simd.h
 
+constexpr int64_t kL2 = 512 << 10;   // bytes that a thread can count on
 constexpr int kVectorsPerGroup = 4;  // columns of a product without gates come in groups of these
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -40,11 +41,15 @@ struct Geometry {
 };
 
 // Chunks hold about 256 rows: enough to amortise a pass over the weights, few enough that the gates
-// of a chunk stay in L2. The reserve is laid out by chunks, so both passes have the same. Where few
-// rows wait for W_hh to come from L2 and nothing is kept, 64 leave it more room there (LSTM T100
-// H128: B4 on two threads 0.469 -> 0.441 ms, B8 on one 1.20 -> 1.16).
-inline int64_t stretch_of(const Problem& p) {
-  const int64_t rows = p.training || p.B > 8 ? 256 : 64;
+// of a chunk stay in L2, which is 1 MiB where there is AVX-512 and 512 KiB elsewhere: there half as
+// many, if that helps (Zen 3, LSTM T100 B64 H128: 24.9 -> 24.2 ms). The reserve is laid out by
+// chunks, so both passes have the same. Where few rows wait for W_hh to come from L2 and nothing is
+// kept, 64 leave it more room there (Zen 5: B4 on two threads 0.469 -> 0.441 ms, B8 on one 1.20 ->
+// 1.16).
+inline int64_t stretch_of(const Problem& p, const Geometry& g) {
+  const int64_t row = g.panels * g.row() * size_of(p.dtype);  // bytes
+  const bool half = g.lanes * size_of(p.dtype) < 64 && 256 * row >= kL2 && 128 * row <= kL2;
+  const int64_t rows = !p.training && p.B <= 8 ? 64 : half ? 128 : 256;
   return std::clamp<int64_t>(rows / std::max<int64_t>(p.B, 1), 1, std::max<int64_t>(p.T, 1));
 }
 
@@ -77,6 +82,12 @@ inline int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
   const bool wide = columns >= 2 * kVectorsPerGroup * lanes;
   return wide && has_few_rows(p) ? columns / lanes * lanes : 0;
 }
+
+// Going through the rows of x or h a few columns at a time, every element is in another page or
+// falls into the same few sets of L1, if rows are long: then the columns are gathered before (dW of
+// 1,024 columns on a Zen 3: 61 -> 81 GFLOP/s; of 512 75 -> 82, of 256 85 -> 80).
+constexpr int64_t kGatheredColumns = 96, kGatheredRows = 256;
+constexpr bool gathers_columns(DType dtype, int64_t ld) { return ld * size_of(dtype) >= 2048; }
 
 // Hands out 64-byte aligned pieces of a buffer; with a null base it only counts.
 class Arena {
@@ -185,9 +196,9 @@ struct BackwardBuffers {
     w_hh = arena.take<T>(packed(p.P));
     w_hr = arena.take<T>(p.projected ? p.P * g.width() : 0);
     const int64_t group = std::min(round_up(p.I, g.lanes), int64_t(kVectorsPerGroup) * g.lanes);
-    scratch_size = round_up(
-        std::max(by_chunk ? group * g.panels * g.depth() : 0, g.lanes * std::max(p.I, p.P)),
-        g.lanes);
+    scratch_size = std::max(by_chunk ? group * g.panels * g.depth() : 0,
+                            round_up(g.lanes * std::max(p.I, p.P), g.lanes));
+    scratch_size = std::max(scratch_size, kGatheredColumns * kGatheredRows);
     scratch = arena.take<T>(plan.threads * scratch_size);
     for (T*& chunk : dgates) chunk = arena.take<T>(rows * g.panels * g.row());
     dh = arena.take<T>(p.B * P);

@@ -142,32 +142,73 @@ class WeightGradients {
         });
       }
     }
+    const int64_t ld = side == Side::kInput ? p_.I : a_.ldy;
+    if (in_place == 0 && gathers_columns(p_.dtype, ld)) {
+      return gathered(chunk, side, K, panels, dw, id, n, each_run);
+    }
     const Range columns = share(rest * g_.panels, id, n);
     for (int64_t at = columns.begin, next; at < columns.end; at = next) {
       const int64_t panel = at / rest, column = in_place + at % rest;
       next = std::min(columns.end, (panel + 1) * rest);
       const Sums sums = sums_of(side, K, panels, dw, panel);
-      T* to = sums.base + (column - in_place) * sums.row;
-      const T* sum = chunk.fresh ? nullptr : to;
+      bool fresh = chunk.fresh;
       each_run([&](const Run& run) {
-        product<T, kVectors>({run.rows + column,
-                              1,
-                              run.ld,
-                              0,
-                              1,
-                              run.count,
-                              dgates + panel * chunk.stride + run.row * kRow,
-                              kRow,
-                              sum,
-                              sums.row,
-                              to,
-                              sums.row,
-                              next - at,
-                              W,
-                              {sums.at[0], sums.at[1], sums.at[2], sums.at[3]}});
-        sum = to;
+        columns_of_panel(chunk, side, panel, sums, column - in_place, next - at,
+                         {run.rows + column, run.ld, run.row, run.count}, fresh);
+        fresh = false;
       });
     }
+  }
+
+  // The same of rows that lie far apart: some columns are gathered, and all panels pass them. Short
+  // runs, of packed sequences, become long ones.
+  template <class EachRun>
+  void gathered(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, int id, int n,
+                const EachRun& each_run) {
+    T* scratch = buf_.scratch + id * buf_.scratch_size;
+    const int64_t parts = (K + kGatheredColumns - 1) / kGatheredColumns;
+    const Range mine = share(parts * g_.panels, id, n);
+    for (int64_t at = mine.begin, next; at < mine.end; at = next) {
+      const Range columns = share(K, int(at / g_.panels), int(parts));
+      const int64_t first = at % g_.panels;
+      next = std::min(mine.end, at - first + g_.panels);
+      bool fresh = chunk.fresh;
+      Run some{scratch, kGatheredColumns, 0, 0};
+      const auto add = [&] {
+        for (int64_t panel = first; some.count > 0 && panel < first + next - at; ++panel) {
+          const Sums sums = sums_of(side, K, panels, dw, panel);
+          columns_of_panel(chunk, side, panel, sums, columns.begin, columns.size(), some, fresh);
+        }
+        fresh = fresh && some.count == 0;
+        some.count = 0;
+      };
+      each_run([&](const Run& run) {
+        for (int64_t row = 0; row < run.count; ++row) {
+          if (some.count == kGatheredRows || some.row + some.count != run.row + row) add();
+          if (some.count == 0) some.row = run.row + row;
+          const T* from = run.rows + row * run.ld;
+          std::copy(from + columns.begin, from + columns.end, scratch + some.count++ * some.ld);
+        }
+      });
+      add();
+    }
+  }
+
+  // Adds to `count` columns of the sums of a panel, `a` being x or h from the first of them on.
+  void columns_of_panel(const Chunk& chunk, Side side, int64_t panel, const Sums& sums,
+                        int64_t column, int64_t count, const Run& a, bool fresh) {
+    const T* dgates =
+        chunk.grads + (side == Side::kInput ? 0 : kRecurrent) + panel * chunk.stride + a.row * kRow;
+    T* to = sums.base + column * sums.row;
+    Product<T> all{a.rows,   1,    a.ld,
+                   0,        1,    a.count,
+                   dgates,   kRow, fresh ? nullptr : to,
+                   sums.row, to,   sums.row,
+                   count,    W,    {sums.at[0], sums.at[1], sums.at[2], sums.at[3]}};
+    if (g_.panels * chunk.stride * int64_t(sizeof(T)) > kL2) {
+      all.next = dgates + chunk.stride;
+    }
+    product<T, kVectors>(all);
   }
 
   // h before each step of the chunk: runs of y one step away, and h0 where a sequence begins.

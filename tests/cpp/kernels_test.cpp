@@ -215,6 +215,7 @@ constexpr Shape kShapes[] = {
     {70, 5, 150, 37, 5},                         // packed, dW summed in place over two chunks
     {3, 7, 20, 270, 260},                        // several steps read in place
     {2, 3, 620, 240, 20},                        // dx with weights packed by the chunk
+    {60, 5, 515, 20, 4},                         // columns of x gathered for dW, two chunks
 };
 
 Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19937& random) {
