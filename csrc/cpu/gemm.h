@@ -28,7 +28,9 @@ constexpr int64_t kBlock = FUSEDRNN_VECTOR_BYTES == 64 ? 512 : 128;
 
 // k steps that the loop of a tile takes at once. Zen 3 runs a tile of 12 FMA in 22 instructions at
 // 73 GFLOP/s of 102, of 20 at 86 (what shares the core takes every other fetch; alone 96 and 98).
-constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES == 64 ? 1 : 4;
+// Only where that was measured: the code is three times as long to compile.
+template <class T>
+constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES == 32 && sizeof(T) == 4 ? 4 : 1;
 
 // A is read at a[row * a_row + block * a_block + k * a_k] for `blocks` blocks of `depth` k each. W
 // holds T, or BFloat16Pair.
@@ -101,10 +103,11 @@ FUSEDRNN_INLINE void add_blocks(typename Vec<T>::Type (&acc)[R][NV], const Produ
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) a[r] = p.a + (row + r) * p.a_row + block * p.a_block;
     int64_t k = 0, at = 0;
-    if constexpr (kUnroll > 1) {
-      for (const int64_t depth = p.depth; k + kUnroll <= depth; k += kUnroll) {
+    constexpr int n = kUnroll<T>;
+    if constexpr (n > 1) {
+      for (const int64_t depth = p.depth; k + n <= depth; k += n) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kUnroll; ++i, at += a_k, w += w_k) add_k<T, S, NV, R>(acc, a, at, w);
+        for (int i = 0; i < n; ++i, at += a_k, w += w_k) add_k<T, S, NV, R>(acc, a, at, w);
       }
     }
     for (; k < p.depth; ++k, at += a_k, w += w_k) add_k<T, S, NV, R>(acc, a, at, w);
@@ -146,9 +149,11 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   // As things mostly lie; to the compiler these strides are numbers then.
   constexpr std::integral_constant<int64_t, 1> kAlong;
   constexpr std::integral_constant<int64_t, kPackedRow<T, S, NV>> kPacked;
-  if (kUnroll > 1 && p.w_k == kPacked && p.a_k == kAlong) {
+  if constexpr (kUnroll<T> == 1) {
+    add_blocks(acc, p, row, p.a_k, p.w_k);
+  } else if (p.w_k == kPacked && p.a_k == kAlong) {
     add_blocks(acc, p, row, kAlong, kPacked);
-  } else if (kUnroll > 1 && p.w_k == kPacked) {
+  } else if (p.w_k == kPacked) {
     add_blocks(acc, p, row, p.a_k, kPacked);
   } else {
     add_blocks(acc, p, row, p.a_k, p.w_k);
@@ -198,7 +203,7 @@ FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
 // than a few lines, and with AVX-512 it would have to: its blocks are long, its tiles few.
 template <class T, class S>
 bool fetches(const Product<T, S>& p) {
-  return p.next && kUnroll > 1 && p.rows >= 48;
+  return p.next && !FUSEDRNN_AVX512 && p.rows >= 48;
 }
 template <class S>
 FUSEDRNN_INLINE void fetch(const S* from, const S* to) {
