@@ -1,6 +1,7 @@
 """The kernels without torch: tests/cpp/kernels_test.cpp, built under the sanitizers and run with
-every instruction set this machine has, and on arm64 where that can be emulated; and what the
-objects of the variants define, which no test that merely runs them could show."""
+every instruction set this machine has, AVX-512 lane by lane where it is not among them, and on
+arm64 where that can be emulated; and what the objects of the variants define, which no test that
+merely runs them could show."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from native_build import ADDRESS, KERNELS, ROOT, compiled, compiler, kernels, ou
 
 from fusedrnn import _C
 
+EMULATED = ROOT / "tests" / "cpp" / "emulated_avx512.cpp"
 PROGRAM = ROOT / "tests" / "cpp" / "kernels_test.cpp"
 
 BUILDS = {
@@ -52,6 +54,21 @@ def test_kernels_match_the_scalar_reference(build: str, objects: list[str], tmp_
         for isa, said in zip(isas, pool.map(run, isas), strict=True):
             assert said.startswith(f"{isa}: ")
             assert said.endswith(" 0 failures\n")
+
+
+# No emulator at hand runs AVX-512: QEMU and Valgrind stop at AVX2.
+@pytest.mark.skipif("avx512" in _C.cpu_isas(), reason="AVX-512 is here and tested as itself")
+@pytest.mark.skipif("avx2" not in _C.cpu_isas(), reason="needs AVX2")
+def test_the_avx512_kernels_match_the_scalar_reference_lane_by_lane(tmp_path: Path) -> None:
+    others = kernels(*BUILDS["optimized"])
+    # Vectors wider than a register's have no calling convention; every function here is inlined.
+    objects = compiled(compiler(), [EMULATED, PROGRAM], ["-O2", "-Wno-psabi"], tmp_path)
+    objects += [path for path in others if Path(path).stem != "kernels_baseline"]
+    program = str(tmp_path / "kernels_test")
+    output_of([*compiler(), *objects, "-pthread", "-o", program])
+    said = output_of([program, "3"], FUSEDRNN_CPU_ISA="baseline")
+    assert said.startswith("baseline: ")
+    assert said.endswith(" 0 failures\n")
 
 
 # A function the linker saw in two variants it would merge, and a machine without AVX-512 could
