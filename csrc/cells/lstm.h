@@ -29,18 +29,22 @@ struct Lstm {
   template <class V>
   FUSEDRNN_CELL static V finish(V (&s)[kSlots], V /*h_prev*/, V c) {
     s[3] = sigmoid(s[3]);
-    return s[3] * tanh(c);
+    return output(s, c);
   }
 
   // From activated gates.
   template <class V>
   FUSEDRNN_CELL static V update(const V (&s)[kSlots], V& c) {
     c = state(s, c);
-    return s[3] * tanh(c);
+    return output(s, c);
   }
   template <class V>
   FUSEDRNN_CELL static V state(const V (&s)[kSlots], V c) {
     return madd(s[1], c, s[0] * s[2]);
+  }
+  template <class V>
+  FUSEDRNN_CELL static V output(const V (&s)[kSlots], V c) {
+    return s[3] * tanh(c);
   }
 
   // In: activated gates, dh and dc of this step. Out: gradients of the pre-activations in s, dc of

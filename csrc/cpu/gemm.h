@@ -27,8 +27,8 @@ constexpr int kTileRows = FUSEDRNN_VECTOR_BYTES == 64 ? (NV == 4 ? 6 : 8)
 constexpr int64_t kBlock = FUSEDRNN_VECTOR_BYTES == 64 ? 512 : 128;
 
 // k steps that the loop of a tile takes at once. Zen 3 runs a tile of 12 FMA in 22 instructions at
-// 73 GFLOP/s of 102, of 20 at 86 (what shares the core takes every other fetch; alone 96 and 98).
-// Only where that was measured: the code is three times as long to compile.
+// 73 GFLOP/s of 102, of 20 at 86, on a core shared with others (alone 96 and 98). Only where that
+// was measured: the kernels take 1.4 times as long to compile.
 template <class T>
 constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES == 32 && sizeof(T) == 4 ? 4 : 1;
 
@@ -218,7 +218,7 @@ FUSEDRNN_INLINE void tiles(const Product<T, S>& p) {
   const int64_t ahead = fetches(p) ? p.blocks * p.depth * p.w_k : 0;
   for (int64_t i = 0, row = 0; i < count; ++i) {
     const int64_t next = p.rows * (i + 1) / count;
-    fetch(p.next + ahead * i / count, p.next + ahead * (i + 1) / count);
+    if (ahead) fetch(p.next + ahead * i / count, p.next + ahead * (i + 1) / count);
     tile_of<T, S, NV>(int(next - row), p, row);
     row = next;
   }

@@ -87,7 +87,9 @@ inline int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
 // falls into the same few sets of L1, if rows are long: then the columns are gathered before (dW of
 // 1,024 columns on a Zen 3: 61 -> 81 GFLOP/s; of 512 75 -> 82, of 256 85 -> 80).
 constexpr int64_t kGatheredColumns = 96, kGatheredRows = 256;
-constexpr bool gathers_columns(DType dtype, int64_t ld) { return ld * size_of(dtype) >= 2048; }
+inline bool gathers_columns(const Problem& p, int64_t ld) {
+  return !has_few_rows(p) && ld * size_of(p.dtype) >= 2048;
+}
 
 // Hands out 64-byte aligned pieces of a buffer; with a null base it only counts.
 class Arena {
@@ -168,7 +170,7 @@ struct BackwardBuffers {
   T *w_ih, *w_hh, *w_hr;  // packed for products with gate gradients: [columns][panels*depth];
                           // read in place, the columns that fill no vector: [G*H][lanes]
   T* scratch;             // [threads][scratch_size]
-  int64_t scratch_size;   // a group of w_ih, or a vector's rows of dw
+  int64_t scratch_size;   // a group of w_ih, a vector's rows of dw, or gathered columns
   T* dgates[2];           // a chunk each, in turn
   T *dh, *dc;             // [B][P padded], [B][width]  running gradients of the states
   T* c0;                  // [B][width]
@@ -198,7 +200,9 @@ struct BackwardBuffers {
     const int64_t group = std::min(round_up(p.I, g.lanes), int64_t(kVectorsPerGroup) * g.lanes);
     scratch_size = std::max(by_chunk ? group * g.panels * g.depth() : 0,
                             round_up(g.lanes * std::max(p.I, p.P), g.lanes));
-    scratch_size = std::max(scratch_size, kGatheredColumns * kGatheredRows);
+    if (gathers_columns(p, std::max(p.I, 2 * p.P))) {  // y may be that of two directions
+      scratch_size = std::max(scratch_size, kGatheredColumns * kGatheredRows);
+    }
     scratch = arena.take<T>(plan.threads * scratch_size);
     for (T*& chunk : dgates) chunk = arena.take<T>(rows * g.panels * g.row());
     dh = arena.take<T>(p.B * P);

@@ -142,9 +142,8 @@ class WeightGradients {
         });
       }
     }
-    const int64_t ld = side == Side::kInput ? p_.I : a_.ldy;
-    if (in_place == 0 && gathers_columns(p_.dtype, ld)) {
-      return gathered(chunk, side, K, panels, dw, id, n, each_run);
+    if (gathers_columns(p_, side == Side::kInput ? p_.I : std::min(a_.ldy, 2 * p_.P))) {
+      return gathered(chunk, dgates, side, K, panels, dw, id, n, each_run);
     }
     const Range columns = share(rest * g_.panels, id, n);
     for (int64_t at = columns.begin, next; at < columns.end; at = next) {
@@ -153,7 +152,7 @@ class WeightGradients {
       const Sums sums = sums_of(side, K, panels, dw, panel);
       bool fresh = chunk.fresh;
       each_run([&](const Run& run) {
-        columns_of_panel(chunk, side, panel, sums, column - in_place, next - at,
+        columns_of_panel(chunk, dgates + panel * chunk.stride, sums, column - in_place, next - at,
                          {run.rows + column, run.ld, run.row, run.count}, fresh);
         fresh = false;
       });
@@ -163,8 +162,8 @@ class WeightGradients {
   // The same of rows that lie far apart: some columns are gathered, and all panels pass them. Short
   // runs, of packed sequences, become long ones.
   template <class EachRun>
-  void gathered(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, int id, int n,
-                const EachRun& each_run) {
+  void gathered(const Chunk& chunk, const T* dgates, Side side, int64_t K, T* panels, T* dw, int id,
+                int n, const EachRun& each_run) {
     T* scratch = buf_.scratch + id * buf_.scratch_size;
     const int64_t parts = (K + kGatheredColumns - 1) / kGatheredColumns;
     const Range mine = share(parts * g_.panels, id, n);
@@ -177,7 +176,8 @@ class WeightGradients {
       const auto add = [&] {
         for (int64_t panel = first; some.count > 0 && panel < first + next - at; ++panel) {
           const Sums sums = sums_of(side, K, panels, dw, panel);
-          columns_of_panel(chunk, side, panel, sums, columns.begin, columns.size(), some, fresh);
+          columns_of_panel(chunk, dgates + panel * chunk.stride, sums, columns.begin,
+                           columns.size(), some, fresh);
         }
         fresh = fresh && some.count == 0;
         some.count = 0;
@@ -195,10 +195,9 @@ class WeightGradients {
   }
 
   // Adds to `count` columns of the sums of a panel, `a` being x or h from the first of them on.
-  void columns_of_panel(const Chunk& chunk, Side side, int64_t panel, const Sums& sums,
-                        int64_t column, int64_t count, const Run& a, bool fresh) {
-    const T* dgates =
-        chunk.grads + (side == Side::kInput ? 0 : kRecurrent) + panel * chunk.stride + a.row * kRow;
+  void columns_of_panel(const Chunk& chunk, const T* dgates, const Sums& sums, int64_t column,
+                        int64_t count, const Run& a, bool fresh) {
+    dgates += a.row * kRow;
     T* to = sums.base + column * sums.row;
     Product<T> all{a.rows,   1,    a.ld,
                    0,        1,    a.count,
