@@ -84,6 +84,7 @@ class Backward {
     GateChunk<T> grads;
   };
 
+  const T* y() const { return static_cast<const T*>(a_.y); }
   int64_t dh_width() const { return round_up(p_.P, W); }
 
   void prepare(int id, int n) {
@@ -215,60 +216,69 @@ class Backward {
 
   void cells(int64_t t, Range rows, Range panels, const GateChunk<T>& gates,
              const GateChunk<T>& grads, int64_t chunk_row) {
-    const T* dy = p_.projected ? nullptr : static_cast<const T*>(a_.dy);
-    const T* y = static_cast<const T*>(a_.y);
-    const int64_t offset = p_.offset(t);
-    T* dh_state = p_.projected ? buf_.dh_hidden : buf_.dh;
-    const int64_t dh_stride = p_.projected ? g_.width() : dh_width();
-    const int64_t before = p_.reverse ? t + 1 : t - 1;
-    const int64_t carried = before >= 0 && before < p_.T ? p_.rows(before) : 0;
-    const T* h0 = static_cast<const T*>(a_.h0);
+    const Segments<T> segments(p_, t, rows, y(), a_.ldy, static_cast<const T*>(a_.h0));
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       for (int u = 0; u < kUnitVectors; ++u) {
-        const int64_t unit = panel * g_.units() + u * W;
-        const int lanes = int(std::clamp<int64_t>(p_.H - unit, 0, W));
-        for (int64_t r = rows.begin; r < rows.end; ++r) {
-          const int64_t at = u * C::kSlots * W;
-          T* out = grads.at(panel, chunk_row + r, kRow) + at;
-          if (lanes == 0) {  // padding of the panel; the products read it
-            V(T(0)).store(out);
-            continue;
-          }
-          V s[C::kSlots], h{}, h_prev{}, c{}, c_prev{}, dc{};
-          if constexpr (C::kKeepsSlots) {
-            const T* in = gates.at(panel, chunk_row + r, kRow) + at;
-#pragma GCC unroll 4
-            for (int i = 0; i < C::kSlots; ++i) s[i] = V::load(in + i * W);
-          } else {
-            h = V::load(y + (offset + r) * a_.ldy + unit, lanes);
-          }
-          if constexpr (C::kUsesPreviousH) {
-            if (r < carried) {
-              h_prev = V::load(y + (p_.offset(before) + r) * a_.ldy + unit, lanes);
-            } else {
-              h_prev = h0 ? V::load(h0 + r * p_.P + unit, lanes) : V(T(0));
-            }
-          }
-          T* dc_state = buf_.dc + r * g_.width() + unit;
-          if constexpr (C::kHasC) {
-            c = V::load(keep_.c + (offset + r) * g_.width() + unit);
-            c_prev = V::load(r < carried ? keep_.c + (p_.offset(before) + r) * g_.width() + unit
-                                         : buf_.c0 + r * g_.width() + unit);
-            dc = V::load(dc_state);
-          }
-          V dh = V::load(dh_state + r * dh_stride + unit);
-          if (dy) dh = dh + V::load(dy + (offset + r) * a_.lddy + unit, lanes);
-          C::backward(s, h, h_prev, c_prev, c, dh, dc);
-#pragma GCC unroll 4
-          for (int i = 0; i < C::kSlots; ++i) {
-            // Padded lanes may hold inf * 0 = nan, which the products would spread.
-            if (lanes < W) V(T(0)).store(out + i * W);
-            s[i].store(out + i * W, lanes);
-          }
-          if constexpr (C::kHasC) dc.store(dc_state);
-          if constexpr (C::kUsesPreviousH) dh.store(dh_state + r * dh_stride + unit);
+        for (int i = 0; i < segments.count; ++i) {
+          const Segment<T>& s = segments.item[i];
+          const int64_t row = chunk_row + s.rows.begin, at = u * C::kSlots * W;
+          cell(t, panel * g_.units() + u * W, s, gates.at(panel, row, kRow) + at,
+               grads.at(panel, row, kRow) + at);
         }
       }
+    }
+  }
+
+  // One vector of units of a segment: what `in` keeps of its gates, gradients of them to `out`.
+  void cell(int64_t t, int64_t unit, const Segment<T>& segment, const T* in, T* out) {
+    const int lanes = int(std::clamp<int64_t>(p_.H - unit, 0, W));
+    // As in forward, all that the rows share is read first.
+    const int64_t rows = segment.rows.size(), width = g_.width(), begin = segment.rows.begin;
+    if (lanes == 0) {  // padding of the panel; the products read it
+      for (int64_t r = 0; r < rows; ++r, out += kRow) V(T(0)).store(out);
+      return;
+    }
+    const int64_t first = p_.offset(t) + begin;
+    const T* h_now = y() + first * a_.ldy + unit;
+    const T* h_before = segment.h_prev ? segment.h_prev + unit : nullptr;
+    const int64_t y_stride = a_.ldy, h_stride = segment.stride, dy_stride = a_.lddy;
+    const T* dy = static_cast<const T*>(p_.projected ? nullptr : a_.dy);
+    if (dy) dy += first * dy_stride + unit;
+    const int64_t dh_stride = p_.projected ? width : dh_width();
+    T* dh_state = (p_.projected ? buf_.dh_hidden : buf_.dh) + begin * dh_stride + unit;
+    T* dc_state = buf_.dc + begin * width + unit;
+    const T* c_now = keep_.c + first * width + unit;
+    const T* c_before =
+        (segment.carried ? keep_.c + (p_.offset(p_.reverse ? t + 1 : t - 1) + begin) * width
+                         : buf_.c0 + begin * width) +
+        unit;
+    for (int64_t r = 0; r < rows; ++r, in += kRow, out += kRow) {
+      V s[C::kSlots], h{}, h_prev{}, c{}, c_prev{}, dc{};
+      if constexpr (C::kKeepsSlots) {
+#pragma GCC unroll 4
+        for (int i = 0; i < C::kSlots; ++i) s[i] = V::load(in + i * W);
+      } else {
+        h = V::load(h_now + r * y_stride, lanes);
+      }
+      if constexpr (C::kUsesPreviousH) {
+        h_prev = h_before ? V::load(h_before + r * h_stride, lanes) : V(T(0));
+      }
+      if constexpr (C::kHasC) {
+        c = V::load(c_now + r * width);
+        c_prev = V::load(c_before + r * width);
+        dc = V::load(dc_state + r * width);
+      }
+      V dh = V::load(dh_state + r * dh_stride);
+      if (dy) dh = dh + V::load(dy + r * dy_stride, lanes);
+      C::backward(s, h, h_prev, c_prev, c, dh, dc);
+#pragma GCC unroll 4
+      for (int i = 0; i < C::kSlots; ++i) {
+        // Padded lanes may hold inf * 0 = nan, which the products would spread.
+        if (lanes < W) V(T(0)).store(out + i * W);
+        s[i].store(out + i * W, lanes);
+      }
+      if constexpr (C::kHasC) dc.store(dc_state + r * width);
+      if constexpr (C::kUsesPreviousH) dh.store(dh_state + r * dh_stride);
     }
   }
 

@@ -28,6 +28,7 @@ struct Segment {
   Range rows;
   const T* h_prev;  // of rows.begin
   int64_t stride;
+  bool carried;  // from the step before, and not from h0
 };
 
 template <class T>
@@ -42,10 +43,11 @@ struct Segments {
     const int64_t carried =
         has_before ? std::max(std::min(p.rows(before), active), slice.begin) : slice.begin;
     if (carried > slice.begin) {
-      item[count++] = {{slice.begin, carried}, y + (p.offset(before) + slice.begin) * ldy, ldy};
+      item[count++] = {
+          {slice.begin, carried}, y + (p.offset(before) + slice.begin) * ldy, ldy, true};
     }
     if (active > carried) {
-      item[count++] = {{carried, active}, h0 ? h0 + carried * p.P : nullptr, p.P};
+      item[count++] = {{carried, active}, h0 ? h0 + carried * p.P : nullptr, p.P, false};
     }
   }
 };
@@ -245,18 +247,26 @@ class Forward {
   template <bool kBegins, bool kFinishes>
   void cell(int64_t t, int64_t unit, const Segment<T>& s, T* slot) {
     using V = Vec<T>;
-    const int64_t offset = p_.offset(t);
     const int lanes = int(std::min<int64_t>(p_.H - unit, W));
-    for (int64_t r = s.rows.begin; r < s.rows.end; ++r, slot += kRow) {
+    // All that the rows share is read before anything is stored, which for all that the compiler
+    // knows may be to `this`.
+    const bool training = p_.training;
+    const int64_t rows = s.rows.size(), width = g_.width(), first = p_.offset(t) + s.rows.begin;
+    const T* h_before = s.h_prev ? s.h_prev + unit : nullptr;
+    const int64_t h_stride = s.stride;
+    T* c_state = buf_.c + s.rows.begin * width + unit;
+    T* c_kept = keep_.c + first * width + unit;
+    T* out = (p_.projected ? hidden(t, s.rows.begin) : y() + first * a_.ldy) + unit;
+    const int64_t out_stride = p_.projected ? width : a_.ldy;
+    const int out_lanes = p_.projected ? W : lanes;
+    for (int64_t r = 0; r < rows; ++r, slot += kRow) {
       V x[C::kSlots];
 #pragma GCC unroll 4
       for (int i = 0; i < C::kSlots; ++i) x[i] = V::load(slot + i * W);
       V c{}, h_prev{}, h{};
-      T* c_state = buf_.c + r * g_.width() + unit;
-      if constexpr (C::kHasC) c = V::load(c_state);
+      if constexpr (C::kHasC) c = V::load(c_state + r * width);
       if constexpr (C::kUsesPreviousH && kFinishes) {
-        h_prev =
-            s.h_prev ? V::load(s.h_prev + (r - s.rows.begin) * s.stride + unit, lanes) : V(T(0));
+        h_prev = h_before ? V::load(h_before + r * h_stride, lanes) : V(T(0));
       }
       if constexpr (kBegins && kFinishes) {
         h = C::forward(x, h_prev, c);
@@ -266,8 +276,8 @@ class Forward {
         h = C::finish(x, h_prev, c);
       }
       if constexpr (C::kHasC && kBegins) {
-        c.store(c_state);
-        if (p_.training) c.store(keep_.c + (offset + r) * g_.width() + unit);
+        c.store(c_state + r * width);
+        if (training) c.store(c_kept + r * width);
       }
       if constexpr (C::kKeepsSlots) {
 #pragma GCC unroll 4
@@ -275,21 +285,17 @@ class Forward {
           const bool begun = kBegins && (C::kBegun >> i & 1),
                      finished = kFinishes && (C::kFinished >> i & 1);
           const bool handed_on = !kFinishes && begun && (C::kFinished >> i & 1);
-          if (handed_on || (p_.training && (begun || finished))) x[i].store(slot + i * W);
+          if (handed_on || (training && (begun || finished))) x[i].store(slot + i * W);
         }
       }
-      if constexpr (kFinishes) {
-        if (p_.projected) {
-          h.store(hidden(offset, r) + unit);
-        } else {
-          h.store(y() + (offset + r) * a_.ldy + unit, lanes);
-        }
-      }
+      if constexpr (kFinishes) h.store(out + r * out_stride, out_lanes);
     }
   }
 
-  T* hidden(int64_t offset, int64_t r) const {
-    return p_.training ? keep_.hidden + (offset + r) * g_.width() : buf_.hidden + r * g_.width();
+  // h of step t before the projection.
+  T* hidden(int64_t t, int64_t row) const {
+    return p_.training ? keep_.hidden + (p_.offset(t) + row) * g_.width()
+                       : buf_.hidden + row * g_.width();
   }
 
   // y = hidden W_hr', the columns in groups shared by the threads that share the rows.
@@ -300,8 +306,8 @@ class Forward {
     for (int64_t i = groups.begin; i < groups.end; ++i) {
       const Group group = group_of(p_.P, W, i);
       product<T>(group.vectors,
-                 {hidden(offset, rows.begin), g_.width(), 1, 0, 1, p_.H,
-                  buf_.w_hr + group.column * p_.H, int64_t(group.vectors) * W, nullptr, 0,
+                 {hidden(t, rows.begin), g_.width(), 1, 0, 1, p_.H, buf_.w_hr + group.column * p_.H,
+                  int64_t(group.vectors) * W, nullptr, 0,
                   y() + (offset + rows.begin) * a_.ldy + group.column, a_.ldy, active, group.tail});
     }
   }

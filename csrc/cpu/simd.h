@@ -245,16 +245,9 @@ FUSEDRNN_INLINE Vec<float> divide(Vec<float> a, Vec<float> b) {
   return a.v / b.v;
 #endif
 }
-FUSEDRNN_INLINE Vec<float> nearest(Vec<float> x) {
-  return (x.v + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: the sum has no fraction bits left
-}
-FUSEDRNN_INLINE Vec<float> exp2_int(Vec<float> n) {
+FUSEDRNN_INLINE Vec<float> as_exponent(Vec<float> x) {
   using V = Vec<float>;
-#if FUSEDRNN_AVX512
-  return V::Type(_mm512_scalef_ps(V(1.0f).v, n.v));
-#else
-  return V::Type((__builtin_convertvector(n.v, V::Ints) + 127) << 23);
-#endif
+  return V::Type(V::Ints(x.v) << 23);
 }
 FUSEDRNN_INLINE Vec<float> abs(Vec<float> x) {
   using V = Vec<float>;

@@ -47,9 +47,6 @@ void store_by_lane(Element* to, unsigned mask, const auto& from) {
   by_lane<__m512>([x = __m512(a), y = __m512(b)](size_t i) { return x[i] < y[i] ? x[i] : y[i]; })
 #define _mm512_rcp14_ps(a) \
   by_lane<__m512>([x = __m512(a)](size_t i) { return reciprocal_of_14_bits(x[i]); })
-#define _mm512_scalef_ps(a, n) \
-  by_lane<__m512>(             \
-      [x = __m512(a), y = __m512(n)](size_t i) { return __builtin_ldexpf(x[i], int(y[i])); })
 #define _mm512_maskz_loadu_ps(mask, from) \
   by_lane<__m512>([m = unsigned(mask), p = from](size_t i) { return m >> i & 1 ? p[i] : 0.0f; })
 #define _mm512_maskz_loadu_pd(mask, from) \
