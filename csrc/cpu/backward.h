@@ -1,8 +1,9 @@
 // The fused backward layer, chunk by chunk against the order of forward. For each step: gradients
 // of the gates from the kept gates, then dh of the step before by one product. When a chunk is done
-// its gate gradients are still in L2: dx is made from them, and after a barrier every thread adds
-// the chunk to its share of the weight gradients. Two chunk buffers in turn make one barrier a
-// chunk enough. The sums run over chunks in one order, whatever the number of threads.
+// its gate gradients are still in cache: dx is made from them, and the weight gradients, by all
+// threads together, once all have done the chunk. So that none waits long for that, each does its
+// steps of the next chunk before. The sums run over chunks in one order, whatever the number of
+// threads.
 #pragma once
 
 #include "cpu/forward.h"
@@ -32,35 +33,25 @@ class Backward {
     const int among = by_rows ? 1 : n, me = by_rows ? 0 : id;
     const int64_t chunks = (p_.T + plan_.stretch - 1) / plan_.stretch;
     const bool wide = a_.dx && by_chunk_;
-    Chunk done[2];
-    for (int64_t i = 0; i < chunks; ++i) {
-      const int64_t chunk = p_.reverse ? i : chunks - 1 - i;
-      const Range steps{chunk * plan_.stretch, std::min(p_.T, (chunk + 1) * plan_.stretch)};
-      const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
-      const GateChunk<T> gates{keep_.gates + first * g_.panels * kRow, size * kRow};
-      const GateChunk<T> grads{buf_.dgates[i % 2], size * kRow};
-      for (int64_t s = 0; s < steps.size(); ++s) {
-        const int64_t t = p_.reverse ? steps.begin + s : steps.end - 1 - s;
-        const bool last = i == chunks - 1 && s == steps.size() - 1;
-        const Range active{rows.begin, std::max(rows.begin, std::min(p_.rows(t), rows.end))};
-        if (p_.projected) {
-          project_back(t, active, p_.offset(t) - first, buf_.dh_projected[i % 2], me, among);
-          barrier_.wait(among);
-        }
-        cells(t, active, panels, gates, grads, p_.offset(t) - first);
-        barrier_.wait(among);
-        // With no h0 to reach, nothing is owed to the states before the last step.
-        if (!last || a_.dh0) {
-          previous_h(t, active, grads, p_.offset(t) - first, me, among);
-        }
-        barrier_.wait(among);
+    const int behind = n > 1 && by_rows && !by_chunk_ ? 1 : 0;
+    unsigned arrival = 0;
+    for (int64_t i = 0; i < chunks + behind; ++i) {
+      if (i < chunks) {
+        steps(i, i == chunks - 1, rows, panels, me, among);
+        if (a_.dx && !wide) inputs(chunk(i), rows, me, among);
       }
-      if (a_.dx && !wide) inputs(steps, rows, grads, me, among);
-      barrier_.wait(n);
-      done[i % 2] = {first, size, grads};
-      if (wide && (i % 2 || i == chunks - 1)) wide_inputs(done, i % 2 + 1, id, n);
-      weights_.add(steps, i, grads.base, id, n);
-      if (wide && i % 2) barrier_.wait(n);  // the next chunk takes the place of the one before
+      if (!behind) arrival = barrier_.arrive(n);
+      if (i >= behind) {
+        barrier_.wait_for(arrival, n);
+        if (wide && (i % 2 || i == chunks - 1)) wide_inputs(i - i % 2, i, id, n);
+        const int64_t complete = i - behind;
+        const Chunk all = chunk(complete);
+        rounds_.run(complete, id, n, [&](Part part) {
+          weights_.add(all.steps, complete, all.grads.base, part, id);
+        });
+        if (wide && i % 2) barrier_.wait(n);  // the next chunk takes the place of the one before
+      }
+      if (behind && i < chunks) arrival = barrier_.arrive(n);
     }
     barrier_.wait(n);
     weights_.finish(id, n);
@@ -78,11 +69,19 @@ class Backward {
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
-  // Gate gradients of rows [first, first + size) of x.
+  // The i-th chunk to be done: rows [first, first + size) of x.
   struct Chunk {
+    Range steps;
     int64_t first, size;
     GateChunk<T> grads;
   };
+  Chunk chunk(int64_t i) const {
+    const int64_t stretch = plan_.stretch, last = (p_.T - 1) / stretch;
+    const int64_t begin = (p_.reverse ? i : last - i) * stretch;
+    const Range steps{begin, std::min(p_.T, begin + stretch)};
+    const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
+    return {steps, first, size, {buf_.dgates[i % buf_.chunks], size * kRow}};
+  }
 
   const T* y() const { return static_cast<const T*>(a_.y); }
   int64_t dh_width() const { return round_up(p_.P, W); }
@@ -214,6 +213,27 @@ class Backward {
     }
   }
 
+  void steps(int64_t i, bool last, Range rows, Range panels, int me, int among) {
+    const Chunk all = chunk(i);
+    const GateChunk<T> gates{keep_.gates + all.first * g_.panels * kRow, all.size * kRow};
+    for (int64_t s = 0; s < all.steps.size(); ++s) {
+      const int64_t t = p_.reverse ? all.steps.begin + s : all.steps.end - 1 - s;
+      const int64_t row = p_.offset(t) - all.first;
+      const Range active{rows.begin, std::max(rows.begin, std::min(p_.rows(t), rows.end))};
+      if (p_.projected) {
+        project_back(t, active, row, buf_.dh_projected[i % buf_.chunks], me, among);
+        barrier_.wait(among);
+      }
+      cells(t, active, panels, gates, all.grads, row);
+      barrier_.wait(among);
+      // With no h0 to reach, nothing is owed to the states before the last step.
+      if (!last || s < all.steps.size() - 1 || a_.dh0) {
+        previous_h(t, active, all.grads, row, me, among);
+      }
+      barrier_.wait(among);
+    }
+  }
+
   void cells(int64_t t, Range rows, Range panels, const GateChunk<T>& gates,
              const GateChunk<T>& grads, int64_t chunk_row) {
     const Segments<T> segments(p_, t, rows, y(), a_.ldy, static_cast<const T*>(a_.h0));
@@ -296,26 +316,26 @@ class Backward {
   }
 
   // dx of a chunk: of the thread's own rows, whose gate gradients it has just made.
-  void inputs(Range steps, Range rows, const GateChunk<T>& grads, int id, int n) {
+  void inputs(const Chunk& all, Range rows, int id, int n) {
     const bool whole = rows.size() == p_.B;
     const Range mine = share(groups(Side::kInput), id, n);
-    const int64_t first = p_.offset(steps.begin);
+    const Range steps = all.steps;
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const Group columns = group(Side::kInput, i);
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
-        const int64_t count =
-            whole ? p_.offset(steps.end) - first : std::min(p_.rows(t), rows.end) - rows.begin;
+        const int64_t count = whole ? all.size : std::min(p_.rows(t), rows.end) - rows.begin;
         if (count <= 0) break;
-        add_dx(columns, packed_group(buf_.w_ih, columns), grads, first,
-               p_.offset(t) + rows.begin - first, count);
+        add_dx(columns, packed_group(buf_.w_ih, columns), all,
+               p_.offset(t) + rows.begin - all.first, count);
       }
     }
   }
 
   // The same for wide weights, of all rows of one or two chunks; each thread packs the columns that
   // it makes.
-  void wide_inputs(const Chunk* chunks, int64_t count, int id, int n) {
-    const int64_t size = chunks[0].size + (count == 2 ? chunks[1].size : 0);
+  void wide_inputs(int64_t first, int64_t last, int id, int n) {
+    int64_t size = 0;
+    for (int64_t i = first; i <= last; ++i) size += chunk(i).size;
     T* packed = buf_.scratch + id * buf_.scratch_size;
     const Range mine = share(groups(Side::kInput) * size, id, n);
     for (int64_t at = mine.begin, next; at < mine.end; at = next) {
@@ -323,22 +343,21 @@ class Backward {
       next = std::min(mine.end, (at / size + 1) * size);
       pack_group(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, columns, packed);
       Range rows{at % size, at % size + next - at};
-      for (const Chunk* chunk = chunks; chunk < chunks + count; ++chunk) {
-        const int64_t end = std::min(rows.end, chunk->size);
-        if (rows.begin < end) {
-          add_dx(columns, packed, chunk->grads, chunk->first, rows.begin, end - rows.begin);
-        }
-        rows = {std::max<int64_t>(rows.begin - chunk->size, 0), rows.end - chunk->size};
+      for (int64_t i = first; i <= last; ++i) {
+        const Chunk all = chunk(i);
+        const int64_t end = std::min(rows.end, all.size);
+        if (rows.begin < end) add_dx(columns, packed, all, rows.begin, end - rows.begin);
+        rows = {std::max<int64_t>(rows.begin - all.size, 0), rows.end - all.size};
       }
     }
   }
 
-  // Rows [row, row + count) of the chunk that begins with row `first` of x.
-  void add_dx(const Group& columns, const T* packed, const GateChunk<T>& grads, int64_t first,
-              int64_t row, int64_t count) {
-    T* dx = static_cast<T*>(a_.dx) + (first + row) * p_.I + columns.column;
-    product_of_gates(Side::kInput, columns, packed, grads.at(0, row, kRow), grads.panel_stride,
-                     a_.accumulate_dx ? dx : nullptr, dx, p_.I, count, columns.tail);
+  // Rows [row, row + count) of a chunk.
+  void add_dx(const Group& columns, const T* packed, const Chunk& all, int64_t row, int64_t count) {
+    T* dx = static_cast<T*>(a_.dx) + (all.first + row) * p_.I + columns.column;
+    product_of_gates(Side::kInput, columns, packed, all.grads.at(0, row, kRow),
+                     all.grads.panel_stride, a_.accumulate_dx ? dx : nullptr, dx, p_.I, count,
+                     columns.tail);
   }
 
   const BackwardParams& a_;
@@ -350,6 +369,7 @@ class Backward {
   const bool by_chunk_ = packs_inputs_by_chunk(p_, W, plan_.threads);
   WeightGradients<T, C, kUnitVectors> weights_;
   Barrier barrier_;
+  Rounds rounds_;
 };
 
 }  // namespace

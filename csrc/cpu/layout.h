@@ -171,10 +171,11 @@ struct BackwardBuffers {
                           // read in place, the columns that fill no vector: [G*H][lanes]
   T* scratch;             // [threads][scratch_size]
   int64_t scratch_size;   // a group of w_ih, a vector's rows of dw, or gathered columns
-  T* dgates[2];           // a chunk each, in turn
+  int chunks;             // whose gate gradients are kept at once
+  T* dgates[3];           // a chunk each, in turn
   T *dh, *dc;             // [B][P padded], [B][width]  running gradients of the states
   T* c0;                  // [B][width]
-  T* dh_projected[2];     // [rows of a chunk][P padded]  dh after the projection, projected only
+  T* dh_projected[3];     // [rows of a chunk][P padded]  dh after the projection, projected only
   T* dh_hidden;           // [B][width]                   dh before it
   T *dw_ih, *dw_hh;       // [panels][columns][depth], of those that torch's dw has no room for
   T* dbias;               // [panels][row]
@@ -204,11 +205,14 @@ struct BackwardBuffers {
       scratch_size = std::max(scratch_size, kGatheredColumns * kGatheredRows);
     }
     scratch = arena.take<T>(plan.threads * scratch_size);
-    for (T*& chunk : dgates) chunk = arena.take<T>(rows * g.panels * g.row());
+    chunks = by_chunk ? 2 : plan.threads > 1 ? 3 : 1;
+    for (int i = 0; i < 3; ++i) {
+      dgates[i] = arena.take<T>(i < chunks ? rows * g.panels * g.row() : 0);
+      dh_projected[i] = arena.take<T>(i < chunks && p.projected ? rows * P : 0);
+    }
     dh = arena.take<T>(p.B * P);
     dc = arena.take<T>(lstm ? p.B * g.width() : 0);
     c0 = arena.take<T>(lstm ? p.B * g.width() : 0);
-    for (T*& chunk : dh_projected) chunk = arena.take<T>(p.projected ? rows * P : 0);
     dh_hidden = arena.take<T>(p.projected ? p.B * g.width() : 0);
     dw_ih = arena.take<T>(sums(p.I));
     dw_hh = arena.take<T>(sums(p.P));

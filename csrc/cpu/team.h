@@ -14,13 +14,21 @@ namespace {  // compiled for several machines: see simd.h
 class Barrier {
  public:
   void wait(int n) {
-    if (n == 1) return;
+    if (n > 1) wait_for(arrive(n), n);
+  }
+
+  // In two halves: a thread says that it has arrived, and may do other things before it waits until
+  // all have. It waits for one arrival before the next.
+  unsigned arrive(int n) {
     const unsigned phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n - 1) {
+    if (n > 1 && arrived_.fetch_add(1, std::memory_order_acq_rel) == n - 1) {
       arrived_.store(0, std::memory_order_relaxed);
       phase_.store(phase + 1, std::memory_order_release);
-      return;
     }
+    return phase;
+  }
+  void wait_for(unsigned phase, int n) {
+    if (n == 1) return;
     // Yield after a while: with more threads than cores, the one waited for may not be running.
     int spins = 4096;
     while (phase_.load(std::memory_order_acquire) == phase) {
@@ -49,6 +57,36 @@ inline int64_t to_and_fro(Range range, int64_t i, int64_t t) {
 }
 
 inline Range share(int64_t n, int id, int parts) { return {n * id / parts, n * (id + 1) / parts}; }
+
+// Some of so many equal parts of any work.
+struct Part {
+  int begin, end, parts;
+  Range of(int64_t n) const { return {n * begin / parts, n * end / parts}; }
+};
+
+// Work done again and again by threads of unequal speed: most of each round is each thread's own,
+// which its cache holds; the rest goes, part by part, to whoever comes first. A round begins when
+// all have finished the one before.
+class Rounds {
+ public:
+  template <class Work>
+  void run(int64_t round, int id, int n, const Work& work) {
+    if (n == 1) return work(Part{0, 1, 1});
+    const int first = id * kParts;
+    work(Part{first, first + kOwn, n * kParts});
+    const int free = n * (kParts - kOwn);
+    for (;;) {  // every thread counts once more than it gets
+      const int64_t taken = taken_.fetch_add(1, std::memory_order_relaxed) - round * (free + n);
+      if (taken >= free) return;
+      const int part = int(taken) % n * kParts + kOwn + int(taken) / n;
+      work(Part{part, part + 1, n * kParts});
+    }
+  }
+
+ private:
+  static constexpr int kParts = 8, kOwn = 6;  // of each thread
+  alignas(64) std::atomic<int64_t> taken_{0};
+};
 
 // Rows of the batch for each part, of equal total length: packed sequences come longest first.
 inline Range share_rows(const Problem& p, int id, int parts) {

@@ -2,7 +2,7 @@
 // panel are one run of rows and serve as the vector side of the product; x and h are read by
 // broadcast where they lie. The sums are laid out as torch wants them at the end; with few rows
 // that would cost more than the product, whose vectors are then those of x and h. Threads own parts
-// of the sums, so no two add to the same element.
+// of the sums, so no two add to the same element at once.
 #pragma once
 
 #include "cpu/gemm.h"
@@ -27,21 +27,21 @@ class WeightGradients {
     std::fill(dw + mine.begin, dw + mine.end, T(0));
   }
 
-  // Adds the i-th chunk to be done, whose gate gradients are at `grads`.
-  void add(Range steps, int64_t i, const T* grads, int id, int n) {
+  // Adds a part of the i-th chunk to be done, whose gate gradients are at `grads`.
+  void add(Range steps, int64_t i, const T* grads, Part part, int id) {
     const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
     const Chunk chunk{grads, size * kRow, i == 0};
     if (a_.dw_ih) {
       const Run x{static_cast<const T*>(a_.x) + first * p_.I, p_.I, 0, size};
-      matrix(chunk, Side::kInput, p_.I, buf_.dw_ih, static_cast<T*>(a_.dw_ih), id, n,
+      matrix(chunk, Side::kInput, p_.I, buf_.dw_ih, static_cast<T*>(a_.dw_ih), part, id,
              [&](auto&& add) { add(x); });
     }
     if (a_.dw_hh) {
-      matrix(chunk, Side::kRecurrent, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh), id, n,
+      matrix(chunk, Side::kRecurrent, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh), part, id,
              [&](auto&& add) { previous_states(steps, add); });
     }
-    if (a_.db_ih || a_.db_hh) biases(chunk, share(g_.panels, id, n));
-    if (a_.dw_hr) projection(first, size, i, share(p_.P, id, n));
+    if (a_.db_ih || a_.db_hh) biases(chunk, part.of(g_.panels));
+    if (a_.dw_hr) projection(first, size, i, part.of(p_.P));
   }
 
   void finish(int id, int n) {
@@ -121,11 +121,11 @@ class WeightGradients {
   // few rows, whole vectors of columns go where torch wants them. All runs pass one part of the
   // sums after the other, so that it stays in cache.
   template <class EachRun>
-  void matrix(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, int id, int n,
+  void matrix(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, Part part, int id,
               const EachRun& each_run) {
     const T* dgates = chunk.grads + (side == Side::kInput ? 0 : kRecurrent);
     const int64_t in_place = columns_in_place(p_, K, W), rest = K - in_place;
-    const Range tiles = share(groups_of(in_place, W) * g_.panels, id, n);
+    const Range tiles = part.of(groups_of(in_place, W) * g_.panels);
     for (int64_t at = tiles.begin; at < tiles.end; ++at) {
       const Group group = group_of(in_place, W, at / g_.panels);
       const int64_t panel = at % g_.panels;
@@ -143,9 +143,9 @@ class WeightGradients {
       }
     }
     if (gathers_columns(p_, side == Side::kInput ? p_.I : std::min(a_.ldy, 2 * p_.P))) {
-      return gathered(chunk, dgates, side, K, panels, dw, id, n, each_run);
+      return gathered(chunk, dgates, side, K, panels, dw, part, id, each_run);
     }
-    const Range columns = share(rest * g_.panels, id, n);
+    const Range columns = part.of(rest * g_.panels);
     for (int64_t at = columns.begin, next; at < columns.end; at = next) {
       const int64_t panel = at / rest, column = in_place + at % rest;
       next = std::min(columns.end, (panel + 1) * rest);
@@ -162,11 +162,11 @@ class WeightGradients {
   // The same of rows that lie far apart: some columns are gathered, and all panels pass them. Short
   // runs, of packed sequences, become long ones.
   template <class EachRun>
-  void gathered(const Chunk& chunk, const T* dgates, Side side, int64_t K, T* panels, T* dw, int id,
-                int n, const EachRun& each_run) {
+  void gathered(const Chunk& chunk, const T* dgates, Side side, int64_t K, T* panels, T* dw,
+                Part part, int id, const EachRun& each_run) {
     T* scratch = buf_.scratch + id * buf_.scratch_size;
     const int64_t parts = (K + kGatheredColumns - 1) / kGatheredColumns;
-    const Range mine = share(parts * g_.panels, id, n);
+    const Range mine = part.of(parts * g_.panels);
     for (int64_t at = mine.begin, next; at < mine.end; at = next) {
       const Range columns = share(K, int(at / g_.panels), int(parts));
       const int64_t first = at % g_.panels;
@@ -260,8 +260,8 @@ class WeightGradients {
     for (int64_t index = 0; index < groups_of(p_.H, W); ++index) {
       const Group group = group_of(p_.H, W, index);
       T* dw = static_cast<T*>(a_.dw_hr) + rows.begin * p_.H + group.column;
-      product<T>(group.vectors, {buf_.dh_projected[i % 2] + rows.begin, 1, width, 0, 1, size,
-                                 keep_.hidden + first * g_.width() + group.column, g_.width(),
+      product<T>(group.vectors, {buf_.dh_projected[i % buf_.chunks] + rows.begin, 1, width, 0, 1,
+                                 size, keep_.hidden + first * g_.width() + group.column, g_.width(),
                                  i > 0 ? dw : nullptr, p_.H, dw, p_.H, rows.size(), group.tail});
     }
   }
