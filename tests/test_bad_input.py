@@ -151,7 +151,7 @@ def test_layouts_that_no_kernel_reads_are_refused_wherever_they_come(name: str, 
         assert words in actual[1] or "setStorage" in actual[1] or name in CELLS, actual
 
 
-ROWS = [torch.randn(4, 3), torch.randn(2, 3)]
+ROWS = [torch.ones(4, 3), torch.ones(2, 3)]  # named alike in every run
 BATCH_SIZES: dict[str, tuple[Any, type[Exception]]] = {
     "rising": (torch.tensor([1, 2, 3]), RuntimeError),
     "zero": (torch.tensor([6, 0]), RuntimeError),
