@@ -264,11 +264,11 @@ def run(main: Callable[[], None]) -> NoReturn:
     except RuntimeError:
         if parallel.first_to_fail():
             raise
-        sys.exit(1)  # a process whose peer ended
-    sys.exit(0)
+        parallel.end(1)  # a process whose peer ended
+    parallel.end(0)
 
 
 def _end(status: int, message: str) -> NoReturn:
     if parallel.first_to_fail():
         print(message, file=sys.stderr)
-    sys.exit(status)
+    parallel.end(status)

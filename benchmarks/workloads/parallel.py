@@ -11,8 +11,10 @@ rounding.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -128,3 +130,14 @@ def stop() -> None:
     """Leaves the processes that `start` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end(status: int) -> NoReturn:
+    """Exits; as one of several processes without tidying up Python: gloo's threads outlive their
+    group, which DistributedDataParallel keeps alive, and one that then still holds a tensor aborts
+    the process ("terminate called without an active exception", pytorch/pytorch#179291)."""
+    if expected():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
