@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from fcntl import LOCK_EX, flock
+from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -61,9 +60,16 @@ def compiled(
         return list(pool.map(compile_one, sources))
 
 
-@cache
-def kernels(*flags: str) -> list[str]:
-    """Objects of the CPU kernels, made once for all tests of this process."""
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    return compiled(compiler(), KERNELS, flags, Path(folder.name))
+def kernels(place: pytest.TempPathFactory, *flags: str) -> list[str]:
+    """Objects of the CPU kernels, made once for all tests of a run, in whichever process."""
+    root = place.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / f"kernels-{md5(shlex.join(flags).encode()).hexdigest()}"
+    folder.mkdir(exist_ok=True)
+    made = folder / "made"
+    with (folder / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not made.exists():
+            made.write_text("\n".join(compiled(compiler(), KERNELS, flags, folder)))
+    return made.read_text().splitlines()

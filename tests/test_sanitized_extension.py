@@ -54,7 +54,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     libraries += ["-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python"]
     libraries += [str(path) for folder in folders for path in Path(folder).glob("libgomp*.so*")]
     sanitizers = [flag for flag in ADDRESS if flag.startswith("-f")]
-    command = [*compiler(), "-shared", *sanitizers, *objects, *kernels(*ADDRESS), *libraries]
+    objects += kernels(tmp_path_factory, *ADDRESS)
+    command = [*compiler(), "-shared", *sanitizers, *objects, *libraries]
     output_of([*command, "-o", str(library)])
     return library.parent
 
