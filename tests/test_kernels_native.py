@@ -24,7 +24,7 @@ BUILDS = {
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
 }
 # Each n-th problem is run, for all that they slow down: 5 and 20 times.
-STRIDE = {"optimized": 1, "address": 5, "thread": 5}
+STRIDE = {"optimized": 1, "address": 3, "thread": 5}
 ARM64 = ["aarch64-linux-gnu-g++", "qemu-aarch64"]
 
 

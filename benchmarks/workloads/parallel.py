@@ -133,9 +133,10 @@ def stop() -> None:
 
 
 def end(status: int) -> NoReturn:
-    """Exits; as one of several processes without tidying up Python: gloo's threads outlive their
-    group, which DistributedDataParallel keeps alive, and one that then still holds a tensor aborts
-    the process ("terminate called without an active exception", pytorch/pytorch#179291)."""
+    """Exits; as one of several processes without tidying up Python, which now and then aborted one
+    of them ("terminate called without an active exception"). gloo's threads are seen to outlive a
+    group that DistributedDataParallel has used; that one which still holds a tensor is what aborts,
+    as in pytorch/pytorch#179291, is inferred."""
     if expected():
         sys.stdout.flush()
         sys.stderr.flush()
