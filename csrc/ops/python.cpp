@@ -1,6 +1,8 @@
 // What Python asks that is not a tensor operator: build information, the CPU variant, the plans.
+#include <ATen/ops/empty_like.h>
 #include <c10/core/DispatchKeySet.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
 
 #include <algorithm>
 
