@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fcntl import LOCK_EX, flock
@@ -14,17 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from fusedrnn import _C
+
 ROOT = Path(__file__).parents[1]
 KERNELS = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
 LANGUAGE = ["-std=c++20", f"-I{ROOT / 'csrc'}"]
 
-# Calls in place of inline checks compile twice as fast. Of the undefined, what AddressSanitizer
-# sees itself is left out, and alignment, which triples the time to compile: vectors are only
-# accessed through a type with the alignment of an element.
+SHIPPED = ["-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]  # as setup.py does
+# Of the undefined, what AddressSanitizer sees itself is left out, and alignment, which triples the
+# time to compile: vectors are only accessed through a type with the alignment of an element.
 ADDRESS = [
     *["-O1", "-g1", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "-fno-sanitize=alignment,null,object-size,pointer-overflow,vptr",
-    "--param=asan-instrumentation-with-call-threshold=0",
 ]
 
 
@@ -60,8 +62,25 @@ def compiled(
         return list(pool.map(compile_one, sources))
 
 
+def shipped(sources: Sequence[Path]) -> list[str]:
+    """What setup.py made of sources of the kernels; nothing if one of them has changed since."""
+    folder = ROOT / "build" / f"objects-{sys.platform}-{sys.implementation.cache_tag}"
+    objects = [folder / "csrc" / "cpu" / f"{source.stem}.o" for source in sources]
+    read = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.h"), *sources]
+    changed = max(path.stat().st_mtime for path in read)
+    made = all(path.exists() and path.stat().st_mtime > changed for path in objects)
+    return [str(path) for path in objects] if made else []
+
+
+def runs_here(kernels: Path) -> bool:
+    """Whether this machine has the instruction set that a source of kernels is for, if for one."""
+    isa = kernels.stem.removeprefix("kernels_")
+    return isa == kernels.stem or isa in _C.cpu_isas()
+
+
 def kernels(place: pytest.TempPathFactory, *flags: str) -> list[str]:
-    """Objects of the CPU kernels, made once for all tests of a run, in whichever process."""
+    """Objects of the CPU kernels, made once for all tests of a run, in whichever process; those
+    that this machine cannot run as they are shipped."""
     root = place.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -71,5 +90,8 @@ def kernels(place: pytest.TempPathFactory, *flags: str) -> list[str]:
     with (folder / "lock").open("w") as lock:
         flock(lock, LOCK_EX)
         if not made.exists():
-            made.write_text("\n".join(compiled(compiler(), KERNELS, flags, folder)))
+            others = [path for path in KERNELS if not runs_here(path)]
+            objects = shipped(others) or compiled(compiler(), others, SHIPPED, folder)
+            mine = [path for path in KERNELS if runs_here(path)]
+            made.write_text("\n".join(objects + compiled(compiler(), mine, flags, folder)))
     return made.read_text().splitlines()
