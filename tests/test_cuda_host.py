@@ -228,7 +228,6 @@ def programs(objects: Objects) -> dict[str, str]:
     ("build", "order"),
     [
         ("plain", "in-order 0"),
-        ("plain", "random 1"),
         ("plain", "starving 2"),
         ("address", "random 3"),
         ("thread", "starving 4"),
