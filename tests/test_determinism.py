@@ -58,6 +58,25 @@ def test_a_row_does_not_depend_on_its_batch(name: str, shape: tuple[int, int, in
             assert torch.equal(module(x[:, b : b + 1])[0][:, 0], whole[:, b])
 
 
+# Of few steps of a wide layer weights are packed for many rows, and read as they lie for few.
+@pytest.mark.parametrize("shape", [(3, 30, 40, 256), (12, 12, 40, 512)], ids=str)
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_of_few_steps_a_row_depends_only_on_whether_there_are_many(
+    name: str, shape: tuple[int, int, int, int]
+) -> None:
+    T, B, width, H = shape
+    module = getattr(fusedrnn, name)(width, H)
+    x = torch.randn(T, B, width)
+    many, few = -(-80 // T), 79 // T
+    with torch.no_grad():
+        whole, some = module(x)[0], module(x[:, :few])[0]
+        torch.testing.assert_close(whole[:, :few], some)
+        for b in range(B - many):
+            assert torch.equal(module(x[:, b : b + many])[0], whole[:, b : b + many])
+        for b in range(few):
+            assert torch.equal(module(x[:, b : b + 1])[0][:, 0], some[:, b])
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_packed_rows_depend_on_neither_threads_nor_batch(name: str) -> None:
     module = getattr(fusedrnn, name)(40, 64, bidirectional=True)

@@ -53,10 +53,14 @@ inline int64_t stretch_of(const Problem& p, const Geometry& g) {
   return std::clamp<int64_t>(rows / std::max<int64_t>(p.B, 1), 1, std::max<int64_t>(p.T, 1));
 }
 
-// Few time steps do not pay for packing the weights (LSTM H=128, one step: 21 us packed, 10 not).
-// Longer k makes products without packing cheaper. Never by B: a row's bits may not depend on it.
-inline bool reads_in_place(const Problem& p) {
+// Few rows of few time steps do not pay for packing the weights (LSTM H=128, one step: 21 us
+// packed, 10 not); many do (Zen 3, LSTM H512 T10 packed: B1 0.55 times as fast, B8 1.06, B64 1.29).
+// Of one step no row's bits may depend on how many there are.
+inline bool has_few_steps(const Problem& p) {
   return p.T == 1 || (p.T <= 4 && p.P >= 256) || (p.T <= 16 && p.P >= 512);
+}
+inline bool reads_in_place(const Problem& p) {
+  return p.T == 1 || (has_few_steps(p) && p.total_rows() < 80);
 }
 
 // Few rows wait for W_hh to come from L2 or beyond, every step anew: it stays in bfloat16, in pairs
@@ -66,15 +70,11 @@ inline bool packs_pairs(const Problem& p) {
 }
 constexpr int64_t paired(int vectors) { return (vectors + 1) / 2; }
 
-// Going back, copies of wide weights and of their gradients pay once there are rows enough (RNN T2
-// B1 H2048: 34 ms with them, 4 without; LSTM T16 B64 H1024: 148 and 155). Gradients may depend on
-// the batch.
-inline bool has_few_rows(const Problem& p) { return p.total_rows() <= 256; }
-
-// One step uses each weight once, however many rows it has.
-inline bool reads_in_place_back(const Problem& p) {
-  return p.T == 1 || (reads_in_place(p) && has_few_rows(p));
-}
+// Going back, copies of wide weights and of their gradients pay for fewer (RNN T2 B1 H2048: 34 ms
+// with them, 4 without; Zen 3, LSTM H1024, of 100 rows: 1.5 times as fast with them). So few rows
+// are one chunk.
+inline bool has_few_rows(const Problem& p) { return p.total_rows() <= 20; }
+inline bool reads_in_place_back(const Problem& p) { return has_few_steps(p) && has_few_rows(p); }
 
 // Columns of dW[G*H, columns] that are summed where torch wants them, with x or h as the vectors of
 // the product. The others are summed with units of H as vectors and turned over at the end.

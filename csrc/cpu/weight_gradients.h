@@ -118,29 +118,28 @@ class WeightGradients {
   }
 
   // dw[G*H, K] (+)= dgates' . rows, over the runs that `each_run` hands to what it is given. With
-  // few rows, whole vectors of columns go where torch wants them. All runs pass one part of the
-  // sums after the other, so that it stays in cache.
+  // few rows, whole vectors of columns go where torch wants them, along the rows of dw: down its
+  // columns every store is in another page. All runs pass one part of the sums after the other, so
+  // that it stays in cache.
   template <class EachRun>
   void matrix(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, Part part, int id,
               const EachRun& each_run) {
     const T* dgates = chunk.grads + (side == Side::kInput ? 0 : kRecurrent);
     const int64_t in_place = columns_in_place(p_, K, W), rest = K - in_place;
-    const Range tiles = part.of(groups_of(in_place, W) * g_.panels);
+    const int64_t groups = groups_of(in_place, W), gates = g_.panels * C::kGates;
+    const Range tiles = part.of(groups * gates);
     for (int64_t at = tiles.begin; at < tiles.end; ++at) {
-      const Group group = group_of(in_place, W, at / g_.panels);
-      const int64_t panel = at % g_.panels;
-      for (int gate = 0; gate < C::kGates; ++gate) {
-        const GateRows rows = gate_of_panel(p_, g_, side, panel, gate);
-        const T* a = dgates + panel * chunk.stride + gate * W;
-        T* to = dw + rows.row * K + group.column;
-        const T* sum = chunk.fresh ? nullptr : to;
-        each_run([&](const Run& run) {
-          product<T>(group.vectors,
-                     {a + run.row * kRow, 1, kRow, 0, 1, run.count, run.rows + group.column, run.ld,
-                      sum, K, to, K, rows.lanes, W});
-          sum = to;
-        });
-      }
+      const Group group = group_of(in_place, W, at % groups);
+      const int64_t gate = at / groups, panel = gate / C::kGates;
+      const GateRows rows = gate_of_panel(p_, g_, side, panel, int(gate % C::kGates));
+      const T* a = dgates + panel * chunk.stride + gate % C::kGates * W;
+      T* to = dw + rows.row * K + group.column;
+      const T* sum = nullptr;
+      each_run([&](const Run& run) {
+        product<T>(group.vectors, {a + run.row * kRow, 1, kRow, 0, 1, run.count,
+                                   run.rows + group.column, run.ld, sum, K, to, K, rows.lanes, W});
+        sum = to;
+      });
     }
     if (gathers_columns(p_, side == Side::kInput ? p_.I : std::min(a_.ldy, 2 * p_.P))) {
       return gathered(chunk, dgates, side, K, panels, dw, part, id, each_run);

@@ -212,8 +212,9 @@ constexpr Shape kShapes[] = {
     {270, 1, 50, 37, 7},  {20, 2, 90, 100, 20},  // few rows, much work: threads share units
     {8, 5, 90, 100, 20},                         // even one gate is work for three threads
     {3, 3, 530, 17, 2},   {2, 2, 3, 150, 140},   // sums longer than a block of K
-    {70, 5, 150, 37, 5},                         // packed, dW summed in place over two chunks
-    {3, 7, 20, 270, 260},                        // several steps read in place
+    {70, 5, 150, 37, 5},                         // two chunks of wide x
+    {3, 7, 20, 270, 260},                        // weights read in place, but not going back
+    {2, 4, 20, 260, 258},                        // going back too
     {2, 3, 620, 240, 20},                        // dx with weights packed by the chunk
     {60, 5, 515, 20, 4},                         // columns of x gathered for dW, two chunks
     {9, 100, 11, 17, 9},  // five chunks: threads that own rows go ahead of each other
