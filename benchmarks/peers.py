@@ -37,10 +37,11 @@ from benchmarks.machine import commit, cpu_name
 from benchmarks.report import geometric_mean, half_interval, milliseconds, times, write
 from fusedrnn import ops
 
-SECONDS, QUICK_SECONDS = 3.0, 0.2  # of all sides' rounds of a case
+SECONDS, QUICK_SECONDS = 5.0, 0.2  # of all sides' rounds of a case
 # Pools spin before they sleep, each for a while of its own: without a pause the next side would
-# share its cores with the last one's threads.
-SETTLE_SECONDS = 0.01
+# share its cores with the last one's threads. Threads that have slept may wake on one core and stay
+# there until the system spreads them, so the first calls are not timed.
+PAUSE_SECONDS, WARM_SECONDS = 0.05, 0.01
 TOLERANCE = 1e-4
 
 
@@ -128,8 +129,10 @@ class Measured:
 
 
 def settled(call: harness.Call | Call, iterations: int) -> float:
-    time.sleep(SETTLE_SECONDS)
-    call()
+    time.sleep(PAUSE_SECONDS)
+    warm = time.perf_counter() + WARM_SECONDS
+    while time.perf_counter() < warm:
+        call()
     start = time.perf_counter()
     for _ in range(iterations):
         call()
