@@ -123,7 +123,8 @@ class Backward {
       const Range groups = share(groups_of(w.columns, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
         const Group group = group_of(w.columns, W, i);
-        pack_group(p_, g_, side, w.rows, w.columns, group, packed_group(w.packed, group));
+        pack_group(p_, g_, side, w.rows, w.columns, group, {0, g_.panels},
+                   packed_group(w.packed, group));
       }
     } else if (w.columns % W) {
       pack_columns(w.rows, w.columns, group(side, groups(side) - 1), share(C::kGates * p_.H, id, n),
@@ -325,39 +326,49 @@ class Backward {
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
         const int64_t count = whole ? all.size : std::min(p_.rows(t), rows.end) - rows.begin;
         if (count <= 0) break;
-        add_dx(columns, packed_group(buf_.w_ih, columns), all,
-               p_.offset(t) + rows.begin - all.first, count);
+        const int64_t row = p_.offset(t) + rows.begin;
+        T* dx = static_cast<T*>(a_.dx) + row * p_.I + columns.column;
+        product_of_gates(Side::kInput, columns, packed_group(buf_.w_ih, columns),
+                         all.grads.at(0, row - all.first, kRow), all.grads.panel_stride,
+                         a_.accumulate_dx ? dx : nullptr, dx, p_.I, count, columns.tail);
       }
     }
   }
 
-  // The same for wide weights, of all rows of one or two chunks; each thread packs the columns that
-  // it makes.
+  // The same for wide weights, of all rows of one or two chunks. A few panels at a time, whose gate
+  // gradients then stay in L2 for every group of columns; each thread packs the weights it needs.
   void wide_inputs(int64_t first, int64_t last, int id, int n) {
     int64_t size = 0;
     for (int64_t i = first; i <= last; ++i) size += chunk(i).size;
+    const Weights w = weights(Side::kInput);
     T* packed = buf_.scratch + id * buf_.scratch_size;
     const Range mine = share(groups(Side::kInput) * size, id, n);
-    for (int64_t at = mine.begin, next; at < mine.end; at = next) {
-      const Group columns = group(Side::kInput, at / size);
-      next = std::min(mine.end, (at / size + 1) * size);
-      pack_group(p_, g_, Side::kInput, static_cast<const T*>(a_.w_ih), p_.I, columns, packed);
-      Range rows{at % size, at % size + next - at};
-      for (int64_t i = first; i <= last; ++i) {
-        const Chunk all = chunk(i);
-        const int64_t end = std::min(rows.end, all.size);
-        if (rows.begin < end) add_dx(columns, packed, all, rows.begin, end - rows.begin);
-        rows = {std::max<int64_t>(rows.begin - all.size, 0), rows.end - all.size};
+    const int64_t together = panels_of_block(g_, sizeof(T));
+    for (int64_t panel = 0; panel < g_.panels; panel += together) {
+      const Range panels{panel, std::min(panel + together, g_.panels)};
+      for (int64_t at = mine.begin, next; at < mine.end; at = next) {
+        const Group columns = group(Side::kInput, at / size);
+        next = std::min(mine.end, (at / size + 1) * size);
+        pack_group(p_, g_, Side::kInput, w.rows, w.columns, columns, panels, packed);
+        Range rows{at % size, at % size + next - at};
+        for (int64_t i = first; i <= last; ++i) {
+          const Chunk all = chunk(i);
+          const Range some{rows.begin, std::min(rows.end, all.size)};
+          if (some.size() > 0) add_dx(columns, panels, packed, all, some);
+          rows = {std::max<int64_t>(rows.begin - all.size, 0), rows.end - all.size};
+        }
       }
     }
   }
 
-  // Rows [row, row + count) of a chunk.
-  void add_dx(const Group& columns, const T* packed, const Chunk& all, int64_t row, int64_t count) {
-    T* dx = static_cast<T*>(a_.dx) + (all.first + row) * p_.I + columns.column;
-    product_of_gates(Side::kInput, columns, packed, all.grads.at(0, row, kRow),
-                     all.grads.panel_stride, a_.accumulate_dx ? dx : nullptr, dx, p_.I, count,
-                     columns.tail);
+  // Adds to dx of some rows of a chunk what a few panels make of it.
+  void add_dx(const Group& columns, Range panels, const T* packed, const Chunk& all, Range rows) {
+    T* dx = static_cast<T*>(a_.dx) + (all.first + rows.begin) * p_.I + columns.column;
+    const bool sums = a_.accumulate_dx || panels.begin > 0;
+    product<T>(columns.vectors,
+               {all.grads.at(panels.begin, rows.begin, kRow), kRow, 1, all.grads.panel_stride,
+                panels.size(), kDepth, packed, int64_t(columns.vectors) * W, sums ? dx : nullptr,
+                p_.I, dx, p_.I, rows.size(), columns.tail});
   }
 
   const BackwardParams& a_;

@@ -8,6 +8,7 @@
 // shortens the chains of rounding (5 to 10 times less error in a weight gradient over 6,400 rows).
 #pragma once
 
+#include "cpu/layout.h"
 #include "cpu/simd.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
@@ -21,10 +22,7 @@ constexpr int kTileRows = FUSEDRNN_VECTOR_BYTES == 64 ? (NV == 4 ? 6 : 8)
                                                          : NV == 2 ? 6
                                                                    : 8);
 
-// k steps of a block. With AVX-512 a tile uses a weight vector 6 times, so L2 keeps up and longer
-// blocks win (Zen 5, K=512: 128 steps 249, 256 steps 260, 512 steps 267 of 272 GFLOP/s); with 16
-// registers it is used 3 times, and the block has to stay in L1 (128 steps of NV = 4 are 16 KB).
-constexpr int64_t kBlock = FUSEDRNN_VECTOR_BYTES == 64 ? 512 : 128;
+constexpr int64_t kBlock = block_of(FUSEDRNN_VECTOR_BYTES);
 
 // k steps that the loop of a tile takes at once. Zen 3 runs a tile of 12 FMA in 22 instructions at
 // 73 GFLOP/s of 102, of 20 at 86, on a core shared with others (alone 96 and 98). Only where that

@@ -40,6 +40,15 @@ struct Geometry {
   }
 };
 
+// k steps of a block of a product. With AVX-512 a tile uses a weight vector 6 times, so L2 keeps up
+// and longer blocks win (Zen 5, K=512: 128 steps 249, 256 steps 260, 512 steps 267 of 272 GFLOP/s);
+// with 16 registers it is used 3 times, and the block has to stay in L1 (128 steps of NV = 4 are 16
+// KB).
+constexpr int64_t block_of(int64_t vector_bytes) { return vector_bytes == 64 ? 512 : 128; }
+inline int64_t panels_of_block(const Geometry& g, int64_t element) {
+  return std::max<int64_t>(block_of(g.lanes * element) / g.depth(), 1);
+}
+
 // Chunks hold about 256 rows: enough to amortise a pass over the weights, few enough that the gates
 // of a chunk stay in L2, which is 1 MiB where there is AVX-512 and 512 KiB elsewhere: there half as
 // many, if that helps (Zen 3, LSTM T100 B64 H128: 24.9 -> 24.2 ms). The reserve is laid out by
@@ -155,10 +164,10 @@ struct ForwardBuffers {
   }
 };
 
-// dx takes its weights a group of columns at a time. Where they are wide a thread packs the groups
-// that it needs for every two chunks anew: little room and no slower (LSTM T20 B128 H1024: 321 ms
-// packed once, 309 for every chunk). Narrow ones stay in L2, and rows from another thread cost more
-// (T100 B64 H128: 31 and 37).
+// dx takes its weights a group of columns at a time. Where they are wide a thread packs what it
+// needs for every two chunks anew, a block of k at a time: little room and no slower (LSTM T20 B128
+// H1024: 321 ms packed once, 309 for every chunk). Narrow ones stay in L2, and rows from another
+// thread cost more (T100 B64 H128: 31 and 37).
 inline bool packs_inputs_by_chunk(const Problem& p, int lanes, int threads) {
   const int64_t bytes = gates_of(p.cell) * p.H * p.I * size_of(p.dtype);
   return !reads_in_place_back(p) && bytes > 2 << 20 &&
@@ -170,7 +179,7 @@ struct BackwardBuffers {
   T *w_ih, *w_hh, *w_hr;  // packed for products with gate gradients: [columns][panels*depth];
                           // read in place, the columns that fill no vector: [G*H][lanes]
   T* scratch;             // [threads][scratch_size]
-  int64_t scratch_size;   // a group of w_ih, a vector's rows of dw, or gathered columns
+  int64_t scratch_size;   // a block of w_ih, a vector's rows of dw, or gathered columns
   int chunks;             // whose gate gradients are kept at once
   T* dgates[3];           // a chunk each, in turn
   T *dh, *dc;             // [B][P padded], [B][width]  running gradients of the states
@@ -199,7 +208,7 @@ struct BackwardBuffers {
     w_hh = arena.take<T>(packed(p.P));
     w_hr = arena.take<T>(p.projected ? p.P * g.width() : 0);
     const int64_t group = std::min(round_up(p.I, g.lanes), int64_t(kVectorsPerGroup) * g.lanes);
-    scratch_size = std::max(by_chunk ? group * g.panels * g.depth() : 0,
+    scratch_size = std::max(by_chunk ? group * panels_of_block(g, size_of(p.dtype)) * g.depth() : 0,
                             round_up(g.lanes * std::max(p.I, p.P), g.lanes));
     if (gathers_columns(p, std::max(p.I, 2 * p.P))) {  // y may be that of two directions
       scratch_size = std::max(scratch_size, kGatheredColumns * kGatheredRows);

@@ -130,12 +130,13 @@ FUSEDRNN_INLINE void copy_row(const T* from, const Group& group, int valid_row, 
   }
 }
 
-// A group of the columns of w[G*H, columns], for products with gate gradients: rows in the order of
-// panels. Their stride is a row of w, which no hardware fetches ahead: the next vector's rows are.
+// A group of the columns of w[G*H, columns], for products with gate gradients: the rows of some
+// panels, in their order. Their stride is a row of w, which no hardware fetches ahead: the next
+// vector's rows are.
 template <class T>
 void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int64_t columns,
-                const Group& group, T* out) {
-  for (int64_t panel = 0; panel < g.panels; ++panel) {
+                const Group& group, Range panels, T* out) {
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     for (int v = 0; v < g.vectors; ++v) {
       const GateRows rows = gate_rows(p, g, side, panel, v);
       const bool last = v == g.vectors - 1;
