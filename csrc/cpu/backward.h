@@ -336,7 +336,8 @@ class Backward {
   }
 
   // The same for wide weights, of all rows of one or two chunks. A few panels at a time, whose gate
-  // gradients then stay in L2 for every group of columns; each thread packs the weights it needs.
+  // gradients (of 512 rows 256 KiB, without AVX-512) then stay near for every group of columns;
+  // each thread packs the weights it needs.
   void wide_inputs(int64_t first, int64_t last, int id, int n) {
     int64_t size = 0;
     for (int64_t i = first; i <= last; ++i) size += chunk(i).size;

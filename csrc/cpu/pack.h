@@ -132,18 +132,20 @@ FUSEDRNN_INLINE void copy_row(const T* from, const Group& group, int valid_row, 
 
 // A group of the columns of w[G*H, columns], for products with gate gradients: the rows of some
 // panels, in their order. Their stride is a row of w, which no hardware fetches ahead: the next
-// vector's rows are.
+// vector's rows are, at last the next group's.
 template <class T>
 void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int64_t columns,
                 const Group& group, Range panels, T* out) {
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     for (int v = 0; v < g.vectors; ++v) {
       const GateRows rows = gate_rows(p, g, side, panel, v);
-      const bool last = v == g.vectors - 1;
-      const GateRows next = gate_rows(p, g, side, last ? panel + 1 : panel, last ? 0 : v + 1);
+      const bool last = v == g.vectors - 1, end = last && panel + 1 == panels.end;
+      const GateRows next =
+          gate_rows(p, g, side, end ? panels.begin : panel + (last ? 1 : 0), last ? 0 : v + 1);
+      const int64_t next_column = group.column + (end ? group.vectors * g.lanes : 0);
       for (int i = 0; i < g.lanes; ++i, out += group.vectors * g.lanes) {
         for (int u = 0; u < group.vectors; ++u) {
-          __builtin_prefetch(w + (next.row + i) * columns + group.column + u * g.lanes);
+          __builtin_prefetch(w + (next.row + i) * columns + next_column + u * g.lanes);
         }
         copy_row(w + (rows.row + i) * columns + group.column, group, i < rows.lanes, out);
       }
