@@ -25,10 +25,11 @@ constexpr int kTileRows = FUSEDRNN_VECTOR_BYTES == 64 ? (NV == 4 ? 6 : 8)
 constexpr int64_t kBlock = block_of(FUSEDRNN_VECTOR_BYTES);
 
 // k steps that the loop of a tile takes at once. Zen 3 runs a tile of 12 FMA in 22 instructions at
-// 73 GFLOP/s of 102, of 20 at 86, on a core shared with others (alone 96 and 98). Only where that
-// was measured: the kernels take 1.4 times as long to compile.
+// 73 GFLOP/s of 102, of 20 at 86, on a core shared with others (alone 96 and 98); an Intel Xeon,
+// with AVX-512, LSTM H512 and H1024 fwd+bwd 1.06 times as fast. Only where that was measured: the
+// kernels take 1.4 times as long to compile.
 template <class T>
-constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES == 32 && sizeof(T) == 4 ? 4 : 1;
+constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES >= 32 && sizeof(T) == 4 ? 4 : 1;
 
 // A is read at a[row * a_row + block * a_block + k * a_k] for `blocks` blocks of `depth` k each. W
 // holds T, or BFloat16Pair.
@@ -51,11 +52,17 @@ struct Product {
   bool far = false;
   // Where W comes from beyond L2: what is read of it after this product, fetched meanwhile.
   const S* next = nullptr;
+  // Of a tile: where its share of that begins, and how much goes with every kUnroll k.
+  const S* share = nullptr;
+  int64_t share_step = 0;
 };
 
 // Elements from one k of a packed panel to the next.
 template <class T, class S, int NV>
 constexpr int64_t kPackedRow = (std::is_same_v<S, T> ? NV : paired(NV)) * kLanes<T>;
+
+template <class S>
+constexpr int64_t kLine = 64 / sizeof(S);
 
 // One k of a tile: holds the shorter side, streams the other. The empty asm keeps each weight
 // vector in a register: GCC otherwise folds its load into every FMA and spills (66 of 139 GFLOP/s,
@@ -91,11 +98,13 @@ FUSEDRNN_INLINE void add_k(typename Vec<T>::Type (&acc)[R][NV], const T* const (
   }
 }
 
-// All k of a tile, with the strides of p.
-template <class T, class S, int NV, int R, class AStride, class WStride>
+// All k of a tile, with the strides of p; on the way kLines cache lines of its share with every
+// kUnroll k.
+template <int kLines, class T, class S, int NV, int R, class AStride, class WStride>
 FUSEDRNN_INLINE void add_blocks(typename Vec<T>::Type (&acc)[R][NV], const Product<T, S>& p,
                                 int64_t row, AStride a_k, WStride w_k) {
-  const S* w = p.w;
+  const S *w = p.w, *share = p.share;
+  const int64_t share_step = p.share_step;
   for (int64_t block = 0; block < p.blocks; ++block) {
     const T* a[R];
 #pragma GCC unroll 8
@@ -105,14 +114,18 @@ FUSEDRNN_INLINE void add_blocks(typename Vec<T>::Type (&acc)[R][NV], const Produ
     if constexpr (n > 1) {
       for (const int64_t depth = p.depth; k + n <= depth; k += n) {
 #pragma GCC unroll 4
-        for (int i = 0; i < n; ++i, at += a_k, w += w_k) add_k<T, S, NV, R>(acc, a, at, w);
+        for (int i = 0; i < n; ++i, at += a_k, w += w_k) {
+          if (i < kLines) __builtin_prefetch(share + i * kLine<S>, 0, 2);
+          add_k<T, S, NV, R>(acc, a, at, w);
+        }
+        if (kLines > 0) share += share_step;
       }
     }
     for (; k < p.depth; ++k, at += a_k, w += w_k) add_k<T, S, NV, R>(acc, a, at, w);
   }
 }
 
-template <class T, class S, int NV, int R>
+template <int kLines, class T, class S, int NV, int R>
 __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   using V = Vec<T>;
   using N = typename V::Type;
@@ -148,13 +161,15 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   constexpr std::integral_constant<int64_t, 1> kAlong;
   constexpr std::integral_constant<int64_t, kPackedRow<T, S, NV>> kPacked;
   if constexpr (kUnroll<T> == 1) {
-    add_blocks(acc, p, row, p.a_k, p.w_k);
-  } else if (p.w_k == kPacked && p.a_k == kAlong) {
-    add_blocks(acc, p, row, kAlong, kPacked);
-  } else if (p.w_k == kPacked) {
-    add_blocks(acc, p, row, p.a_k, kPacked);
+    add_blocks<0>(acc, p, row, p.a_k, p.w_k);
+  } else if (kLines > 0 || p.w_k == kPacked) {
+    if (p.a_k == kAlong) {
+      add_blocks<kLines>(acc, p, row, kAlong, kPacked);
+    } else {
+      add_blocks<kLines>(acc, p, row, p.a_k, kPacked);
+    }
   } else {
-    add_blocks(acc, p, row, p.a_k, p.w_k);
+    add_blocks<0>(acc, p, row, p.a_k, p.w_k);
   }
 
   const int tail = p.tail;
@@ -187,37 +202,56 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   }
 }
 
-template <class T, class S, int NV, int R = kTileRows<NV>>
+template <int kLines, class T, class S, int NV, int R = kTileRows<NV>>
 FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
   if constexpr (R == 1) {
-    tile<T, S, NV, 1>(p, row);
+    tile<kLines, T, S, NV, 1>(p, row);
   } else {
-    if (rows == R) return tile<T, S, NV, R>(p, row);
-    tile_of<T, S, NV, R - 1>(rows, p, row);
+    if (rows == R) return tile<kLines, T, S, NV, R>(p, row);
+    tile_of<kLines, T, S, NV, R - 1>(rows, p, row);
   }
 }
 
-// The tiles of a block share the work of fetching the next one into L2. One tile cannot bear more
-// than a few lines, and with AVX-512 it would have to: its blocks are long, its tiles few.
-template <class T, class S>
+// The tiles of a block share the work of fetching the next one into L2. Before it begins, a tile
+// cannot bear more than a few lines, and with AVX-512 it would have to: its blocks are long, its
+// tiles few. There it fetches as it goes (an Intel Xeon, LSTM inference H512, one thread: B64 1.12
+// times as fast, B32 1.11, B16 1.15).
+template <class T>
+constexpr bool kFetchesMeanwhile = FUSEDRNN_AVX512 && kUnroll<T> == 4;
+template <class T, class S, int NV>
 bool fetches(const Product<T, S>& p) {
-  return p.next && !FUSEDRNN_AVX512 && p.rows >= 48;
+  if (!p.next) return false;
+  if (kFetchesMeanwhile<T>) return p.rows >= 12 && p.w_k == kPackedRow<T, S, NV>;
+  return !FUSEDRNN_AVX512 && p.rows >= 48;
 }
 template <class S>
 FUSEDRNN_INLINE void fetch(const S* from, const S* to) {
-  for (; from < to; from += 64 / sizeof(S)) __builtin_prefetch(from, 0, 2);
+  for (; from < to; from += kLine<S>) __builtin_prefetch(from, 0, 2);
 }
 
 // All rows of one K block, in tiles of nearly equal height: a last tile of one row would run at a
 // third of the speed.
 template <class T, class S, int NV>
-FUSEDRNN_INLINE void tiles(const Product<T, S>& p) {
+FUSEDRNN_INLINE void tiles(Product<T, S>& p) {
   const int64_t count = (p.rows + kTileRows<NV> - 1) / kTileRows<NV>;
-  const int64_t ahead = fetches(p) ? p.blocks * p.depth * p.w_k : 0;
+  const int64_t ahead = fetches<T, S, NV>(p) ? p.blocks * p.depth * p.w_k : 0;
+  p.share_step = std::min((kUnroll<T> * p.w_k + count - 1) / count, 4 * kLine<S>);
   for (int64_t i = 0, row = 0; i < count; ++i) {
     const int64_t next = p.rows * (i + 1) / count;
-    if (ahead) fetch(p.next + ahead * i / count, p.next + ahead * (i + 1) / count);
-    tile_of<T, S, NV>(int(next - row), p, row);
+    const int rows = int(next - row);
+    p.share = p.next + ahead * i / count;
+    if constexpr (kFetchesMeanwhile<T>) {
+      if (ahead == 0) {
+        tile_of<0, T, S, NV>(rows, p, row);
+      } else if (p.share_step <= 2 * kLine<S>) {
+        tile_of<2, T, S, NV>(rows, p, row);
+      } else {
+        tile_of<4, T, S, NV>(rows, p, row);
+      }
+    } else {
+      if (ahead) fetch(p.share, p.next + ahead * (i + 1) / count);
+      tile_of<0, T, S, NV>(rows, p, row);
+    }
     row = next;
   }
 }
