@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 # Roundings of the largest exact value. In float64 nothing more precise decides, and torch.nn may
-# do the very operations of the reference, so that its own error is zero.
-FLOOR = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 8, torch.float64: 16}
+# do the very operations of the reference, so that its own error is zero; which of them, depends on
+# the machine (on an Intel Xeon one gradient of test_layers.py was 18.5 roundings off).
+FLOOR = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 8, torch.float64: 24}
 # A gradient of one element can be a sum that cancels, and nothing averages torch.nn's luck: over
 # 5,500 results ours needs up to 94 roundings beyond twice torch.nn's error there, 10 from 16
 # elements on.

@@ -71,11 +71,12 @@ int usable_threads(const Problem& p, int threads) {
 // Rows to a thread means that each thread reads all of W_hh every step. Where that overflows L2,
 // hidden units to a thread are better going forward: 1/n of the weights each, for a barrier a step
 // (2 threads of a Zen 5: H=512 inference 28.3 -> 26.4 ms, H=1024 training 339 -> 253). Going back,
-// two barriers and gate gradients from every thread take the gain away (H=256: 4.66 by rows, 4.90
-// by units).
-bool prefers_hidden(const Problem& p, int threads, const Geometry& g) {
+// there are two barriers and gate gradients from every thread, which pay for few rows (2 threads of
+// an Intel Xeon, LSTM fwd+bwd: T50 H512 B4 1.25 times as fast, B16 1.09, B64 1.00) and no others
+// (Zen 5, H=256: 4.66 ms by rows, 4.90 by units).
+bool prefers_hidden(const Problem& p, int threads, const Geometry& g, bool forward) {
   const int64_t weights = g.panels * g.depth() * p.P * size_of(p.dtype);
-  return weights > kL2 && g.panels >= 4 * threads;
+  return weights > kL2 && g.panels >= 4 * threads && (forward || p.B <= 8 * threads);
 }
 
 Plan plan(const Problem& p, int threads, bool forward) {
@@ -92,7 +93,7 @@ Plan plan(const Problem& p, int threads, bool forward) {
   plan.stretch = stretch_of(p, g);
   plan.threads = usable_threads(p, threads);
   plan.split = Split::kBatch;
-  if (p.B < plan.threads || (forward && prefers_hidden(p, plan.threads, g))) {
+  if (p.B < plan.threads || prefers_hidden(p, plan.threads, g, forward)) {
     plan.split = Split::kHidden;
     plan.threads = int(std::min<int64_t>(plan.threads, g.panels));
   }
