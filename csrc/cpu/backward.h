@@ -1,9 +1,9 @@
 // The fused backward layer, chunk by chunk against the order of forward. For each step: gradients
 // of the gates from the kept gates, then dh of the step before by one product. When a chunk is done
 // its gate gradients are still in cache: dx is made from them, and the weight gradients, by all
-// threads together, once all have done the chunk. So that none waits long for that, each does its
-// steps of the next chunk before. The sums run over chunks in one order, whatever the number of
-// threads.
+// threads together, once all have done the chunk. So that none waits long for that, each that owns
+// rows does its steps of the next chunk before. The sums run over chunks in one order, whatever the
+// number of threads.
 #pragma once
 
 #include "cpu/forward.h"
@@ -12,19 +12,20 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// While it lives, numbers below every normal one count as 0 on this thread. Gradients that vanish
+// While it lives, results below every normal number are 0 on this thread. Gradients that vanish
 // over the steps pass through them, and there one instruction can take a hundred cycles (an Intel
 // Xeon, LSTM T200 B64 H128 L2 with a gradient for the last step only: 1,420 -> 142 ms).
 class FlushDenormals {
 #if defined(__x86_64__)
  public:
-  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kFlushResults | kZeroOperands); }
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kFlushToZero); }
   ~FlushDenormals() { _mm_setcsr(before_); }
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;
 
  private:
-  static constexpr unsigned kFlushResults = 0x8000, kZeroOperands = 0x0040;
+  // Operands stay what they are: relu's slope is 1 above 0, however little above.
+  static constexpr unsigned kFlushToZero = 0x8000;
   const unsigned before_;
 #endif
 };
@@ -334,7 +335,8 @@ class Backward {
     }
   }
 
-  // dx of a chunk: of the thread's own rows, whose gate gradients it has just made.
+  // dx of a chunk: of the thread's own rows (or its part of the columns), whose gate gradients it
+  // has just made.
   void inputs(const Chunk& all, Range rows, int id, int n) {
     const bool whole = rows.size() == p_.B;
     const Range mine = share(groups(Side::kInput), id, n);

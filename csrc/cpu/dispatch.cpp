@@ -71,12 +71,18 @@ int usable_threads(const Problem& p, int threads) {
 // Rows to a thread means that each thread reads all of W_hh every step. Where that overflows L2,
 // hidden units to a thread are better going forward: 1/n of the weights each, for a barrier a step
 // (2 threads of a Zen 5: H=512 inference 28.3 -> 26.4 ms, H=1024 training 339 -> 253). Going back,
-// there are two barriers and gate gradients from every thread, which pay for few rows (2 threads of
-// an Intel Xeon, LSTM fwd+bwd: T50 H512 B4 1.25 times as fast, B16 1.09, B64 1.00) and no others
-// (Zen 5, H=256: 4.66 ms by rows, 4.90 by units).
+// there are two barriers, gate gradients from every thread, and products whose columns come in
+// groups: it pays for few rows (2 threads of an Intel Xeon, LSTM fwd+bwd: T50 H512 B4 1.25 times as
+// fast, B16 1.09, B64 1.00) and no others (Zen 5, H=256: 4.66 ms by rows, 4.90 by units).
 bool prefers_hidden(const Problem& p, int threads, const Geometry& g, bool forward) {
   const int64_t weights = g.panels * g.depth() * p.P * size_of(p.dtype);
-  return weights > kL2 && g.panels >= 4 * threads && (forward || p.B <= 8 * threads);
+  if (weights <= kL2 || g.panels < 4 * threads) return false;
+  const auto feeds_all = [&](int64_t columns) {
+    const int64_t groups =
+        round_up(columns, kVectorsPerGroup * g.lanes) / kVectorsPerGroup / g.lanes;
+    return groups % threads == 0 || groups >= 4 * threads;
+  };
+  return forward || (p.B <= 8 * threads && feeds_all(p.P) && feeds_all(p.I));
 }
 
 Plan plan(const Problem& p, int threads, bool forward) {

@@ -1,4 +1,4 @@
-// The fused forward layer. A thread owns rows of the batch (or, with fewer rows than threads,
+// The fused forward layer. A thread owns rows of the batch (or, with few rows or wide weights,
 // panels of hidden units) for the whole sequence. For a chunk of steps it makes the input products
 // of its part at once; then, step by step and panel by panel, adds the recurrent product and
 // applies the cell to gates that are still in L1. Split by rows, threads never wait for each other.

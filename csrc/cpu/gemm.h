@@ -27,7 +27,7 @@ constexpr int64_t kBlock = block_of(FUSEDRNN_VECTOR_BYTES);
 // k steps that the loop of a tile takes at once. Zen 3 runs a tile of 12 FMA in 22 instructions at
 // 73 GFLOP/s of 102, of 20 at 86, on a core shared with others (alone 96 and 98); an Intel Xeon,
 // with AVX-512, LSTM H512 and H1024 fwd+bwd 1.06 times as fast. Only where that was measured: the
-// kernels take 1.4 times as long to compile.
+// kernels take 1.4 times as long to compile (AVX2).
 template <class T>
 constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES >= 32 && sizeof(T) == 4 ? 4 : 1;
 
@@ -52,7 +52,8 @@ struct Product {
   bool far = false;
   // Where W comes from beyond L2: what is read of it after this product, fetched meanwhile.
   const S* next = nullptr;
-  // Of a tile: where its share of that begins, and how much goes with every kUnroll k.
+  // Of a tile: where its share of that begins, and how much goes with every kUnroll k, at most four
+  // lines: not all of it where there are few rows.
   const S* share = nullptr;
   int64_t share_step = 0;
 };
@@ -216,12 +217,12 @@ FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
 // cannot bear more than a few lines, and with AVX-512 it would have to: its blocks are long, its
 // tiles few. There it fetches as it goes (an Intel Xeon, LSTM inference H512, one thread: B64 1.12
 // times as fast, B32 1.11, B16 1.15).
-template <class T>
-constexpr bool kFetchesMeanwhile = FUSEDRNN_AVX512 && kUnroll<T> == 4;
+template <class T, class S>
+constexpr bool kFetchesMeanwhile = FUSEDRNN_AVX512 && kUnroll<T> == 4 && std::is_same_v<S, T>;
 template <class T, class S, int NV>
 bool fetches(const Product<T, S>& p) {
   if (!p.next) return false;
-  if (kFetchesMeanwhile<T>) return p.rows >= 12 && p.w_k == kPackedRow<T, S, NV>;
+  if (kFetchesMeanwhile<T, S>) return p.rows >= 12 && p.w_k == kPackedRow<T, S, NV>;
   return !FUSEDRNN_AVX512 && p.rows >= 48;
 }
 template <class S>
@@ -240,7 +241,7 @@ FUSEDRNN_INLINE void tiles(Product<T, S>& p) {
     const int64_t next = p.rows * (i + 1) / count;
     const int rows = int(next - row);
     p.share = p.next + ahead * i / count;
-    if constexpr (kFetchesMeanwhile<T>) {
+    if constexpr (kFetchesMeanwhile<T, S>) {
       if (ahead == 0) {
         tile_of<0, T, S, NV>(rows, p, row);
       } else if (p.share_step <= 2 * kLine<S>) {

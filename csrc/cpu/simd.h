@@ -192,7 +192,8 @@ FUSEDRNN_INLINE Vec<T> madd(Vec<T> a, Vec<T> b, Vec<T> c) {
 template <class T>
 FUSEDRNN_INLINE void add_product(typename Vec<T>::Type& sum, typename Vec<T>::Type a,
                                  typename Vec<T>::Type b) {
-#if FUSEDRNN_AVX2 || FUSEDRNN_AVX512  // v: any of AVX-512's 32 registers
+#if FUSEDRNN_AVX2 || (FUSEDRNN_AVX512 && !defined(FUSEDRNN_BY_LANE))
+  // v: any of AVX-512's 32 registers
   if constexpr (sizeof(T) == 4) {
     asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   } else {

@@ -62,4 +62,5 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 #define FUSEDRNN_ISA baseline
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_KEEP(x)  // no register would hold it
+#define FUSEDRNN_BY_LANE  // nor the operands of an instruction that has no intrinsic
 #include "cpu/kernels.h"

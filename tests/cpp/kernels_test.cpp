@@ -204,20 +204,22 @@ struct Shape {
   int64_t T, B, I, H, P;
 };
 constexpr Shape kShapes[] = {
-    {1, 1, 1, 1, 1},      {2, 1, 5, 3, 2},      {3, 2, 1, 16, 5},    {5, 5, 17, 17, 16},
-    {4, 33, 3, 37, 17},   {1, 33, 100, 16, 3},  {2, 5, 20, 100, 33}, {5, 2, 37, 100, 67},
+    {1, 1, 1, 1, 1},       {2, 1, 5, 3, 2},      {3, 2, 1, 16, 5},    {5, 5, 17, 17, 16},
+    {4, 33, 3, 37, 17},    {1, 33, 100, 16, 3},  {2, 5, 20, 100, 33}, {5, 2, 37, 100, 67},
     {2, 300, 2, 17, 3},    // more rows than a chunk has: one step each
     {1, 1, 900, 700, 90},  // weights read in place, by threads that share units
     {70, 5, 3, 16, 5},     // two chunks
-    {270, 1, 50, 37, 7},  {20, 2, 90, 100, 20},  // few rows, much work: threads share units
-    {8, 5, 90, 100, 20},                         // even one gate is work for three threads
-    {3, 3, 530, 17, 2},   {2, 2, 3, 150, 140},   // sums longer than a block of K
-    {70, 5, 150, 37, 5},                         // two chunks of wide x
-    {3, 7, 20, 270, 260},                        // weights read in place, but not going back
-    {2, 4, 20, 260, 258},                        // going back too
-    {2, 3, 620, 240, 20},                        // dx with weights packed by the chunk
-    {60, 5, 515, 20, 4},                         // columns of x gathered for dW, two chunks
-    {9, 100, 11, 17, 9},  // five chunks: threads that own rows go ahead of each other
+    {270, 1, 50, 37, 7},   {20, 2, 90, 100, 20},  // few rows, much work: threads share units
+    {8, 5, 90, 100, 20},                          // even one gate is work for three threads
+    {3, 3, 530, 17, 2},    {2, 2, 3, 150, 140},   // sums longer than a block of K
+    {70, 5, 150, 37, 5},                          // two chunks of wide x
+    {3, 7, 20, 270, 260},                         // weights read in place, but not going back
+    {2, 4, 20, 260, 258},                         // going back too
+    {2, 3, 620, 240, 20},                         // dx with weights packed by the chunk
+    {60, 5, 515, 20, 4},                          // columns of x gathered for dW, two chunks
+    {9, 100, 11, 17, 9},    // five chunks: threads that own rows go ahead of each other
+    {5, 16, 66, 256, 254},  // rows for all threads, which share units all the same, going back too
+    {2, 50, 66, 256, 254},  // going forward only; of wide weights each tile fetches a part ahead
 };
 
 Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19937& random) {
