@@ -78,8 +78,7 @@ bool prefers_hidden(const Problem& p, int threads, const Geometry& g, bool forwa
   const int64_t weights = g.panels * g.depth() * p.P * size_of(p.dtype);
   if (weights <= kL2 || g.panels < 4 * threads) return false;
   const auto feeds_all = [&](int64_t columns) {
-    const int64_t groups =
-        round_up(columns, kVectorsPerGroup * g.lanes) / kVectorsPerGroup / g.lanes;
+    const int64_t groups = groups_of(columns, g.lanes);
     return groups % threads == 0 || groups >= 4 * threads;
   };
   return forward || (p.B <= 8 * threads && feeds_all(p.P) && feeds_all(p.I));

@@ -19,6 +19,9 @@ constexpr int64_t kL2 = 512 << 10;   // bytes that a thread can count on
 constexpr int kVectorsPerGroup = 4;  // columns of a product without gates come in groups of these
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t groups_of(int64_t columns, int lanes) {
+  return (columns + kVectorsPerGroup * lanes - 1) / (kVectorsPerGroup * lanes);
+}
 
 struct Geometry {
   int lanes, unit_vectors, slots, vectors;  // slots and vectors of a whole panel

@@ -110,10 +110,6 @@ struct Group {
   int tail;  // valid lanes of the last vector
 };
 
-inline int64_t groups_of(int64_t columns, int lanes) {
-  return (columns + kVectorsPerGroup * lanes - 1) / (kVectorsPerGroup * lanes);
-}
-
 inline Group group_of(int64_t columns, int lanes, int64_t index) {
   const int64_t column = index * kVectorsPerGroup * lanes;
   const int64_t n = std::min<int64_t>(columns - column, kVectorsPerGroup * lanes);
