@@ -14,6 +14,7 @@ from hashlib import md5
 from pathlib import Path
 
 import pytest
+import torch
 
 from fusedrnn import _C
 
@@ -63,8 +64,12 @@ def compiled(
 
 
 def shipped(sources: Sequence[Path]) -> list[str]:
-    """What setup.py made of sources of the kernels; nothing if one of them has changed since."""
-    folder = ROOT / "build" / f"objects-{sys.platform}-{sys.implementation.cache_tag}"
+    """What setup.py made of sources of the kernels; nothing if one of them has changed since, or
+    where CXX asks for another compiler than it may have used."""
+    if "CXX" in os.environ:
+        return []
+    tag = f"{sys.platform}-{sys.implementation.cache_tag}-torch{torch.__version__}"
+    folder = ROOT / "build" / f"objects-{tag}"
     objects = [folder / "csrc" / "cpu" / f"{source.stem}.o" for source in sources]
     read = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.h"), *sources]
     changed = max(path.stat().st_mtime for path in read)

@@ -2,11 +2,12 @@
 #include "cpu/variants.h"
 
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma")
+FUSEDRNN_BEGIN_TARGET("avx2,fma")
 
 #define FUSEDRNN_ISA avx2
 #define FUSEDRNN_VECTOR_BYTES 32
 #define FUSEDRNN_KEEP(x) asm("" : "+x"(x))
 #include "cpu/kernels.h"
+FUSEDRNN_END_TARGET
 
 #endif

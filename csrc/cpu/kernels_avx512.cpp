@@ -2,11 +2,20 @@
 #include "cpu/variants.h"
 
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")
+FUSEDRNN_BEGIN_TARGET("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")
+
+#ifndef __clang__
+// Clang prefers the widest vectors by itself, and knows no such target.
+#pragma GCC target("prefer-vector-width=512")
+// GCC's own intrinsics start from a register that they call undefined, and it warns of that.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 
 #define FUSEDRNN_ISA avx512
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_KEEP(x) asm("" : "+v"(x))
 #include "cpu/kernels.h"
+FUSEDRNN_END_TARGET
 
 #endif

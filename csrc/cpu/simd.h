@@ -269,24 +269,31 @@ FUSEDRNN_INLINE Vec<double> tanh(Vec<double> x) {
   return x;
 }
 
+// Lanes I of a and b, in this order; those of b count on from a's.
+template <class T, size_t... I>
+FUSEDRNN_INLINE typename Native<T>::Type shuffle(typename Native<T>::Type a,
+                                                 typename Native<T>::Type b) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, I...);
+#else
+  const typename Native<T>::Ints mask = {typename Native<T>::Bits(I)...};
+  return __builtin_shuffle(a, b, mask);
+#endif
+}
+
 // Interleaves the low (high) halves of a and b. log2(lanes) rounds of this perfect shuffle over
 // rows i and i + lanes/2 transpose a square of vectors.
 template <class T, bool kHigh, size_t... I>
 FUSEDRNN_INLINE typename Native<T>::Type interleave(typename Native<T>::Type a,
                                                     typename Native<T>::Type b,
                                                     std::index_sequence<I...>) {
-  using Bits = typename Native<T>::Bits;
-  const typename Native<T>::Ints mask = {
-      Bits((I >> 1) + (I & 1) * kLanes<T> + (kHigh ? kLanes<T> / 2 : 0))...};
-  return __builtin_shuffle(a, b, mask);
+  return shuffle<T, (I >> 1) + (I & 1) * kLanes<T> + (kHigh ? kLanes<T> / 2 : 0)...>(a, b);
 }
 
 template <class T, size_t... I>
 FUSEDRNN_INLINE typename Native<T>::Type swap_halves(typename Native<T>::Type a,
                                                      std::index_sequence<I...>) {
-  using Bits = typename Native<T>::Bits;
-  const typename Native<T>::Ints mask = {Bits((I + kLanes<T> / 2) % kLanes<T>)...};
-  return __builtin_shuffle(a, mask);
+  return shuffle<T, (I + kLanes<T> / 2) % kLanes<T>...>(a, a);
 }
 
 template <class T>

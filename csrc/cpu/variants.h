@@ -20,6 +20,18 @@
 #include "cpu/team.h"
 #include "recurrence.h"
 
+// Functions between these two may use the given instruction sets. Clang knows no GCC target pragma,
+// GCC no attribute push.
+#define FUSEDRNN_PRAGMA(...) _Pragma(#__VA_ARGS__)
+#ifdef __clang__
+#define FUSEDRNN_BEGIN_TARGET(sets) \
+  FUSEDRNN_PRAGMA(clang attribute push(__attribute__((target(sets))), apply_to = function))
+#define FUSEDRNN_END_TARGET _Pragma("clang attribute pop")
+#else
+#define FUSEDRNN_BEGIN_TARGET(sets) FUSEDRNN_PRAGMA(GCC target(sets))
+#define FUSEDRNN_END_TARGET
+#endif
+
 namespace fusedrnn::cpu {
 
 struct Variant {

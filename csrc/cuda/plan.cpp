@@ -83,6 +83,8 @@ struct Text {
   explicit Text(const char* format, Args... args) {
     std::snprintf(text, sizeof(text), format, args...);
   }
+  // Clang warns of a format without arguments that is no literal, as in the one above.
+  explicit Text(const char* words) : Text("%s", words) {}
 };
 
 class Planner {

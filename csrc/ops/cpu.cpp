@@ -1,6 +1,6 @@
 // The CPU kernels of layer and layer_backward: check, allocate, fill the parameters, call.
 #include <ATen/Functions.h>
-#include <ATen/Parallel.h>  // and omp.h
+#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <pthread.h>
 #include <torch/library.h>
@@ -10,18 +10,17 @@
 #include "ops/check.h"
 #include "ops/halves.h"
 #include "ops/memory.h"
+#include "ops/openmp.h"
 
 namespace fusedrnn::ops {
 
 Team team() {
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   return {[](int wanted, void (*body)(void*, int, int), void* context) {
-  // torch's own pool: the wheel's libgomp is the one this is linked to.
-#pragma omp parallel
-            {
+            in_parallel([=] {
               const int n = std::min(wanted, omp_get_num_threads()), id = omp_get_thread_num();
               if (id < n) body(context, id, n);
-            }
+            });
           },
           threads};
 }
@@ -30,8 +29,7 @@ namespace {
 
 // GNU's OpenMP hangs in a forked child whose parent had used it: the child believes in threads that
 // only the parent has. Without threads at the fork, each makes its own when it next needs some.
-[[maybe_unused]] const int kForks =
-    pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr);
+[[maybe_unused]] const int kForks = pthread_atfork([] { dissolve_threads(); }, nullptr, nullptr);
 
 // bfloat16 as float32 and back. A call of Tensor::to takes 0.7 us, which counts where there is
 // little to convert.

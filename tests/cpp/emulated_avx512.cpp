@@ -3,7 +3,7 @@
 // lane. What is not shown so is that the compiler and the CPU mean the same by those instructions.
 #include "cpu/variants.h"
 
-#pragma GCC target("avx2,fma")
+FUSEDRNN_BEGIN_TARGET("avx2,fma")
 
 namespace {
 
@@ -64,3 +64,4 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 #define FUSEDRNN_KEEP(x)  // no register would hold it
 #define FUSEDRNN_BY_LANE  // nor the operands of an instruction that has no intrinsic
 #include "cpu/kernels.h"
+FUSEDRNN_END_TARGET
