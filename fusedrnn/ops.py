@@ -9,16 +9,16 @@ stand their fake kernels, which only know shapes, and ``layer_reference`` and
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _C, reference
+from . import _C, _binary, reference
 from . import transforms as transforms  # registers the rules of vmap
 
-build_info = _C.build_info
 cpu_isa = _C.cpu_isa
 cpu_isas = _C.cpu_isas
 cuda_allowed = _C.cuda_allowed
@@ -28,6 +28,14 @@ explain = _C.explain
 fma_peak = _C.fma_peak
 hands_to_torch = _C.hands_to_torch
 reserve_width = _C.reserve_width
+
+
+def _warn_of_missing_cuda() -> None:
+    warnings.warn(f"{_binary.cuda_missing()}. Until then torch.nn runs on the GPU", stacklevel=2)
+
+
+if not _binary.build_info()["cuda"]:
+    _C.set_cuda_missing(_binary.cuda_missing(), _warn_of_missing_cuda)
 
 
 @torch.library.register_fake("fusedrnn::layer")  # type: ignore[untyped-decorator]

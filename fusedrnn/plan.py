@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import ops, transforms
+from . import _binary, ops, transforms
 from .functional import check_dim, rnn_mode
 
 # What a plan must know of a GPU: compute capability (90 for 9.0), multiprocessors, the most shared
@@ -226,7 +226,8 @@ class Plan:
         packed: whether the input is a PackedSequence.
         training: whether gradients would be kept.
         layers: a plan for each, the lowest first; none where the definition runs.
-        route: "kernels", or "definition": :mod:`fusedrnn.reference`, step by step in plain torch.
+        route: "kernels"; "definition": :mod:`fusedrnn.reference`, step by step in plain torch;
+            "torch.nn": its own path, because the CUDA half was not built.
         reasons: why, and what vmap makes of the call; empty for a plain one.
     """
 
@@ -244,6 +245,8 @@ class Plan:
         lines = [f"{self.mode} {self.dtype}{packed}, {purpose}"]
         if self.route == "definition":
             lines.append("definition (fusedrnn.reference), step by step in plain torch")
+        elif self.route == "torch.nn":
+            lines.append("torch.nn's own path")
         lines += [f"  because    {reason}" for reason in self.reasons]
         # Layers above the first are alike; show a run of equal ones once.
         first = 0
@@ -318,6 +321,9 @@ def explain(
     H: int = module.hidden_size  # type: ignore[assignment]
     on_gpu = gpu is not None or data.is_cuda
     dtype = str(_dtype(data, "cuda" if on_gpu else data.device.type)).removeprefix("torch.")
+    if data.is_cuda and gpu is None and not _binary.build_info()["cuda"]:
+        missing = (_binary.cuda_missing(),)
+        return Plan(mode, dtype, bool(batch_sizes), training, (), "torch.nn", missing)
     if way.definition:
         return Plan(mode, dtype, bool(batch_sizes), training, (), "definition", way.reasons)
     B *= way.folded

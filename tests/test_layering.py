@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 STANDARD = r"[a-z_0-9]+"
-POSIX = r"(pthread|sys/mman)\.h"
+POSIX = r"(pthread|sys/mman|omp)\.h"
 INTRINSICS = r"(immintrin|cpuid|arm_neon)\.h"
 TOOLKIT = r"(cuda|cooperative_groups|mma|math_constants)\w*(/\w+)*(\.h)?"
 TORCH = r"(torch|pybind11|(ATen|c10)/(?!cuda/))\b.*\.h"
@@ -39,17 +39,22 @@ MAY_INCLUDE = {
 
 # Modules of fusedrnn and which others each may import.
 MAY_IMPORT = {
-    "__init__": {"cells", "convert", "functional", "modules", "ops", "plan"},
+    "__init__": {"_binary", "cells", "convert", "functional", "modules", "ops", "plan"},
+    "__main__": {"LSTM", "__version__", "_binary", "explain", "ops"},
     "convert": {"cells", "modules"},
     "cells": {"functional"},
     "modules": {"functional"},
-    "plan": {"functional", "ops", "transforms"},
+    "plan": {"_binary", "functional", "ops", "transforms"},
     "functional": {"ops"},
-    "ops": {"_C", "reference", "transforms"},
+    "ops": {"_C", "_binary", "reference", "transforms"},
     "transforms": {"_C", "reference"},
     "reference": set[str](),
+    "_binary": set[str](),
 }
-THIRD_PARTY = {"reference": {"torch"}}  # the others: the runtime dependencies
+THIRD_PARTY = {
+    "reference": {"torch"},
+    "_binary": set[str](),
+}  # the others: the runtime dependencies
 DEPENDENCIES = {"torch", "numpy"}
 
 SOURCES = {".cpp", ".cu"}

@@ -11,6 +11,7 @@
 #include <memory>
 #include <utility>
 
+#include "ops/by_torch.h"
 #include "ops/check.h"
 
 namespace fusedrnn::ops {
@@ -62,6 +63,12 @@ bool any_of(std::initializer_list<const OptionalTensor*> states, at::TensorList 
     if (condition(weight)) return true;
   }
   return false;
+}
+
+// The modules take torch.nn's path where there are none.
+void check_kernels(const Tensor& input) {
+  TORCH_CHECK_NOT_IMPLEMENTED(has_kernels(input), cuda_missing().reason,
+                              "; so this operator takes no tensors on ", input.device());
 }
 
 bool wants_gradient(const Tensor& tensor) { return tensor.requires_grad(); }
@@ -169,6 +176,7 @@ std::vector<Tensor> layer_backward_autograd(const OptionalTensor& grad_output,
                                             bool has_biases, const c10::List<bool>& needs) {
   TORCH_CHECK_TYPE(output.defined() && reserve.defined(),
                    "fusedrnn: output and reserve must be Tensors, got None");
+  check_kernels(input);
   check_devices(input, hx, cx, weights);
   const OptionalTensor x = input;
   const auto operands = {&grad_output, &grad_h_n, &grad_c_n, &x, &hx, &cx};
@@ -270,6 +278,7 @@ LayerResult layer_autograd(const Tensor& input, const OptionalTensor& batch_size
                            const OptionalTensor& hx, const OptionalTensor& cx,
                            at::TensorList weights, c10::string_view mode, bool has_biases,
                            bool train) {
+  check_kernels(input);
   check_devices(input, hx, cx, weights);
   const OptionalTensor x = input;
   const auto operands = {&x, &hx, &cx};

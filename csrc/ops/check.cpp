@@ -60,11 +60,6 @@ void check_devices(const Tensor& input, const OptionalTensor& hx, const Optional
   for (const Tensor& weight : weights) check_layout("weights", weight);
   if (hx) check_layout("hx", *hx);
   if (cx) check_layout("cx", *cx);
-#ifndef FUSEDRNN_WITH_CUDA
-  TORCH_CHECK_NOT_IMPLEMENTED(!input.is_cuda(),
-                              "fusedrnn was built without CUDA kernels: move the module and its ",
-                              "input to the CPU, or use torch.nn on ", input.device());
-#endif
   for (const Tensor& weight : weights) {
     TORCH_CHECK(weight.device() == input.device(),
                 "Input and parameter tensors are not at the same device, found input tensor at ",

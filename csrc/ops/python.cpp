@@ -1,11 +1,11 @@
-// What Python asks that is not a tensor operator: build information, the CPU variant, the plans.
+// What Python asks that is not a tensor operator: the CPU variant, the plans, the CUDA half.
 #include <ATen/ops/empty_like.h>
 #include <c10/core/DispatchKeySet.h>
 #include <torch/csrc/utils/pybind.h>
-#include <torch/version.h>
 
 #include <algorithm>
 
+#include "ops/by_torch.h"
 #include "ops/check.h"
 #include "ops/choice.h"
 
@@ -13,23 +13,6 @@ namespace py = pybind11;
 
 namespace fusedrnn::ops {
 namespace {
-
-py::dict build_info() {
-  py::dict info;
-  info["version"] = FUSEDRNN_VERSION;
-  info["torch"] = TORCH_VERSION;
-  info["compiler"] = __VERSION__;
-#ifdef FUSEDRNN_WITH_CUDA
-  info["cuda"] = true;
-  info["cuda_toolkit"] = FUSEDRNN_CUDA_TOOLKIT;
-  info["cuda_arches"] = FUSEDRNN_CUDA_ARCHES;
-#else
-  info["cuda"] = false;
-  info["cuda_toolkit"] = py::none();
-  info["cuda_arches"] = py::none();
-#endif
-  return info;
-}
 
 DType dtype_named(const std::string& name) {
   if (name == "float64") return DType::kFloat64;
@@ -161,12 +144,12 @@ cuda::Device device_of(const py::dict& d) {
     TORCH_CHECK_TYPE(false,
                      "fusedrnn: a GPU's limits must be numbers, and clusters a list of them, "
                      "got ",
-                     py::str(d).cast<std::string>());
+                     py::repr(d).cast<std::string>());
   }
   TORCH_CHECK_VALUE(device.sm > 0 && device.multiprocessors > 0 && device.shared_bytes > 0 &&
                         device.clock_ghz > 0,
                     "fusedrnn: a GPU's sm, multiprocessors, shared_bytes and clock_ghz must be ",
-                    "greater than zero, got ", py::str(d).cast<std::string>());
+                    "greater than zero, got ", py::repr(d).cast<std::string>());
   TORCH_CHECK_VALUE(clusters.size() == std::size(device.clusters),
                     "fusedrnn: clusters must have a count for 1, 2, 4, 8 and 16 blocks, got ",
                     clusters.size(), " counts");
@@ -188,7 +171,7 @@ py::dict cuda_device_of(int index) {
   d["clusters"] = std::vector<int>(std::begin(device.clusters), std::end(device.clusters));
   return d;
 #else
-  TORCH_CHECK(false, "fusedrnn was built without CUDA kernels: it cannot ask CUDA device ", index,
+  TORCH_CHECK(false, cuda_missing().reason, "; so it cannot ask CUDA device ", index,
               " what it is");
 #endif
 }
@@ -310,12 +293,20 @@ void set_second_backward(py::function function) {
       };
 }
 
+void set_cuda_missing(std::string reason, py::function warn) {
+  auto call = [kept = new py::function(std::move(warn))] {  // the library is never unloaded
+    const py::gil_scoped_acquire gil;
+    (*kept)();
+  };
+  cuda_missing() = {std::move(reason), call};
+}
+
 }  // namespace
 }  // namespace fusedrnn::ops
 
 PYBIND11_MODULE(_C, m) {
   namespace ops = fusedrnn::ops;
-  m.def("build_info", &ops::build_info);
+  m.def("set_cuda_missing", &ops::set_cuda_missing, py::arg("reason"), py::arg("warn"));
   m.def("cpu_isa", [] { return std::string(fusedrnn::cpu::isa_name()); });
   m.def("cpu_isas", &ops::cpu_isas);
   m.def("fma_peak", &ops::fma_peak, py::arg("threads"), py::arg("seconds") = 0.05);

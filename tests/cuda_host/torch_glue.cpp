@@ -13,6 +13,7 @@
 // Pinned memory exists only beside a GPU.
 #define pinned_memory(wish) pinned_memory((wish) && false)
 
+#include "ops/by_torch.cpp"
 #include "ops/check.cpp"
 #include "ops/choice.cpp"
 #include "ops/cuda/backward.cpp"
@@ -50,15 +51,14 @@ LayerResult layer_of_bfloat16(const Tensor&, const OptionalTensor&, const Option
 namespace {
 
 // torch's own layers, called as they are on a GPU where they are estimated to be faster.
-Result stack_by_torch(const Tensor& input, const OptionalTensor& batch_sizes,
+StackResult stack_by_torch(const Tensor& input, const OptionalTensor& batch_sizes,
                       const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
                       c10::string_view mode, bool has_biases, int64_t num_layers, double dropout,
                       bool train, bool bidirectional) {
   const Stack s{input,      batch_sizes, hx,      cx,    weights,          cell_of(mode),
                 has_biases, num_layers,  dropout, train, bidirectional + 1};
-  const std::optional<Problem> p = problem_of(s);
-  TORCH_CHECK(p, "the arguments do not fit");
-  return torch_stack(s, *p);
+  TORCH_CHECK(problem_of(s), "the arguments do not fit");
+  return torch_stack(s);
 }
 
 void start(int64_t error) {

@@ -1,0 +1,70 @@
+// torch.nn's own path through a stack or a cell: on a GPU where cuDNN is estimated to be faster,
+// and for everything there when only the CPU half was built.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "ops/layer.h"
+
+namespace fusedrnn::ops {
+
+using StackResult = std::tuple<Tensor, Tensor, Tensor>;  // output, h_n, c_n
+
+// What a stack is asked for, in the order of torch's own operators.
+struct Stack {
+  const Tensor& input;
+  const OptionalTensor &batch_sizes, &hx, &cx;
+  at::TensorList weights;
+  Cell cell;
+  bool has_biases;
+  int64_t L;
+  double dropout;
+  bool train;
+  int64_t D;
+
+  template <class Condition>
+  bool any(const Condition& condition) const {
+    if (condition(input) || (hx && condition(*hx)) || (cx && condition(*cx))) return true;
+    for (const Tensor& weight : weights) {
+      if (condition(weight)) return true;
+    }
+    return false;
+  }
+  bool wants_gradients() const;
+};
+
+// Half precision is stored, float32 is computed with: one conversion a call on each side.
+inline at::ScalarType compute_type(at::ScalarType type) {
+  return type == at::kHalf || type == at::kBFloat16 ? at::kFloat : type;
+}
+
+// Set by Python, which knows the build: why there is no CUDA half and how to build it, and what
+// warns of that.
+struct CudaMissing {
+  std::string reason = "fusedrnn was built without its CUDA half";
+  std::function<void()> warn;
+};
+CudaMissing& cuda_missing();
+
+// Whether this build has kernels for the tensor's device.
+inline bool has_kernels([[maybe_unused]] const Tensor& tensor) {
+#ifdef FUSEDRNN_WITH_CUDA
+  return true;
+#else
+  return !tensor.is_cuda();
+#endif
+}
+
+// torch.nn's result where its path is the one to take; `type` is what it would compute in.
+std::optional<StackResult> by_torch(const Stack& s, at::ScalarType type);
+
+// torch.nn's cell, for a device without kernels.
+std::tuple<Tensor, Tensor> cell_by_torch(const Tensor& input, const Tensor& hx,
+                                         const OptionalTensor& cx, const Tensor& w_ih,
+                                         const Tensor& w_hh, const OptionalTensor& b_ih,
+                                         const OptionalTensor& b_hh, c10::string_view mode);
+
+}  // namespace fusedrnn::ops
