@@ -6,7 +6,9 @@ tensor operation per step. ``convert`` does it to a model that exists, ``patch``
 that builds its own.
 """
 
-from importlib.metadata import version
+from . import _binary
+
+_binary.load()
 
 from . import functional
 from .cells import GRUCell, LSTMCell, RNNCell
@@ -14,7 +16,7 @@ from .convert import Patch, convert, patch, to_torch
 from .modules import GRU, LSTM, RNN
 from .plan import explain
 
-__version__ = version("fusedrnn")
+__version__: str = _binary.build_info()["version"]
 
 __all__ = [
     "GRU",

@@ -87,7 +87,7 @@ build() {
   rm -rf "$site"
   limited 140 "$python" -m pip install --no-index --no-build-isolation --no-deps --target "$site" \
     -v . || return
-  installed 'from fusedrnn import _C; print(info := _C.build_info()); assert info["cuda"]'
+  installed 'from fusedrnn import _binary; print(info := _binary.build_info()); assert info["cuda"]'
 }
 
 # On several workers where pytest can: the tests wait for the host far more than for the GPU. An

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import fusedrnn
 from benchmarks import gpu_tiles
-from fusedrnn import _C
+from fusedrnn import _C, _binary
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -83,7 +83,7 @@ def step(module: Any, x: Any, *, backward: bool = True) -> tuple[Tensor, ...]:
 
 
 def test_this_build_has_cuda_kernels() -> None:
-    assert _C.build_info()["cuda"], "fusedrnn was built without CUDA"
+    assert _binary.build_info()["cuda"], "fusedrnn was built without CUDA"
 
 
 @pytest.mark.parametrize(("form", "bidirectional"), [("batched", False), ("unsorted", True)])

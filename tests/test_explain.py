@@ -112,14 +112,6 @@ def test_other_modules_are_refused() -> None:
         fusedrnn.explain(nn.Linear(3, 4), torch.randn(2, 3))
 
 
-def test_build_info_says_what_this_binary_is() -> None:
-    info = _C.build_info()
-    assert info["version"] == fusedrnn.__version__
-    assert str(info["torch"]).split("+")[0] == torch.__version__.split("+")[0]
-    assert isinstance(info["cuda"], bool)
-    assert info["compiler"]
-
-
 def test_packed_rows_are_counted_as_they_are_not_as_if_padded() -> None:
     rows = pack_sequence([torch.randn(n, 3) for n in (9, 2, 1)])
     module = fusedrnn.LSTM(3, 8)

@@ -7,6 +7,7 @@ kernels run on threads of the test's own (test_kernels_native.py).
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import pytest
 from native_build import ADDRESS, ROOT, compiled, compiler, kernels, output_of
 from torch.utils import cpp_extension
 
+from fusedrnn import _binary
+
 # The slowest to compile first. The bindings, half of all the time, only hand arguments over.
-WATCHED = ("autograd", "stack", "cpu", "batched", "check", "choice")
+WATCHED = ("autograd", "stack", "by_torch", "cpu", "batched", "check", "choice")
 # All but the largest weights, which take as long as the others together.
 SELECTION = [str(ROOT / "tests" / "test_layers.py"), "-k", "not H1056"]
 
@@ -40,7 +43,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     headers = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     torch_flags = [flag for path in headers for flag in ("-isystem", path)]
     torch_flags += ["-fopenmp", "-fvisibility=hidden", "-DTORCH_EXTENSION_NAME=_C"]
-    torch_flags += ["-DTORCH_API_INCLUDE_EXTENSION_H", '-DFUSEDRNN_VERSION="sanitized"']
+    torch_flags += ["-DTORCH_API_INCLUDE_EXTENSION_H"]
     operators = [ROOT / "csrc" / "ops" / f"{name}.cpp" for name in WATCHED]
     plan, bindings = ROOT / "csrc" / "cuda" / "plan.cpp", ROOT / "csrc" / "ops" / "python.cpp"
     objects = compiled(compiler(), [bindings], ["-O0", "-fPIC", *torch_flags], place)
@@ -57,6 +60,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     objects += kernels(tmp_path_factory, *ADDRESS)
     command = [*compiler(), "-shared", *sanitizers, *objects, *libraries]
     output_of([*command, "-o", str(library)])
+    info = _binary.build_info() | {"sources": _binary.digest(ROOT / "csrc")}
+    library.with_name(_binary.INFO).write_text(json.dumps(info))
     return library.parent
 
 
