@@ -2,44 +2,66 @@
 
 torch is no build requirement: pip would fetch a second one into its build environment, and an
 extension fits only the torch it was compiled against. So an isolated build looks for torch where
-the calling interpreter has it. The C++ half is always built; the CUDA half where torch has CUDA
-and nvcc is there, whether or not a GPU is. Environment: FUSEDRNN_CUDA=0|1 forces that choice,
-TORCH_CUDA_ARCH_LIST and MAX_JOBS mean what they mean to torch.utils.cpp_extension.
+the calling interpreter has it.
+
+The CPU half is always built. The CUDA half is built for the GPUs that are there, or where it is
+asked for, and only with a toolkit that was tried first (tools/toolchain.py): it never breaks an
+install, and why it is missing is kept in the package. Environment: FUSEDRNN_CUDA=1, or
+FORCE_CUDA=1, insists on it, FUSEDRNN_CUDA=0 leaves it out; TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX and
+CUDA_HOME mean what they mean to torch.utils.cpp_extension.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import setuptools
 from setuptools import Command, Extension, setup
 
 ROOT = Path(__file__).resolve().parent
-MIN_TORCH = (2, 10)
+sys.path.insert(0, str(ROOT / "tools"))
 
-# Fixed, so that a build does not depend on the GPU it runs beside (and torch's own default fails
-# where there is none). Real code for each family, 8.6's serving 8.9; PTX for what comes later.
-# Blackwell's two have toolkits from 12.8 on; the PTX of the first serves 11.0.
+import toolchain  # noqa: E402
+from progress import progress, told  # noqa: E402
+from toolchain import Compiler, Toolkit, Unusable  # noqa: E402
+
+VERSION = "0.1.0"
+MIN_TORCH = (2, 10)
+MIN_SETUPTOOLS = 77  # the first that reads the licence in pyproject.toml
+# Wheels to be handed on serve one torch minor, and their name says so: see tools/release.sh.
+LOCAL_VERSION = os.environ.get("FUSEDRNN_LOCAL_VERSION")
+
+# What is compiled where no GPU is in sight: real code for each family, 8.6's serving 8.9; PTX for
+# what comes later. Blackwell's two have toolkits from 12.8 on; the PTX of the first serves 11.0.
 CUDA_ARCHES = "7.5;8.0;8.6;9.0"
 CUDA_ARCHES_12_8 = "10.0+PTX;12.0+PTX"
+MIN_CAPABILITY = (7, 5)
 
-# Describing the project needs no torch, compiling does. Metadata for a wheel counts as compiling:
-# better to stop there than after pip has downloaded torch for a build that cannot use it.
+# Describing the project needs no torch, compiling does. Metadata for a wheel (dist_info) needs it
+# too: better to stop there than after pip has downloaded torch for a build that cannot use it.
 TORCH_FREE_COMMANDS = {"sdist", "egg_info", "clean", "--version", "--name"}
+METADATA_COMMANDS = {"dist_info"}
 
 
 def stop(reason: str) -> SystemExit:
     """What setup.py raises on a condition the user can mend: one line and no traceback."""
     return SystemExit(f"fusedrnn: {reason}")
+
+
+# --- torch
 
 
 def search_path(python: str) -> list[str]:
@@ -87,45 +109,155 @@ def check_torch_version(version: str) -> None:
         raise stop(f"torch>={'.'.join(map(str, MIN_TORCH))} is needed, {version} is installed")
 
 
-def cuda_release(nvcc: str) -> str:
-    """The toolkit's release, such as 13.0."""
-    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"release (\d+\.\d+)", told)
-    return found[1] if found else "unknown"
+# --- what else a build needs
 
 
-def cuda_arches(release: str) -> str:
-    """TORCH_CUDA_ARCH_LIST where none is given."""
+def check_setuptools(version: str) -> None:
+    """Without build isolation it is whatever the environment has."""
+    if int(version.split(".")[0]) < MIN_SETUPTOOLS:
+        raise stop(
+            f"setuptools>={MIN_SETUPTOOLS} is needed, {version} is installed: run "
+            f"`pip install -U setuptools`"
+        )
+
+
+def check_writable(root: Path) -> None:
+    if not os.access(root, os.W_OK):
+        raise stop(
+            f"{root} cannot be written to, and a build keeps its objects there: copy it to where "
+            f"you can write, or `pip install git+file://{root}`"
+        )
+
+
+def check_tools(cpp_extension: ModuleType) -> Compiler:
+    if not cpp_extension.is_ninja_available():
+        raise stop("ninja is missing, which runs the compilers: `pip install ninja`")
+    try:
+        return toolchain.cxx()
+    except Unusable as reason:
+        raise stop(str(reason)) from None
+
+
+# --- the CUDA half
+
+
+def cuda_wish(environment: Mapping[str, str]) -> bool | None:
+    """Whether the user wants the CUDA half; None where nothing was said."""
+    wish = environment.get("FUSEDRNN_CUDA", "")
+    if wish not in ("", "0", "1"):
+        raise stop(f"FUSEDRNN_CUDA must be 0 or 1, got {wish!r}")
+    if wish:
+        return wish == "1"
+    return True if environment.get("FORCE_CUDA") == "1" else None
+
+
+def all_arches(release: str) -> str:
+    """Every architecture that the kernels are made for and this release of CUDA knows."""
     known = re.fullmatch(r"(\d+)\.(\d+)", release)
     blackwell = known is not None and (int(known[1]), int(known[2])) >= (12, 8)
     return f"{CUDA_ARCHES};{CUDA_ARCHES_12_8}" if blackwell else f"{CUDA_ARCHES}+PTX"
 
 
-def cuda_obstacle(torch_cuda: str | None, nvcc: str | None, kernels: list[str]) -> str | None:
-    """Why the CUDA half cannot be built; None where it can."""
-    if torch_cuda is None:
-        return "the installed torch has no CUDA: install a CUDA build of torch"
-    if nvcc is None:
-        return "there is no nvcc: put it on PATH or set CUDA_HOME"
-    if not kernels:
-        return "csrc/cuda holds no .cu sources"
-    release = cuda_release(nvcc)
-    if release.split(".")[0] != torch_cuda.split(".")[0]:
-        return f"nvcc is of CUDA {release} and torch of CUDA {torch_cuda}: majors must agree"
-    return None
+def arches_of(capabilities: Iterable[tuple[int, int]]) -> str:
+    """TORCH_CUDA_ARCH_LIST for the GPUs at hand, PTX for the newest of them."""
+    usable = sorted({each for each in capabilities if each >= MIN_CAPABILITY})
+    return ";".join(f"{major}.{minor}" for major, minor in usable) + "+PTX" if usable else ""
 
 
-def use_cuda(wish: str | None, obstacle: str | None) -> bool:
-    """Whether to build the CUDA half: FUSEDRNN_CUDA's `wish`, else wherever nothing prevents it."""
-    if wish not in (None, "", "0", "1"):
-        raise stop(f"FUSEDRNN_CUDA must be 0 or 1, got {wish!r}")
-    if wish == "1" and obstacle:
-        raise stop(f"FUSEDRNN_CUDA=1 cannot be done, {obstacle}")
-    return wish != "0" and obstacle is None
+def chosen_arches(torch: ModuleType, wish: bool | None, release: str) -> str:
+    """What to compile the CUDA half for; Unusable where that is for nobody."""
+    given = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    if given and given != "native":
+        return given
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    capabilities = [torch.cuda.get_device_capability(index) for index in range(count)]
+    if arches := arches_of(capabilities):
+        return arches
+    if wish:
+        return all_arches(release)
+    if capabilities:
+        found = ", ".join(f"{major}.{minor}" for major, minor in capabilities)
+        raise Unusable(f"its kernels need compute capability 7.5, the GPUs here have {found}")
+    raise Unusable("torch saw no GPU when fusedrnn was built, and FUSEDRNN_CUDA=1 was not set")
 
 
-def find_nvcc(cuda_home: str | None) -> str | None:
-    return shutil.which("nvcc", path=str(Path(cuda_home, "bin"))) if cuda_home else None
+def usable_toolkit(torch: ModuleType, compiler: Compiler, wish: bool | None) -> Build:
+    """The CUDA build by the first toolkit that works; Unusable, with the first reason, if none."""
+    version = torch.version.cuda
+    if version is None:
+        raise Unusable(f"the torch it was built against, {torch.__version__}, has no CUDA")
+    chosen_arches(torch, wish, "")  # before anything is tried
+    reasons = []
+    for toolkit in toolchain.toolkits(Path(str(torch.__file__)).parents[1]):
+        if toolkit.release.split(".")[0] != version.split(".")[0]:
+            reasons.append(f"{toolkit.nvcc} is of CUDA {toolkit.release}, torch of CUDA {version}")
+            continue
+        arches = chosen_arches(torch, wish, toolkit.release)
+        told(f"trying CUDA {toolkit.release} in {toolkit.home} for {arches}")
+        build = Build(extension(compiler, toolkit), compiler, toolkit, arches, None)
+        try:
+            toolchain.try_out(toolkit, compiler, build.extension, toolchain.gencode(arches))
+        except Unusable as reason:
+            reasons.append(str(reason))
+            continue
+        os.environ["TORCH_CUDA_ARCH_LIST"] = arches  # torch's BuildExtension reads both
+        os.environ["PYTORCH_NVCC"] = str(toolkit.nvcc)
+        return build
+    missing = f"there is no nvcc of CUDA {version}: put it on PATH or set CUDA_HOME"
+    raise Unusable(reasons[0] if reasons else missing)
+
+
+# --- the extension
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is built, and what of it is written down beside the binary."""
+
+    extension: Extension
+    compiler: Compiler
+    toolkit: Toolkit | None
+    arches: str | None
+    cuda_missing: str | None  # why there is no CUDA half
+
+    def info(self, torch: ModuleType) -> dict[str, Any]:
+        return {
+            "version": version(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "compiler": self.compiler.name,
+            "sources": binary().digest(ROOT / "csrc"),
+            "cuda": self.toolkit is not None,
+            "cuda_toolkit": self.toolkit.release if self.toolkit else None,
+            "cuda_arches": self.arches,
+            "cuda_missing": self.cuda_missing,
+        }
+
+
+def binary() -> Any:
+    """fusedrnn/_binary.py, without the package around it, which needs what is built here."""
+    spec = importlib.util.spec_from_file_location("binary", ROOT / "fusedrnn" / "_binary.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def version() -> str:
+    return f"{VERSION}+{LOCAL_VERSION}" if LOCAL_VERSION else VERSION
+
+
+def chosen_build(torch: ModuleType, compiler: Compiler) -> Build:
+    wish = cuda_wish(os.environ)
+    try:
+        if wish is False:
+            raise Unusable("FUSEDRNN_CUDA=0 left it out")
+        return usable_toolkit(torch, compiler, wish)
+    except Unusable as reason:
+        if wish:
+            raise stop(f"FUSEDRNN_CUDA=1 cannot be done, {reason}") from None
+        return Build(extension(compiler, None), compiler, None, None, str(reason))
 
 
 def listed(root: Path, pattern: str) -> list[str]:
@@ -149,35 +281,41 @@ def openmp(libraries: Iterable[str]) -> str:
     bundled = sorted(
         str(path) for folder in libraries for path in Path(folder).glob("libgomp*.so*")
     )
-    return bundled[0] if bundled else "-fopenmp"
+    return bundled[0] if bundled else "-lgomp"
 
 
-def extension(toolkit: str | None) -> Extension:
-    """The extension, its CUDA half built by nvcc of this release; without one for None."""
-    cuda = toolkit is not None
-    cpp_extension = importlib.import_module("torch.utils.cpp_extension")
-    make = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
-    ext: Extension = make("fusedrnn._C", sources(ROOT, cuda))
+def cudart(libraries: Iterable[str]) -> str:
+    """The name to link CUDA's runtime by: the toolkits that pip installs have no libcudart.so."""
+    found = [path for folder in libraries for path in sorted(Path(folder).glob("libcudart.so*"))]
+    plain = not found or any(path.name == "libcudart.so" for path in found)
+    return "cudart" if plain else f":{found[0].name}"
+
+
+def extension(compiler: Compiler, toolkit: Toolkit | None) -> Extension:
+    """The extension, with its CUDA half where there is a toolkit."""
+    cpp_extension: Any = importlib.import_module("torch.utils.cpp_extension")
+    make = cpp_extension.CppExtension
+    if toolkit:
+        cpp_extension.CUDA_HOME = str(toolkit.home)
+        make = cpp_extension.CUDAExtension
+    ext: Extension = make("fusedrnn._C", sources(ROOT, toolkit is not None))
+    if toolkit:
+        ext.include_dirs += toolkit.includes
+        ext.library_dirs += [*toolkit.libraries, str(toolkit.home / "lib")]
+        name = cudart(ext.library_dirs)
+        ext.libraries = [name if each == "cudart" else each for each in ext.libraries]
+        ext.define_macros += [("FUSEDRNN_WITH_CUDA", None)]
     # torch's headers are system headers: the warnings left are our own. The language standard is
     # torch's to choose, since its headers ask for it.
     system = [flag for folder in ext.include_dirs for flag in ("-isystem", folder)]
     ext.include_dirs = [str(ROOT / "csrc")]
     ext.depends = listed(ROOT, "csrc/**/*.h") + listed(ROOT, "csrc/**/*.cuh")
-    if cuda:
-        ext.define_macros += [
-            ("FUSEDRNN_WITH_CUDA", None),
-            ("FUSEDRNN_CUDA_TOOLKIT", f'"{toolkit}"'),
-            ("FUSEDRNN_CUDA_ARCHES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
-        ]
-    warnings = ["-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
     ext.extra_compile_args = {
         "cxx": [
-            "-O3",
-            "-g0",
-            "-ffp-contract=fast",
-            "-fvisibility=hidden",
-            "-fopenmp",
-            *warnings,
+            *["-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            f"-ffile-prefix-map={ROOT}/=",
+            # Clang's -fopenmp would bring LLVM's threads beside torch's: csrc/ops/openmp.h
+            *([] if compiler.is_clang else ["-fopenmp"]),
             *system,
         ],
         # Kernels do without torch's headers, so that the standard is ours to choose. No folders of
@@ -188,8 +326,12 @@ def extension(toolkit: str | None) -> Extension:
     return ext
 
 
-def build_ext() -> type[Command]:
+# --- compiling
+
+
+def build_ext(build: Build, torch: ModuleType) -> type[Command]:
     base: Any = importlib.import_module("torch.utils.cpp_extension").BuildExtension
+    info_name: str = binary().INFO
 
     class BuildExt(base):  # type: ignore[misc]
         """torch's ninja build, its objects kept in one place for every way to install (an editable
@@ -197,32 +339,61 @@ def build_ext() -> type[Command]:
 
         def initialize_options(self) -> None:
             super().initialize_options()
-            self.build_temp = f"build/objects-{sys.platform}-{sys.implementation.cache_tag}"
+            tag = f"{sys.platform}-{sys.implementation.cache_tag}-torch{torch.__version__}"
+            self.build_temp = f"build/objects-{tag}"
 
-        def finalize_options(self) -> None:
-            super().finalize_options()
-            version = ("FUSEDRNN_VERSION", f'"{self.distribution.get_version()}"')
-            for ext in self.extensions:
-                if version not in ext.define_macros:  # an editable install finalizes twice
-                    ext.define_macros.append(version)
+        def build_extensions(self) -> None:
+            with progress(len(build.extension.sources)):
+                super().build_extensions()
+            made = Path(self.get_ext_fullpath("fusedrnn._C"))
+            made.with_name(info_name).write_text(json.dumps(build.info(torch), indent=2) + "\n")
+
+        def copy_extensions_to_source(self) -> None:
+            """Where an editable install has its binary: in its wheel, which `pip uninstall`
+            removes. Only `setup.py build_ext --inplace` leaves it among the sources."""
+            install = self.distribution.get_command_obj("install")
+            place = Path(install.install_lib if self.editable_mode else ROOT, "fusedrnn")
+            place.mkdir(exist_ok=True)
+            made = Path(self.build_lib, self.get_ext_filename("fusedrnn._C"))
+            for file in (made, made.with_name(info_name)):
+                shutil.copy(file, place)
+
+        def get_output_mapping(self) -> dict[str, str]:
+            return {} if self.editable_mode else super().get_output_mapping()
 
     return BuildExt
 
 
 def main() -> None:
-    if TORCH_FREE_COMMANDS & set(sys.argv[1:]):
-        setup(ext_modules=[Extension("fusedrnn._C", sources(ROOT, cuda=False))])
+    asked = set(sys.argv[1:])
+    torch_needed = f"torch>={'.'.join(map(str, MIN_TORCH))}"
+    check_setuptools(setuptools.__version__)
+    if not {"--version", "--name"} & asked:
+        check_writable(ROOT)
+    common: dict[str, Any] = {"version": version(), "install_requires": [torch_needed, "numpy"]}
+    if "sdist" not in asked:
+        (ROOT / "build").mkdir(exist_ok=True)
+        common["options"] = {"egg_info": {"egg_base": "build"}}
+    if TORCH_FREE_COMMANDS & asked:
+        setup(ext_modules=[Extension("fusedrnn._C", sources(ROOT, cuda=False))], **common)
         return
     torch = import_torch()
-    home = importlib.import_module("torch.utils.cpp_extension").CUDA_HOME
-    nvcc = find_nvcc(home)
-    obstacle = cuda_obstacle(torch.version.cuda, nvcc, listed(ROOT, "csrc/cuda/**/*.cu"))
-    toolkit = None
-    if use_cuda(os.environ.get("FUSEDRNN_CUDA"), obstacle) and nvcc:
-        toolkit = cuda_release(nvcc)
-        wished = os.environ.get("TORCH_CUDA_ARCH_LIST")
-        os.environ["TORCH_CUDA_ARCH_LIST"] = wished or cuda_arches(toolkit)
-    setup(ext_modules=[extension(toolkit)], cmdclass={"build_ext": build_ext()})
+    if LOCAL_VERSION:
+        common["install_requires"][0] = f"torch=={binary().minor(torch.__version__)}.*"
+    compiler = check_tools(importlib.import_module("torch.utils.cpp_extension"))
+    if METADATA_COMMANDS & asked:
+        setup(ext_modules=[extension(compiler, None)], **common)
+        return
+    build = chosen_build(torch, compiler)
+    if build.toolkit:
+        told(f"CPU and CUDA half, {build.compiler.name}, CUDA {build.toolkit.release}")
+    else:
+        told(f"CPU half only, {build.compiler.name}: {build.cuda_missing}")
+    # Modules that are no more would be packaged again from an older build.
+    for old in (ROOT / "build").glob("lib*"):
+        shutil.rmtree(old)
+    cmdclass = {"build_ext": build_ext(build, torch)}
+    setup(ext_modules=[build.extension], cmdclass=cmdclass, **common)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,18 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from fusedrnn import _binary
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +29,7 @@ def build() -> ModuleType:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
 
@@ -83,55 +88,27 @@ def test_only_a_throwaway_environment_asks_other_interpreters(
     assert build.interpreters()[0] == caller
 
 
-def test_cuda_is_built_where_torch_nvcc_and_kernels_are(build: ModuleType, tmp_path: Path) -> None:
-    nvcc = executable(tmp_path / "nvcc", says="Cuda compilation tools, release 13.0, V13.0.48")
-    assert build.cuda_obstacle("13.2", nvcc, ["csrc/cuda/block.cu"]) is None
-
-
 @pytest.mark.parametrize(
-    ("torch_cuda", "has_nvcc", "kernels", "reason"),
+    ("environment", "wish"),
     [
-        (None, True, ["block.cu"], "the installed torch has no CUDA"),
-        ("13.0", False, ["block.cu"], "there is no nvcc"),
-        ("13.0", True, [], "csrc/cuda holds no .cu sources"),
-        ("12.8", True, ["block.cu"], "nvcc is of CUDA 13.0 and torch of CUDA 12.8"),
+        ({}, None),
+        ({"FUSEDRNN_CUDA": ""}, None),
+        ({"FUSEDRNN_CUDA": "0"}, False),
+        ({"FUSEDRNN_CUDA": "1"}, True),
+        ({"FORCE_CUDA": "1"}, True),
+        ({"FORCE_CUDA": "0"}, None),
+        ({"FUSEDRNN_CUDA": "0", "FORCE_CUDA": "1"}, False),
     ],
 )
-def test_what_prevents_cuda_is_named(
-    build: ModuleType,
-    tmp_path: Path,
-    torch_cuda: str | None,
-    has_nvcc: bool,
-    kernels: list[str],
-    reason: str,
+def test_the_environment_tells_whether_cuda_is_wanted(
+    build: ModuleType, environment: dict[str, str], wish: bool | None
 ) -> None:
-    nvcc = executable(tmp_path / "nvcc", says="release 13.0, V13.0.48") if has_nvcc else None
-    obstacle = build.cuda_obstacle(torch_cuda, nvcc, kernels)
-    assert obstacle.startswith(reason)
-    assert not build.use_cuda(None, obstacle)
-    assert not build.use_cuda("0", obstacle)
-    with pytest.raises(SystemExit, match=f"^fusedrnn: FUSEDRNN_CUDA=1 cannot be done, {reason}.*$"):
-        build.use_cuda("1", obstacle)
+    assert build.cuda_wish(environment) is wish
 
 
-def test_fusedrnn_cuda_chooses_where_there_is_a_choice(build: ModuleType) -> None:
-    assert [build.use_cuda(wish, None) for wish in (None, "", "0", "1")] == [
-        True,
-        True,
-        False,
-        True,
-    ]
+def test_any_other_wish_is_refused(build: ModuleType) -> None:
     with pytest.raises(SystemExit, match="FUSEDRNN_CUDA must be 0 or 1, got 'yes'"):
-        build.use_cuda("yes", None)
-
-
-def test_nvcc_is_looked_for_where_torch_says_the_toolkit_is(
-    build: ModuleType, tmp_path: Path
-) -> None:
-    assert build.find_nvcc(None) is None
-    assert build.find_nvcc(str(tmp_path)) is None
-    nvcc = executable(tmp_path / "bin" / "nvcc", says="")
-    assert build.find_nvcc(str(tmp_path)) == nvcc
+        build.cuda_wish({"FUSEDRNN_CUDA": "yes"})
 
 
 @pytest.mark.parametrize(
@@ -143,28 +120,194 @@ def test_nvcc_is_looked_for_where_torch_says_the_toolkit_is(
         ("unknown", "7.5;8.0;8.6;9.0+PTX"),
     ],
 )
-def test_architectures_are_those_the_toolkit_has(
+def test_all_architectures_are_those_the_toolkit_has(
     build: ModuleType, release: str, arches: str
 ) -> None:
-    assert build.cuda_arches(release) == arches
+    assert build.all_arches(release) == arches
 
 
-@pytest.mark.parametrize("wish", ["", "8.0;9.0"])
-def test_the_architecture_list_is_fixed_unless_given(
-    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wish: str
+@dataclass
+class Gpus:
+    """torch.cuda where there are GPUs of these compute capabilities."""
+
+    capabilities: list[tuple[int, int]]
+
+    def is_available(self) -> bool:
+        return bool(self.capabilities)
+
+    def device_count(self) -> int:
+        return len(self.capabilities)
+
+    def get_device_capability(self, index: int) -> tuple[int, int]:
+        return self.capabilities[index]
+
+
+def fake_torch(*capabilities: tuple[int, int], cuda: str | None = "13.0") -> Any:
+    version = SimpleNamespace(cuda=cuda)
+    return SimpleNamespace(
+        cuda=Gpus([*capabilities]), version=version, __version__="2.14.1", __file__=torch.__file__
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "wish", "arches"),
+    [
+        ([(9, 0)], "", None, "9.0+PTX"),
+        ([(8, 9), (8, 6), (8, 9)], "", None, "8.6;8.9+PTX"),
+        ([(7, 0), (8, 0)], "", None, "8.0+PTX"),  # 7.0 is too old, its neighbour is served
+        ([(9, 0)], "", True, "9.0+PTX"),
+        ([], "", True, "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"),
+        ([(9, 0)], "8.0", None, "8.0"),
+        ([], "8.0;9.0", None, "8.0;9.0"),
+        ([(9, 0)], "native", None, "9.0+PTX"),
+    ],
+)
+def test_it_is_compiled_for_the_gpus_that_are_there_or_asked_for(
+    build: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: list[tuple[int, int]],
+    given: str,
+    wish: bool | None,
+    arches: str,
 ) -> None:
-    nvcc = executable(tmp_path / "bin" / "nvcc", says="release 13.0, V13.0.48")
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wish)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
+    assert build.chosen_arches(fake_torch(*gpus), wish, "13.0") == arches
+
+
+@pytest.mark.parametrize(
+    ("gpus", "reason"),
+    [
+        ([], "torch saw no GPU when fusedrnn was built, and FUSEDRNN_CUDA=1 was not set"),
+        ([(7, 0)], "need compute capability 7.5, the GPUs here have 7.0"),
+    ],
+)
+def test_it_is_compiled_for_no_gpu_that_is_not_there(
+    build: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: list[tuple[int, int]],
+    reason: str,
+) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    with pytest.raises(build.Unusable, match=reason):
+        build.chosen_arches(fake_torch(*gpus), None, "13.0")
+
+
+@pytest.fixture
+def compiler(build: ModuleType) -> Any:
+    return build.toolchain.cxx()
+
+
+@pytest.fixture
+def decided(build: ModuleType, monkeypatch: pytest.MonkeyPatch, compiler: Any) -> Any:
+    """What setup.py decides for a torch, given the toolkits that are there and what trying the
+    first ones ends with: a function."""
+    monkeypatch.delenv("FORCE_CUDA", raising=False)
+
+    def decide(toolkits: list[str], failures: list[str], a_torch: Any) -> Any:
+        found = [
+            build.Toolkit(Path(f"/cuda-{n}/bin/nvcc"), Path(f"/cuda-{n}"), n, (), ())
+            for n in toolkits
+        ]
+        monkeypatch.setattr(build.toolchain, "toolkits", lambda site: iter(found))
+        monkeypatch.setattr(build, "extension", lambda compiler, toolkit: toolkit)
+        waiting = list(failures)
+
+        def try_out(*_: object) -> None:
+            if waiting:
+                raise build.Unusable(waiting.pop(0))
+
+        monkeypatch.setattr(build.toolchain, "try_out", try_out)
+        monkeypatch.setenv("PYTORCH_NVCC", "")  # both are set on the way, and set back after it
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")
+        return build.chosen_build(a_torch, compiler)
+
+    return decide
+
+
+def test_the_first_toolkit_that_works_builds_the_cuda_half(
+    decided: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("FUSEDRNN_CUDA", raising=False)
-    monkeypatch.setattr(sys, "argv", ["setup.py", "build_ext"])
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(build, "find_nvcc", lambda home: nvcc)
-    made: list[str | None] = []
-    monkeypatch.setattr(build, "extension", made.append)
-    monkeypatch.setattr(build, "setup", lambda **_: None)
-    build.main()
-    assert os.environ["TORCH_CUDA_ARCH_LIST"] == (wish or build.cuda_arches("13.0"))
-    assert made == ["13.0"]
+    monkeypatch.setenv("FORCE_CUDA", "1")
+    made = decided(["12.8", "13.1", "13.0"], ["nvcc dies"], fake_torch())
+    assert made.toolkit.release == "13.0"  # of 12.8 the major differs, 13.1 does not work
+    assert made.arches == "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == made.arches
+    assert os.environ["PYTORCH_NVCC"] == "/cuda-13.0/bin/nvcc"
+    assert made.cuda_missing is None
+
+
+@pytest.mark.parametrize(
+    ("toolkits", "failures", "a_torch", "reason"),
+    [
+        (["13.0"], ["no cuda_runtime_api.h"], fake_torch((9, 0)), "no cuda_runtime_api.h"),
+        (["12.8"], [], fake_torch((9, 0)), "is of CUDA 12.8, torch of CUDA 13.0"),
+        ([], [], fake_torch((9, 0)), "there is no nvcc of CUDA 13.0: put it on PATH or set"),
+        (["13.0"], [], fake_torch((9, 0), cuda=None), "2.14.1, has no CUDA"),
+    ],
+)
+def test_a_toolkit_that_does_not_work_never_breaks_an_install(
+    decided: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    toolkits: list[str],
+    failures: list[str],
+    a_torch: Any,
+    reason: str,
+) -> None:
+    monkeypatch.delenv("FUSEDRNN_CUDA", raising=False)
+    made = decided(toolkits, failures, a_torch)
+    assert made.toolkit is None
+    assert reason in made.cuda_missing
+    assert reason in made.info(a_torch)["cuda_missing"]
+    monkeypatch.setenv("FUSEDRNN_CUDA", "1")
+    with pytest.raises(SystemExit, match=f"^fusedrnn: FUSEDRNN_CUDA=1 cannot be done, .*{reason}"):
+        decided(toolkits, failures, a_torch)
+    monkeypatch.setenv("FUSEDRNN_CUDA", "0")
+    assert "left it out" in decided(toolkits, failures, a_torch).cuda_missing
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_checkout_that_cannot_be_written_to_is_one_line(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, there: bool, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: there)
+    if there:
+        build.check_writable(tmp_path)
+        return
+    with pytest.raises(SystemExit, match=r"cannot be written to.*copy it .*git\+file://"):
+        build.check_writable(tmp_path)
+
+
+def test_an_old_setuptools_is_refused(build: ModuleType) -> None:
+    build.check_setuptools("77.0.3")
+    with pytest.raises(SystemExit, match=r"setuptools>=77 is needed, 65\.5\.0 is installed"):
+        build.check_setuptools("65.5.0")
+
+
+def test_without_ninja_or_a_compiler_one_line_says_what_to_install(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=r"fusedrnn: ninja is missing.*`pip install ninja`"):
+        build.check_tools(SimpleNamespace(is_ninja_available=lambda: False))
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(SystemExit, match=r"there is no C\+\+ compiler '/nowhere/g\+\+': GCC 11"):
+        build.check_tools(SimpleNamespace(is_ninja_available=lambda: True))
+
+
+def test_progress_names_the_file_and_how_many_are_left(
+    build: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with build.progress(2):
+        lines = [
+            "[1/2] c++ -MMD -I/x/csrc -c /x/csrc/ops/stack.cpp -o /x/build/csrc/ops/stack.o",
+            "csrc/ops/stack.cpp:1:1: warning: unused",
+            "FAILED: /x/build/csrc/ops/check.o",
+        ]
+        subprocess.run([sys.executable, "-c", f"print({chr(10).join(lines)!r})"], check=True)
+    said = capfd.readouterr().out.splitlines()
+    assert said[0] == "fusedrnn: compiling 2 files, of which only those that changed"
+    assert said[1] == "fusedrnn: compiled csrc/ops/stack.cpp, 1 file left, 0 s"
+    assert said[2:] == lines[1:]
 
 
 def test_sources_come_sorted_and_cuda_ones_only_on_demand(
@@ -179,13 +322,13 @@ def test_sources_come_sorted_and_cuda_ones_only_on_demand(
     assert sorted(build.sources(tmp_path, cuda=True)) == sorted(with_cuda)
 
 
-def test_flags_name_no_processor(build: ModuleType) -> None:
-    flags = build.extension(toolkit=None).extra_compile_args["cxx"]
+def test_flags_name_no_processor(build: ModuleType, compiler: Any) -> None:
+    flags = build.extension(compiler, toolkit=None).extra_compile_args["cxx"]
     assert [flag for flag in flags if flag.startswith("-m")] == []
 
 
 def test_the_openmp_that_torch_ships_is_linked(build: ModuleType, tmp_path: Path) -> None:
-    assert build.openmp([str(tmp_path)]) == "-fopenmp"
+    assert build.openmp([str(tmp_path)]) == "-lgomp"
     (tmp_path / "libgomp-a1b2c3d4.so.1").touch()
     assert build.openmp([str(tmp_path)]) == str(tmp_path / "libgomp-a1b2c3d4.so.1")
 
@@ -199,17 +342,25 @@ def test_torch_and_fusedrnn_share_one_openmp() -> None:
     assert len({line.split()[-1] for line in maps.splitlines() if "gomp" in line}) == 1
 
 
-def test_build_info_agrees_with_the_distribution_and_torch() -> None:
-    from fusedrnn import _C
+def test_a_toolkit_without_a_plain_libcudart_is_linked_by_its_version(
+    build: ModuleType, tmp_path: Path
+) -> None:
+    assert build.cudart([str(tmp_path)]) == "cudart"
+    (tmp_path / "libcudart.so.13").touch()
+    assert build.cudart([str(tmp_path)]) == ":libcudart.so.13"
+    (tmp_path / "libcudart.so").touch()
+    assert build.cudart([str(tmp_path)]) == "cudart"
 
-    info: dict[str, Any] = _C.build_info()
-    assert set(info) == {"version", "torch", "compiler", "cuda", "cuda_toolkit", "cuda_arches"}
+
+def test_build_info_agrees_with_the_distribution_and_torch() -> None:
+    info = _binary.build_info()
     assert info["version"] == importlib.metadata.version("fusedrnn")
     assert info["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert info["compiler"]
+    assert re.fullmatch(r"(GCC|Clang) \d+\.\d+", info["compiler"])
     assert isinstance(info["cuda"], bool)
-    assert (info["cuda_toolkit"] is not None) == info["cuda"]
-    assert (info["cuda_arches"] is not None) == info["cuda"]
+    for kept in ("cuda_toolkit", "cuda_arches"):
+        assert (info[kept] is not None) == info["cuda"]
+    assert (info["cuda_missing"] is None) == info["cuda"]
 
 
 def test_the_distribution_installs_its_package_and_nothing_else() -> None:
@@ -219,4 +370,4 @@ def test_the_distribution_installs_its_package_and_nothing_else() -> None:
     assert {top.partition("-")[0] for top in tops - {"__pycache__"}} <= {"fusedrnn"}
     installed = Path(str(importlib.util.find_spec("fusedrnn").origin)).parent  # type: ignore[union-attr]
     assert (installed / "py.typed").exists()
-    assert list(installed.glob("_C.*.so"))
+    assert Path(_binary.build_info()["file"]).with_name(_binary.INFO).exists()
