@@ -1,5 +1,11 @@
 """Every test starts from the same seed and leaves torch's settings as it found them.
 
+``pytest`` runs the core, about five minutes on two cores: every module, cell, flag and dtype,
+gradients, bad input, torch.compile, each instruction set, and the CUDA kernels' main tiles on the
+CPU. ``pytest --all`` runs everything. EXTENDED, below, is the difference: what compiles for
+minutes, repeats the core under a sanitizer or another compiler, trains a workload for long, or
+needs packages of ``.[test-all]``.
+
 ``--device cuda`` runs the tests whose subject is the same on every device there: what they create
 without naming a device is on it, and torch.nn, the oracle, is then cuDNN. It is held to ieee
 precision, as fusedrnn computes.
@@ -8,9 +14,14 @@ precision, as fusedrnn computes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from fusedrnn import _binary
+
+CSRC = Path(__file__).parents[1] / "csrc"
 
 ON_ANY_DEVICE = {
     "test_autograd",
@@ -24,15 +35,61 @@ ON_ANY_DEVICE = {
 }
 
 
+# Folders, files and single tests that only --all runs.
+EXTENDED = {
+    "workloads",
+    "test_activations",
+    "test_cuda_compile",
+    "test_cuda_glue",
+    "test_distributed",
+    "test_export",
+    "test_extremes",
+    "test_gpu_benchmarks",
+    "test_huge",
+    "test_inference_benchmarks",
+    "test_kernels_native",
+    "test_sanitized_extension",
+    "test_third_party",
+    "test_typing",
+    "test_autograd::test_forward_mode_and_batched_gradients_equal_finite_differences",
+    "test_autograd::test_second_derivatives_equal_finite_differences",
+    "test_compile::test_compiled_autograd_takes_the_backward_pass",
+    "test_compile::test_reduced_overhead_trains_alike_and_keeps_earlier_results",
+    "test_cuda_host::test_a_planted_bug_is_caught",
+    "test_cuda_host::test_a_sequence_may_be_longer_than_16_bits_count",
+    "test_cuda_host::test_a_shuffle_orders_no_writes_where_that_is_asked",
+    "test_cuda_host::test_kernels_match_the_reference",
+    "test_cuda_host::test_the_shim_refuses_what_a_gpu_refuses",
+    "test_cuda_host::test_the_shim_reports_a_fault",
+    "test_cuda_host::test_the_shim_runs_what_is_right_in_any_order",
+    "test_guard_pages::test_no_byte_beside_a_tensor_is_touched",
+    "test_isa::test_each_instruction_set_reads_bfloat16",
+    "test_memory::test_training_takes_at_most_the_memory_that_torch_takes",
+    "test_processes::test_a_child_forked_by_a_child_or_by_a_thread_computes_too",
+    "test_processes::test_a_module_that_dies_with_its_graph_in_a_thread_frees_all",
+    "test_processes::test_a_second_derivative_at_exit_finds_no_dead_interpreter",
+    "test_processes::test_the_interpreter_waits_for_threads_that_run_a_layer",
+    "test_processes::test_processes_and_loader_workers_compute_what_their_parent_does",
+}
+FUZZ = {False: 100, True: 2000}  # random calls, without and with --all
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fusedrnn")
     group.addoption("--device", help="where modules and inputs are, as in cuda or cuda:1 (cpu)")
-    group.addoption("--fuzz", type=int, default=2000, help="how many random calls (2000)")
+    group.addoption("--all", action="store_true", help="every test, not the core alone")
+    group.addoption("--fuzz", type=int, help="how many random calls (100; with --all 2000)")
     group.addoption("--fuzz-seed", type=int, default=0, help="other calls for another number (0)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cpu_only(reason): not for another --device")
+    if _binary.build_info()["sources"] != _binary.digest(CSRC):
+        raise pytest.UsageError(
+            f"the installed fusedrnn is not built from {CSRC} as it is now: `pip install .`"
+        )
+    if config.getoption("fuzz") is None:
+        config.option.fuzz = FUZZ[config.getoption("all")]
     device = config.getoption("device")
     if device is None:
         return
@@ -44,14 +101,29 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def is_core(item: pytest.Item) -> bool:
+    folder, file = item.path.parent.name, item.path.stem
+    test = getattr(item, "originalname", item.name)
+    return not {folder, file, f"{file}::{test}"} & EXTENDED
+
+
+def runs_on_any_device(item: pytest.Item) -> bool:
+    return item.path.stem in ON_ANY_DEVICE and item.get_closest_marker("cpu_only") is None
+
+
+def names_a_test(argument: str) -> bool:
+    """Whether a command line's argument is a file or a test: who names it wants it."""
+    return "::" in argument or argument.endswith(".py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     device = config.getoption("device")
-    if device is None or torch.device(device).type == "cpu":
-        return
+    wanted = config.getoption("all") or any(map(names_a_test, config.args))
+    on_cpu = device is None or torch.device(device).type == "cpu"
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
-        runs = item.path.stem in ON_ANY_DEVICE and item.get_closest_marker("cpu_only") is None
+        runs = (wanted or is_core(item)) and (on_cpu or runs_on_any_device(item))
         (kept if runs else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept

@@ -255,7 +255,7 @@ def test_no_arguments_crash_an_operator_or_are_accepted_wrongly(
     worker: Worker, pytestconfig: pytest.Config
 ) -> None:
     @settings(
-        max_examples=pytestconfig.getoption("fuzz", 2000) // 4,
+        max_examples=pytestconfig.getoption("fuzz") // 4,
         derandomize=True,
         database=None,
         deadline=None,

@@ -100,6 +100,16 @@ def rows_for(table: list[Kernel], cell: str) -> list[int]:
     return sorted(chosen)
 
 
+def keep_rows(csrc: Path, rows: list[int]) -> None:
+    """Make a copy of csrc compile of the table just these rows, which takes a tenth of the time."""
+    kept = " || ".join(f"kOne == {row}" for row in rows)
+    for path in (csrc / "cuda").glob("*.cu*"):
+        text = path.read_text()
+        text = text.replace(".cell == kCell)", f".cell == kCell && ({kept}))")
+        text = text.replace(".cell == Cell::kLstm && kTiles[kTile].cluster > 1)", ".cluster < 0)")
+        path.write_text(text)
+
+
 def watched_clusters(table: list[Kernel]) -> str:
     """For each cell the rows of its smallest cluster: of each thread ThreadSanitizer keeps what it
     knows of all others, and more of them take minutes."""
@@ -216,6 +226,23 @@ def test_the_shim_refuses_what_a_gpu_refuses(shim_tests: dict[str, str]) -> None
 # The kernels.
 
 
+def test_the_main_tiles_match_the_reference(
+    table: list[Kernel], workers: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    rows = [row for cell in ("LSTM", "GRU", "RNN") for row in rows_for(table, cell)]
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    keep_rows(tmp_path / "csrc", rows)
+
+    def build(source: Path) -> Path:
+        return compiled(source, BUILDS["plain"], tmp_path, tmp_path / "csrc")
+
+    objects = list(workers.map(build, units(tmp_path / "csrc")))
+    program = linked(objects, "plain", tmp_path / "kernels_test")
+    for what in (",".join(map(str, rows)), "stepwise"):
+        said = output_of([program, what, "random", "1", "4", "0"])
+        assert re.fullmatch(r"[1-9]\d* problems, 0 failures\n", said)
+
+
 @pytest.fixture(scope="module")
 def programs(objects: Objects) -> dict[str, str]:
     return {
@@ -291,16 +318,7 @@ class Hunt:
             if text.count(old) != 1:
                 pytest.fail(f"the mutation has gone stale: {old!r} is not once in {file}")
             path.write_text(text.replace(old, new))
-        # Only for speed: of the table just the rows that are run are compiled.
-        for path in (copy / "csrc" / "cuda").glob("*.cu*"):
-            rows = self.rows["LSTM"] + self.rows["GRU"] + self.rows["RNN"]
-            kept = " || ".join(f"kOne == {row}" for row in rows)
-            text = path.read_text()
-            text = text.replace(".cell == kCell)", f".cell == kCell && ({kept}))")
-            text = text.replace(
-                ".cell == Cell::kLstm && kTiles[kTile].cluster > 1)", ".cluster < 0)"
-            )
-            path.write_text(text)
+        keep_rows(copy / "csrc", self.rows["LSTM"] + self.rows["GRU"] + self.rows["RNN"])
         return copy
 
     def caught_by(self, name: str, bug: Bug) -> str | None:

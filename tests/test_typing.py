@@ -14,7 +14,7 @@ import pytest
 
 import fusedrnn
 
-pytest.importorskip("mypy", reason="mypy, of the extra 'test', is not installed")
+pytest.importorskip("mypy", reason="mypy, of the extra 'test-all', is not installed")
 
 PREAMBLE = """
 import torch

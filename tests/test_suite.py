@@ -1,0 +1,62 @@
+"""The suite itself: what conftest.py leaves to `pytest --all` exists, and naming a file runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def conftest() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("conftest_on_trial", TESTS / "conftest.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_the_core_leaves_out_is_there(conftest: ModuleType) -> None:
+    gone = []
+    for name in conftest.EXTENDED:
+        file, _, test = name.partition("::")
+        path = TESTS / f"{file}.py"
+        there = path.exists() and (not test or f"def {test}(" in path.read_text())
+        if not there and not (TESTS / file).is_dir():
+            gone.append(name)
+    assert gone == []
+
+
+@pytest.mark.parametrize(
+    ("path", "test", "core"),
+    [
+        ("tests/test_layers.py", "test_a", True),
+        ("tests/test_extremes.py", "test_a", False),
+        ("tests/workloads/test_workload_data.py", "test_a", False),
+        ("tests/test_cuda_host.py", "test_kernels_match_the_reference", False),
+        ("tests/test_cuda_host.py", "test_the_main_tiles_match_the_reference", True),
+    ],
+)
+def test_folders_files_and_tests_are_left_out(
+    conftest: ModuleType, path: str, test: str, core: bool
+) -> None:
+    item = SimpleNamespace(path=Path(path), originalname=test, name=f"{test}[1]")
+    assert conftest.is_core(item) is core
+
+
+@pytest.mark.parametrize(
+    ("argument", "names"),
+    [
+        ("tests", False),
+        ("tests/workloads", False),
+        ("tests/test_a.py", True),
+        ("tests/test_a.py::test_b[1]", True),
+    ],
+)
+def test_who_names_a_file_wants_all_of_it(conftest: ModuleType, argument: str, names: bool) -> None:
+    assert conftest.names_a_test(argument) is names
