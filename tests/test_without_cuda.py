@@ -21,7 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fusedrnn
 from fusedrnn import _binary
 
-pytestmark = pytest.mark.skipif(_binary.build_info()["cuda"], reason="this build has its CUDA half")
+pytestmark = [
+    pytest.mark.skipif(_binary.build_info()["cuda"], reason="this build has its CUDA half"),
+    pytest.mark.skipif(
+        torch.version.cuda is None,
+        reason="a torch without CUDA makes no tensors on a GPU, even fake",
+    ),
+]
 LAYERS, CELLS = ("RNN", "LSTM", "GRU"), ("RNNCell", "LSTMCell", "GRUCell")
 # What only asks a tensor or allocates; ours asks in another order than torch.nn.
 ASKS = ("prim.", "aten.zeros", "aten.new_zeros", "aten.empty", "aten.detach")
