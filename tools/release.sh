@@ -61,7 +61,7 @@ for _ in range(100):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    losses.append(float(loss))
+    losses.append(loss.item())
 print(f"trained     loss {losses[0]:.3f} -> {losses[-1]:.3f} in 100 steps")
 assert losses[-1] < losses[0] / 4
 END
