@@ -13,3 +13,9 @@ import torch  # noqa: E402
 import fusedrnn as fusedrnn  # noqa: E402  its CPU kernels first, to be replaced
 
 torch.ops.load_library(os.environ["FUSEDRNN_GLUE"])
+
+# Or what follows would test the CPU kernels once more.
+for operator in ("fusedrnn::layer", "fusedrnn::layer_backward"):
+    table = torch._C._dispatch_dump(operator).splitlines()
+    taken = next(line for line in table if line.startswith("CPU"))
+    assert "ops/cuda/" in taken, taken
