@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from loading import module_at
 
 import fusedrnn
 from fusedrnn import _binary
@@ -34,13 +35,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def alone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """_binary.py of a checkout whose environment has no fusedrnn."""
-    from importlib import util
-
-    spec = util.spec_from_file_location("alone", checkout / "fusedrnn" / "_binary.py")
-    assert spec
-    assert spec.loader
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(checkout / "fusedrnn" / "_binary.py", "alone")
     monkeypatch.setattr(sys, "path", [str(checkout)])
     monkeypatch.setattr(module, "import_module", lambda name: torch)
     return module

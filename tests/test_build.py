@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from loading import module_at
 
 from fusedrnn import _binary
 
@@ -25,13 +26,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
     """setup.py as a module: its functions, without running it."""
-    spec = importlib.util.spec_from_file_location("fusedrnn_setup", ROOT / "setup.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+    return module_at(ROOT / "setup.py", "fusedrnn_setup")
 
 
 def executable(path: Path, says: str) -> str:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from loading import module_at
 
 TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
 def conftest() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("conftest_on_trial", TESTS / "conftest.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(TESTS / "conftest.py", "conftest_on_trial")
 
 
 def test_what_the_core_leaves_out_is_there(conftest: ModuleType) -> None:
