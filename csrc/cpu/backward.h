@@ -399,7 +399,7 @@ class Backward {
   const BackwardBuffers<T> buf_;
   const Reserve<T> keep_;
   const bool by_chunk_ = packs_inputs_by_chunk(p_, W, plan_.threads);
-  WeightGradients<T, C, kUnitVectors> weights_;
+  WeightGradients<T, kVectors, kSlots> weights_;
   Barrier barrier_;
   Rounds rounds_;
 };

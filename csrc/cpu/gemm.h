@@ -205,8 +205,9 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
 
 template <int kLines, class T, class S, int NV, int R = kTileRows<NV>>
 FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
-  if constexpr (R == 1) {
-    tile<kLines, T, S, NV, 1>(p, row);
+  // Whoever fetches (below) has two tiles or more, and so none of less than half the height.
+  if constexpr (R == (kLines ? kTileRows<NV> / 2 : 1)) {
+    tile<kLines, T, S, NV, R>(p, row);
   } else {
     if (rows == R) return tile<kLines, T, S, NV, R>(p, row);
     tile_of<kLines, T, S, NV, R - 1>(rows, p, row);

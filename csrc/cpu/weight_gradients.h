@@ -12,7 +12,9 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-template <class T, class C, int kUnitVectors>
+// Of a panel with so many vectors of gates and, counting GRU's second n, of slots: all that the
+// cell matters here, so that cells of one kind share the code.
+template <class T, int kVectors, int kSlots>
 class WeightGradients {
  public:
   WeightGradients(const BackwardParams& params, const Geometry& g, const BackwardBuffers<T>& buf,
@@ -64,7 +66,6 @@ class WeightGradients {
  private:
   using V = Vec<T>;
   static constexpr int W = kLanes<T>;
-  static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
@@ -126,13 +127,13 @@ class WeightGradients {
               const EachRun& each_run) {
     const T* dgates = chunk.grads + (side == Side::kInput ? 0 : kRecurrent);
     const int64_t in_place = columns_in_place(p_, K, W), rest = K - in_place;
-    const int64_t groups = groups_of(in_place, W), gates = g_.panels * C::kGates;
+    const int64_t groups = groups_of(in_place, W), G = gates_of(p_.cell), gates = g_.panels * G;
     const Range tiles = part.of(groups * gates);
     for (int64_t at = tiles.begin; at < tiles.end; ++at) {
       const Group group = group_of(in_place, W, at % groups);
-      const int64_t gate = at / groups, panel = gate / C::kGates;
-      const GateRows rows = gate_of_panel(p_, g_, side, panel, int(gate % C::kGates));
-      const T* a = dgates + panel * chunk.stride + gate % C::kGates * W;
+      const int64_t gate = at / groups, panel = gate / G;
+      const GateRows rows = gate_of_panel(p_, g_, side, panel, int(gate % G));
+      const T* a = dgates + panel * chunk.stride + gate % G * W;
       T* to = dw + rows.row * K + group.column;
       const T* sum = nullptr;
       each_run([&](const Run& run) {

@@ -1,8 +1,8 @@
 // Schemas, and the layer's autograd formula. It calls operators only, so that a tracer can follow
 // it, and stands in C++ because its host time is part of every small call.
 #include <ATen/FuncTorchTLS.h>
-#include <ATen/Functions.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>

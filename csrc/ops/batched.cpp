@@ -2,8 +2,8 @@
 // first vmap, not on torch.func's (whose rules are in fusedrnn/transforms.py): a call for each
 // gradient, because as a rule only the gradients are mapped, and the weights' are wanted apart.
 #if __has_include(<ATen/LegacyBatchedTensorImpl.h>)
-#include <ATen/Functions.h>
 #include <ATen/LegacyBatchedTensorImpl.h>
+#include <ATen/ops/stack.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 

@@ -1,7 +1,7 @@
 // The CPU kernels of layer and layer_backward: check, allocate, fill the parameters, call.
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
-#include <ATen/autocast_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <pthread.h>
 #include <torch/library.h>
 
@@ -252,7 +252,7 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
       p.B > 0 && p.I > 0 && p.H > 0 && cx.has_value() == lstm && ready(input, {p.B, p.I}) &&
       ready(hx, {p.B, p.H}) && (!lstm || ready(*cx, {p.B, p.H})) && ready(w_ih, {GH, p.I}) &&
       ready(w_hh, {GH, p.H}) && (!b_ih || ready(*b_ih, {GH})) && (!b_hh || ready(*b_hh, {GH}));
-  if (!fits || at::autocast::is_autocast_enabled(at::kCPU)) return std::nullopt;
+  if (!fits) return std::nullopt;
 
   const Team workers = team();
   const Plan plan = cpu::plan_forward(p, workers.threads);

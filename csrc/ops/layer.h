@@ -64,8 +64,9 @@ LayerResult layer_of_bfloat16(const Tensor& input, const OptionalTensor& batch_s
 bool keeps_bfloat16(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
                     at::TensorList weights);
 
-// A cell on a CPU for plain tensors without gradients, without a layer's views and results (LSTM
-// B1 H128: 13.8 us by way of a layer, 11.7 so); nothing for any others, right or wrong.
+// A cell on a CPU for plain tensors without gradients or autocast, without a layer's views and
+// results (LSTM B1 H128: 13.8 us by way of a layer, 11.7 so); nothing for any others, right or
+// wrong.
 std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const Tensor& hx,
                                                       const OptionalTensor& cx, const Tensor& w_ih,
                                                       const Tensor& w_hh,

@@ -4,7 +4,8 @@
 // grants them, and blocks that only layers see are kept for the next call.
 #pragma once
 
-#include <ATen/Functions.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <sys/mman.h>
 

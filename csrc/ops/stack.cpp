@@ -1,7 +1,9 @@
 // The stack of layers, with dropout between them, and the cell: compositions of the layer operator,
 // so that autograd and tracing see through them; or torch.nn's own path (by_torch.h).
-#include <ATen/Functions.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/dropout.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "ops/by_torch.h"
 #include "ops/check.h"
@@ -114,7 +116,9 @@ std::tuple<Tensor, Tensor> cell(const Tensor& input, const Tensor& hx, const Opt
   TORCH_CHECK(b_ih.has_value() == b_hh.has_value(),
               "fusedrnn: b_ih and b_hh must both be given, or neither");
   if (!has_kernels(input)) return cell_by_torch(input, hx, cx, w_ih, w_hh, b_ih, b_hh, mode);
-  if (auto result = step_on_cpu(input, hx, cx, w_ih, w_hh, b_ih, b_hh, mode)) return *result;
+  if (!at::autocast::is_autocast_enabled(at::kCPU)) {
+    if (auto result = step_on_cpu(input, hx, cx, w_ih, w_hh, b_ih, b_hh, mode)) return *result;
+  }
   std::vector<Tensor> weights{w_ih, w_hh};
   if (b_ih) weights.insert(weights.end(), {*b_ih, *b_hh});
   auto lift = [](const Tensor& t) { return t.unsqueeze(0); };

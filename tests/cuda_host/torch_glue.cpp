@@ -52,9 +52,9 @@ namespace {
 
 // torch's own layers, called as they are on a GPU where they are estimated to be faster.
 StackResult stack_by_torch(const Tensor& input, const OptionalTensor& batch_sizes,
-                      const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
-                      c10::string_view mode, bool has_biases, int64_t num_layers, double dropout,
-                      bool train, bool bidirectional) {
+                           const OptionalTensor& hx, const OptionalTensor& cx,
+                           at::TensorList weights, c10::string_view mode, bool has_biases,
+                           int64_t num_layers, double dropout, bool train, bool bidirectional) {
   const Stack s{input,      batch_sizes, hx,      cx,    weights,          cell_of(mode),
                 has_biases, num_layers,  dropout, train, bidirectional + 1};
   TORCH_CHECK(problem_of(s), "the arguments do not fit");
