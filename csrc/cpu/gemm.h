@@ -203,9 +203,13 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   }
 }
 
+// Only products of this many rows or more have tiles that fetch (kLines > 0, below). They have two
+// tiles or more of nearly equal height, so none has less than half the rows of a full one.
+constexpr int kFetchingRows = 12;
+
 template <int kLines, class T, class S, int NV, int R = kTileRows<NV>>
 FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
-  // Whoever fetches (below) has two tiles or more, and so none of less than half the height.
+  static_assert(kFetchingRows > kTileRows<NV>);
   if constexpr (R == (kLines ? kTileRows<NV> / 2 : 1)) {
     tile<kLines, T, S, NV, R>(p, row);
   } else {
@@ -223,7 +227,7 @@ constexpr bool kFetchesMeanwhile = FUSEDRNN_AVX512 && kUnroll<T> == 4 && std::is
 template <class T, class S, int NV>
 bool fetches(const Product<T, S>& p) {
   if (!p.next) return false;
-  if (kFetchesMeanwhile<T, S>) return p.rows >= 12 && p.w_k == kPackedRow<T, S, NV>;
+  if (kFetchesMeanwhile<T, S>) return p.rows >= kFetchingRows && p.w_k == kPackedRow<T, S, NV>;
   return !FUSEDRNN_AVX512 && p.rows >= 48;
 }
 template <class S>

@@ -12,8 +12,8 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// Of a panel with so many vectors of gates and, counting GRU's second n, of slots: all that the
-// cell matters here, so that cells of one kind share the code.
+// kVectors, kSlots: a panel's vectors of gates and of slots. A GRU has one slot more, for n's
+// recurrent part. The cell is no parameter, so both RNNs share one copy of this code.
 template <class T, int kVectors, int kSlots>
 class WeightGradients {
  public:

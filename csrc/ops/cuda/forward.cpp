@@ -2,7 +2,6 @@
 // direction, straight into the buffer that the recurrence then works in, which when training is the
 // reserve. The recurrence is one launch for both directions where a persistent kernel can run it,
 // else a product and an element-wise kernel a step. Nothing here waits for the device.
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAStream.h>
