@@ -12,8 +12,9 @@ _binary.load()
 
 from . import functional
 from .cells import GRUCell, LSTMCell, RNNCell
-from .convert import Patch, convert, patch, to_torch
+from .convert import convert, to_torch
 from .modules import GRU, LSTM, RNN
+from .patch import Patch, patch
 from .plan import explain
 
 __version__: str = _binary.build_info()["version"]

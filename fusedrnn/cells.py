@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from .tools import Tools, as_leaf
 
 _cell = torch.ops.fusedrnn.cell.default
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -80,7 +81,7 @@ def _check_cell_dim(cell: str, name: str, value: Tensor) -> None:
         raise ValueError(f"{cell}: Expected {name} to be 1D or 2D, got {value.dim()}D instead")
 
 
-class RNNCell(functional.NotScriptable, nn.RNNCell):
+class RNNCell(Tools, nn.RNNCell):
     """One Elman step (Elman, 1990), in place of :class:`torch.nn.RNNCell`.
 
     Args:
@@ -101,6 +102,9 @@ class RNNCell(functional.NotScriptable, nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Advance one step; see the class for shapes."""
+        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
+            return node  # type: ignore[return-value]
         if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
             return super().forward(input, hx)
         _check_cell_dim("RNNCell", "input", input)
@@ -115,7 +119,7 @@ class RNNCell(functional.NotScriptable, nn.RNNCell):
         __call__ = forward
 
 
-class LSTMCell(functional.NotScriptable, nn.LSTMCell):
+class LSTMCell(Tools, nn.LSTMCell):
     """One LSTM step (Hochreiter & Schmidhuber, 1997), in place of :class:`torch.nn.LSTMCell`.
 
     Args:
@@ -137,6 +141,9 @@ class LSTMCell(functional.NotScriptable, nn.LSTMCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Advance one step; see the class for shapes."""
+        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
+            return node  # type: ignore[return-value]
         if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
             return super().forward(input, hx)
         _check_cell_dim("LSTMCell", "input", input)
@@ -153,7 +160,7 @@ class LSTMCell(functional.NotScriptable, nn.LSTMCell):
         __call__ = forward
 
 
-class GRUCell(functional.NotScriptable, nn.GRUCell):
+class GRUCell(Tools, nn.GRUCell):
     """One GRU step (Cho et al., 2014), in place of :class:`torch.nn.GRUCell`.
 
     Args:
@@ -173,6 +180,9 @@ class GRUCell(functional.NotScriptable, nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Advance one step; see the class for shapes."""
+        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
+            return node  # type: ignore[return-value]
         if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
             return super().forward(input, hx)
         _check_cell_dim("GRUCell", "input", input)

@@ -127,23 +127,13 @@ def refuse_types(error: RuntimeError, weights: Sequence[Tensor]) -> None:
         raise TypeError(f"fusedrnn: expected {what}") from None
 
 
-class NotScriptable:
-    """What of the modules TorchScript sees: a refusal with the remedy in it."""
-
-    def __prepare_scriptable__(self) -> NotScriptable:
-        forward: Any = getattr(type(self), "forward", None)
-        if forward.__module__.partition(".")[0] == __package__:  # not a subclass's own
-            raise RuntimeError(
-                f"fusedrnn: TorchScript cannot compile {type(self).__name__}: "
-                "call fusedrnn.to_torch(model) before torch.jit.script"
-            )
-        return self
-
-
-def refuse_states(name: str, hx: Sequence[Tensor]) -> None:
+def refuse_states(name: str, hx: Tensor | Sequence[Tensor]) -> None:
     """Raise what torch.nn raises for states of an LSTM that are not a pair."""
     if isinstance(hx, Tensor):
-        raise TypeError(f"{name}(): argument 'hx' must be tuple of Tensors, not Tensor")
+        raise TypeError(
+            f"{name}(): argument 'hx' must be tuple of Tensors, not Tensor: "
+            "an LSTM has two states, pass (h, c)"
+        )
     raise RuntimeError(f"{name} expects two hidden states")
 
 

@@ -1,9 +1,10 @@
 """RNN, LSTM and GRU as modules that take the place of torch.nn's.
 
-Parameters, state_dict, initial values, pickling and repr are inherited from nn.RNNBase, not
-from nn.LSTM and its sisters, because TorchDynamo refuses to trace any instance of those. What
-is written here is the constructors, spelt out so that they can be introspected, and forward:
-torch.nn's checks in torch.nn's order and words, then one call that runs every layer.
+Parameters, state_dict and initial values are inherited from nn.RNNBase, not from nn.LSTM, nn.GRU
+and nn.RNN, because torch.compile refuses to trace any instance of those; likeness.py makes
+isinstance true all the same. What is written here is the constructors, spelt out so that they can
+be introspected, and forward: torch.nn's checks in torch.nn's order and words, then one call that
+runs every layer.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional
+from . import functional, likeness
+from .tools import Tools, as_leaf
 
 
-class _Recurrent(functional.NotScriptable, nn.RNNBase):
+class _Recurrent(likeness.LooksLike, Tools, nn.RNNBase):
     """What RNN, LSTM and GRU share."""
 
     def flatten_parameters(self) -> None:
@@ -92,6 +94,7 @@ def _refuse_projection(proj_size: int | None) -> None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
+@likeness.look_like(nn.RNN)
 class RNN(_Recurrent):
     """Multi-layer Elman RNN (Elman, 1990), in place of :class:`torch.nn.RNN`.
 
@@ -166,6 +169,9 @@ class RNN(_Recurrent):
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run all layers over whole sequences; see the class for shapes."""
+        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
+            return node  # type: ignore[return-value]
         weights = self._current_weights()
         self._check(input, hx)
         # Of the two that say it torch.nn computes by mode, and old pickles have no other.
@@ -176,6 +182,7 @@ class RNN(_Recurrent):
         __call__ = forward
 
 
+@likeness.look_like(nn.LSTM)
 class LSTM(_Recurrent):
     """Multi-layer LSTM (Hochreiter & Schmidhuber, 1997), in place of :class:`torch.nn.LSTM`.
 
@@ -205,6 +212,7 @@ class LSTM(_Recurrent):
         ValueError: on an argument out of range; in forward, on an input that is neither 2-D nor
             3-D, or that has another dtype than the weights.
         TypeError: on an argument of the wrong type.
+        IndexError: in forward, on one tensor for hx, where torch.nn finds no second.
         RuntimeError: in forward, on a shape or device that does not fit.
 
     Parameters are drawn from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn's order: the same seed
@@ -243,6 +251,26 @@ class LSTM(_Recurrent):
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
+    def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:
+        if isinstance(hx, Tensor):
+            self._refuse_one_tensor(input, hx)
+        super()._check(input, hx)
+
+    def _refuse_one_tensor(self, input: Tensor | PackedSequence, hx: Tensor) -> None:
+        """Raise what nn.LSTM does, in words that name the mistake, unless hx[0], hx[1] will do."""
+        packed = isinstance(input, PackedSequence)
+        if packed and _hands_on(input):
+            functional.refuse_states("lstm", hx)
+        dim = 3 if packed else input.dim()  # type: ignore[union-attr]
+        if dim in (2, 3) and (hx.dim() != dim + 1 or hx.size(0) < 2):
+            message = (
+                f"LSTM: hx must be a tuple of two {dim}-D tensors, got one tensor of shape "
+                f"{list(hx.shape)}: pass (h_0, c_0)"
+            )
+            if hx.dim() == 0 or hx.size(0) < 2 or (packed and hx.dim() <= dim):
+                raise IndexError(message)
+            raise RuntimeError(message)
+
     def _check_hidden_dim(self, hx: Any, dim: int) -> Any:
         if hx[0].dim() != dim or hx[1].dim() != dim:
             kind = "batched" if dim == 3 else "unbatched"
@@ -264,6 +292,9 @@ class LSTM(_Recurrent):
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
         """Run all layers over whole sequences; see the class for shapes."""
+        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
+            return node  # type: ignore[return-value]
         weights = self._current_weights()
         self._check(input, hx)
         if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and not _hands_on(input):
@@ -274,6 +305,7 @@ class LSTM(_Recurrent):
         __call__ = forward
 
 
+@likeness.look_like(nn.GRU)
 class GRU(_Recurrent):
     """Multi-layer GRU (Cho et al., 2014), in place of :class:`torch.nn.GRU`.
 
@@ -346,6 +378,9 @@ class GRU(_Recurrent):
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run all layers over whole sequences; see the class for shapes."""
+        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
+            return node  # type: ignore[return-value]
         weights = self._current_weights()
         self._check(input, hx)
         return functional.gru(input, hx, weights, **self._options())

@@ -1,14 +1,14 @@
-"""explain(): which kernel runs a module on an input, how it is cut up, and why.
+"""explain(): whose layers a model has; which kernel runs a layer on an input, and why.
 
-The choice is made in C++, by the same function that the kernels call; this only asks it
-about each layer of a module and prints the answer.
+The choice of a kernel is made in C++, by the same function that the kernels call; this only asks
+it about each layer of a module and prints the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _binary, ops, transforms
 from .functional import check_dim, rnn_mode
+from .layers import Layers, layers_of
 
 # What a plan must know of a GPU: compute capability (90 for 9.0), multiprocessors, the most shared
 # memory a block may have, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once (0: none).
@@ -272,36 +273,57 @@ def _sizes(layer: LayerPlan | CudaLayerPlan) -> str:
     return f"T{layer.T} B{layer.B} I{layer.I} H{layer.H}{projected} D{layer.D}"
 
 
+@overload
+def explain(module: nn.Module) -> Layers: ...
+@overload
 def explain(
     module: nn.Module,
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None = None,
     *,
     gpu: str | Mapping[str, Any] | None = None,
-) -> Plan:
-    """The plan that ``module(input, hx)`` would follow now; nothing is computed.
+) -> Plan: ...
+def explain(
+    module: nn.Module,
+    input: Tensor | PackedSequence | None = None,
+    hx: Tensor | Sequence[Tensor] | None = None,
+    *,
+    gpu: str | Mapping[str, Any] | None = None,
+) -> Plan | Layers:
+    """Which layers of a model are fusedrnn's; with an input, how one layer would run on it.
 
-    It depends on whether gradients would be kept, on autocast and on the transforms of torch.func
-    that it is called within, as far as their tensors tell; on a CPU also on
-    torch.get_num_threads(), on a GPU on its limits, FUSEDRNN_CUDA_KERNEL and FUSEDRNN_CUDA_TILE.
+    ``explain(model)`` lists every recurrent layer of a model, whose it is, and what would change
+    that. ``explain(layer, input)`` is the plan that ``layer(input, hx)`` would follow now; nothing
+    is computed. The plan depends on whether gradients would be kept, on autocast and on the
+    transforms of torch.func that it is called within, as far as their tensors tell; on a CPU also
+    on torch.get_num_threads(), on a GPU on its limits, FUSEDRNN_CUDA_KERNEL and FUSEDRNN_CUDA_TILE.
 
     Args:
-        module: a fusedrnn module or cell (or torch.nn's: what would replace it).
-        input: as the module takes it.
+        module: any model; with an input, a fusedrnn layer or cell (or torch.nn's: what would
+            replace it).
+        input: as the module takes it; None for the list of layers. Default: None.
         hx: as the module takes it, or None; it matters only if it alone requires grad.
         gpu: plan for this GPU, wherever the tensors are and whether or not there is one: an
             architecture, one of "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100" and
             "sm_120" (with the limits of a common model), or a mapping of limits as
             ``fusedrnn.plan.GPUS`` holds them. Default: the device of ``input``.
     Returns:
-        A :class:`~fusedrnn.plan.Plan`: for each layer a :class:`~fusedrnn.plan.LayerPlan` on a
-        CPU, a :class:`~fusedrnn.plan.CudaLayerPlan` on a GPU. Printed, it says it in words.
+        Without an input, :class:`~fusedrnn.layers.Layers`. With one, a
+        :class:`~fusedrnn.plan.Plan`: for each layer of the stack a
+        :class:`~fusedrnn.plan.LayerPlan` on a CPU, a :class:`~fusedrnn.plan.CudaLayerPlan` on a
+        GPU. Printed, each says it in words.
     Raises:
         TypeError: a module that is not a recurrent one, or an input that is no sequence.
         RuntimeError: input of another size than the module takes.
         ValueError: input of a rank or dtype that the module does not take, a ``gpu`` of which too
             little is known, or the environment names a kernel that cannot run this.
     """
+    if input is None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+        if hx is not None or gpu is not None:
+            raise TypeError("explain plans for hx or a gpu with an input only: give one")
+        return layers_of(module)
     mode, L, D, P = _stack(module)
     _check(module, mode, input)
     data = input.data if isinstance(input, PackedSequence) else input
@@ -475,4 +497,7 @@ def _stack(module: nn.Module) -> tuple[str, int, int, int]:
         return rnn_mode(module.nonlinearity), 1, 1, 0
     if isinstance(module, nn.RNNCellBase):
         return "LSTM" if isinstance(module, nn.LSTMCell) else "GRU", 1, 1, 0
-    raise TypeError(f"module must be an RNN, LSTM, GRU or a cell, got {type(module).__name__}")
+    raise TypeError(
+        f"module must be an RNN, LSTM, GRU or a cell, got {type(module).__name__}: "
+        "explain(model) alone lists the layers of a model"
+    )

@@ -42,6 +42,16 @@ def pair(name: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     return modules[0], modules[1]
 
 
+def ours_in(model: nn.Module) -> list[str]:
+    """The names of the layers and cells of a model that fusedrnn runs."""
+    return [layer.name for layer in fusedrnn.explain(model).layers if layer.ours]
+
+
+def shown(module: nn.Module) -> str:
+    """What print(module) shows, without whose layers they are."""
+    return repr(module).replace("fusedrnn.", "")
+
+
 def close(ours: object, theirs: object) -> None:
     """Assert that two float32 results, nested alike, agree to rounding."""
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accuracy import assert_as_accurate_as
-from oracle import pair, refusal, states
+from oracle import pair, refusal, shown, states
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -95,7 +95,7 @@ def test_cells_of_no_rows_or_no_features_work_as_in_torch(name: str) -> None:
 def test_state_dict_repr_type_and_copies_are_torchs(name: str, bias: bool) -> None:
     ours, theirs = pair(name, 3, 5, bias)
     assert isinstance(ours, getattr(nn, name))
-    assert repr(ours) == repr(theirs)
+    assert shown(ours) == repr(theirs)
     a, b = ours.state_dict(), theirs.state_dict()
     assert list(a) == list(b)
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -149,7 +149,7 @@ def test_arguments_come_in_torchs_order_and_sizes_are_checked_as_late() -> None:
     for name in NAMES:
         options = ("relu",) if name == "RNNCell" else ()
         ours, theirs = pair(name, 3, 5, False, *options, "cpu", torch.float64)
-        assert repr(ours) == repr(theirs)
+        assert shown(ours) == repr(theirs)
         assert ours.weight_ih.dtype == torch.float64
         calls = [partial(getattr(ns, name), 3, -5) for ns in (fusedrnn, nn)]
         assert refusal(calls[0]) == refusal(calls[1])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import close, states, step
+from oracle import close, ours_in, shown, states, step
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -65,28 +65,38 @@ def expected_types(namespace: Any) -> dict[str, type]:
     return {name: getattr(namespace, kind) for name, kind in LAYERS.items()}
 
 
-def test_every_layer_and_cell_of_a_model_changes_its_class_and_is_returned_by_name() -> None:
+def test_every_layer_and_cell_of_a_model_changes_its_class_and_the_model_is_returned() -> None:
     model = Model(nn)
     before = dict(model.named_modules())
-    changed = fusedrnn.convert(model)
-    assert types(model) == expected_types(fusedrnn)
-    assert list(changed) == list(LAYERS)
-    assert all(changed[name] is before[name] for name in LAYERS)
-    assert fusedrnn.convert(model) == {}
-
-    undone = fusedrnn.to_torch(model)
-    assert types(model) == expected_types(nn)
-    assert list(undone) == list(LAYERS)
-    assert fusedrnn.to_torch(model) == {}
+    for _ in range(2):  # the second time there is nothing to do
+        assert fusedrnn.convert(model) is model
+        assert types(model) == expected_types(fusedrnn)
+        assert ours_in(model) == list(LAYERS)
+    for _ in range(2):
+        assert fusedrnn.to_torch(model) is model
+        assert types(model) == expected_types(nn)
+        assert ours_in(model) == []
     assert dict(model.named_modules()) == before
+
+
+def test_what_was_converted_and_what_was_left_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.ModuleDict({"peeking": Peeking(3, 5), "plain": nn.LSTM(3, 5)})
+    with caplog.at_level("INFO", "fusedrnn"), pytest.warns(UserWarning, match="left alone"):
+        fusedrnn.convert(model)
+    assert [record.getMessage() for record in caplog.records] == [
+        "convert: left alone 'peeking': Peeking, a subclass of torch.nn.LSTM; to change that: "
+        "derive it from fusedrnn.LSTM",
+        "convert: 'plain' is fusedrnn.LSTM(3, 5) now",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES + CELLS)
 def test_a_layer_by_itself_is_the_model_under_the_empty_name(name: str) -> None:
     module = getattr(nn, name)(3, 5)
-    assert fusedrnn.convert(module) == {"": module}
+    assert fusedrnn.convert(module) is module
+    assert ours_in(module) == [""]
     assert type(module) is getattr(fusedrnn, name)
-    assert fusedrnn.to_torch(module) == {"": module}
+    assert fusedrnn.to_torch(module) is module
     assert type(module) is getattr(nn, name)
 
 
@@ -134,9 +144,9 @@ def test_models_built_with_fusedrnn_become_torchs_and_the_same_as_those_built_wi
         torch.manual_seed(0)
         built.append(Model(namespace))
     ours, theirs = built
-    assert list(fusedrnn.to_torch(ours)) == list(LAYERS)
+    fusedrnn.to_torch(ours)
     assert types(ours) == expected_types(nn)
-    assert repr(ours) == repr(theirs)
+    assert shown(ours) == repr(theirs)
     close(step(ours, x), step(theirs, x))
     for name in LAYERS:
         a, b = vars(ours.get_submodule(name)), vars(theirs.get_submodule(name))
@@ -152,7 +162,8 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(optimizer: Any) -> None
     optimizers = [optimizer(m.parameters(), **options) for m in (ours, theirs)]
     for i, x in enumerate(xs):
         if i in (2, 4):
-            assert (fusedrnn.convert if i == 2 else fusedrnn.to_torch)(ours)
+            (fusedrnn.convert if i == 2 else fusedrnn.to_torch)(ours)
+            assert ours_in(ours) == (list(LAYERS) if i == 2 else [])
         for model, updates in zip((ours, theirs), optimizers, strict=True):
             step(model, x, seed=i)
             updates.step()
@@ -280,7 +291,7 @@ def test_a_compiled_model_compiles_again_after_conversion() -> None:
     x = torch.randn(4, 2, 3)
     compiled: Any = torch.compile(model, backend="aot_eager")
     expected = compiled(x)
-    assert list(fusedrnn.convert(compiled)) == ["_orig_mod.0"]
+    assert ours_in(fusedrnn.convert(compiled)) == ["_orig_mod.0"]
     assert type(model[0]) is fusedrnn.GRU
     close(compiled(x), expected)
     assert torch._dynamo.explain(model)(x).graph_break_count == 0
@@ -300,15 +311,15 @@ def test_subclasses_are_left_alone_and_named() -> None:
     model = nn.ModuleDict({"peeking": Peeking(3, 5), "plain": nn.LSTM(3, 5)})
     text = r"fusedrnn.convert left alone .* torch.nn's: 'peeking' \(Peeking\); derive .* fusedrnn's"
     with pytest.warns(UserWarning, match=text) as caught:
-        assert list(fusedrnn.convert(model)) == ["plain"]
+        assert ours_in(fusedrnn.convert(model)) == ["plain"]
     assert caught[0].filename == __file__
     assert type(model["peeking"]) is Peeking
 
     parametrize.register_parametrization(model["peeking"], "weight_hh_l0", nn.Identity())
     with pytest.warns(UserWarning, match=r"the model \(ParametrizedPeeking\)"):
-        assert fusedrnn.convert(model["peeking"]) == {}
+        assert ours_in(fusedrnn.convert(model["peeking"])) == []
     with pytest.warns(UserWarning, match=r"to_torch left alone .* fusedrnn's: the model \(OfOurs"):
-        assert fusedrnn.to_torch(OfOurs(3, 5)) == {}
+        assert ours_in(fusedrnn.to_torch(OfOurs(3, 5))) == [""]
 
 
 def test_what_is_neither_side_s_is_passed_over_without_a_word() -> None:
@@ -318,7 +329,8 @@ def test_what_is_neither_side_s_is_passed_over_without_a_word() -> None:
     model = nn.ModuleList([Own("GRU", 3, 5), nn.Linear(3, 5), OfOurs(3, 5), fusedrnn.GRUCell(3, 5)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fusedrnn.convert(model) == {}
+        fusedrnn.convert(model)
+    assert [type(module) for module in model[:3]] == [Own, nn.Linear, OfOurs]
     assert type(model[3]) is fusedrnn.GRUCell
 
 
@@ -359,7 +371,7 @@ def test_torchscript_is_refused_before_anything_changes(change: Any) -> None:
             return 2 * x
 
     harmless = nn.Sequential(torch.jit.script(Scaled()), nn.LSTM(3, 5))
-    assert list(fusedrnn.convert(harmless)) == ["1"]
+    assert ours_in(fusedrnn.convert(harmless)) == ["1"]
 
 
 @pytest.mark.parametrize("change", [fusedrnn.convert, fusedrnn.to_torch])

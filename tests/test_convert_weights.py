@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import close, step
+from oracle import close, ours_in, step
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
@@ -27,13 +27,13 @@ def test_tied_weights_and_a_layer_used_twice_stay_so() -> None:
     second.weight_hh_l0 = first.weight_hh_l0
     model = nn.ModuleDict({"a": first, "b": second, "again": first})
     count = len(list(model.parameters()))
-    assert list(fusedrnn.convert(model)) == ["a", "b"]
+    assert ours_in(fusedrnn.convert(model)) == ["a", "b"]
     assert model["again"] is model["a"]
     assert type(model["again"]) is fusedrnn.LSTM
     assert first.bias_ih_l0_reverse is first.bias_ih_l0
     assert second.weight_hh_l0 is first.weight_hh_l0
     assert len(list(model.parameters())) == count == 10
-    assert list(fusedrnn.to_torch(model)) == ["a", "b"]
+    assert ours_in(fusedrnn.to_torch(model)) == []
     assert second.weight_hh_l0 is first.weight_hh_l0
 
 
@@ -89,7 +89,7 @@ def test_weights_computed_by_torch_utilities_stay_computed(name: str, how: str) 
     ours.load_state_dict(theirs.state_dict())
     tensors = dict(ours.named_parameters()) | dict(ours.named_buffers())
     for change, namespace in ((fusedrnn.convert, fusedrnn), (fusedrnn.to_torch, nn)):
-        assert change(ours) == {"": ours}
+        assert change(ours) is ours
         assert parametrize.type_before_parametrizations(ours) is getattr(namespace, name)
         now = dict(ours.named_parameters()) | dict(ours.named_buffers())
         assert now.keys() == tensors.keys()

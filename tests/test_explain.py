@@ -60,8 +60,8 @@ def test_each_layer_has_a_plan_and_equal_ones_are_printed_once(name: str) -> Non
 
 
 def test_plan_reads_the_size_from_every_form_of_input() -> None:
-    def sizes(module: nn.Module, input: object) -> tuple[int, int]:
-        layer = fusedrnn.explain(module, input).layers[0]  # type: ignore[arg-type]
+    def sizes(module: nn.Module, input: Any) -> tuple[int, int]:
+        layer = fusedrnn.explain(module, input).layers[0]
         return layer.T, layer.B
 
     assert sizes(fusedrnn.GRU(3, 4), torch.randn(5, 2, 3)) == (5, 2)

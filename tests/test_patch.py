@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -161,12 +162,12 @@ def test_pickles_of_torchs_modules_load_as_ours() -> None:
 def test_what_was_built_under_a_patch_goes_back_to_torchs_classes_under_it_too() -> None:
     with fusedrnn.patch():
         model = nn.Sequential(nn.LSTM(3, 5), nn.Linear(5, 2))
-        assert list(fusedrnn.to_torch(model)) == ["0"]
+        fusedrnn.to_torch(model)
         assert type(model[0]) is TORCHS["LSTM"]
         assert not isinstance(model[0], nn.LSTM)  # as documented: an instance of the old name
         with pytest.raises(pickle.PicklingError, match="not the same object"):
             pickle.dumps(model)
-        assert list(fusedrnn.convert(model)) == ["0"]
+        fusedrnn.convert(model)
         assert type(model[0]) is fusedrnn.LSTM
         pickle.dumps(model)
 
@@ -237,3 +238,27 @@ def test_compiling_under_a_patch_gives_one_graph_and_leaves_dynamo_as_it_was(nam
         torch.export.export(model, (x,))  # sets it, too, and puts it back
     assert torch._dynamo.config.allow_rnn is False
     compile_whole()
+
+
+def test_a_patch_names_the_modules_that_it_came_too_late_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imports_rnns.py").write_text(
+        "from torch.nn import LSTM, Linear\nfrom torch.nn.modules.rnn import GRUCell as Cell\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("imports_rnns")
+    late = r"not reach them: .*imports_rnns \(GRUCell, LSTM\).* fusedrnn.convert on the models"
+    try:
+        with pytest.warns(UserWarning, match=late) as caught, fusedrnn.patch():
+            pass
+        assert caught[0].filename == __file__
+    finally:
+        del sys.modules["imports_rnns"]
+
+
+def test_a_patch_that_comes_in_time_says_nothing(tmp_path: Path) -> None:
+    program = "import fusedrnn, torch; fusedrnn.patch(); from torch.nn import LSTM; LSTM(3, 5)"
+    command = [sys.executable, "-W", "error::UserWarning", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,9 +8,11 @@ layers; ``reached`` says which case is which.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,18 +159,20 @@ def geometric_attentive_fp(model: Any) -> Any:
 # stable-baselines3: reinforcement learning. States carried and reset in the middle of a sequence.
 
 
-def policy() -> nn.Module:
+def policy(**options: Any) -> nn.Module:
     from gymnasium import spaces
     from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 
     space = spaces.Box(-1.0, 1.0, (3,))
-    options: Any = {"net_arch": [4], "lstm_hidden_size": 6, "n_lstm_layers": 2}
     action = spaces.Discrete(2)
     result: nn.Module = RecurrentActorCriticPolicy(space, action, lambda _: 1e-3, **options)
     return result
 
 
-@case("sb3_contrib", policy, LSTM=2)
+SMALL: dict[str, Any] = {"net_arch": [4], "lstm_hidden_size": 6, "n_lstm_layers": 2}
+
+
+@case("sb3_contrib", lambda: policy(**SMALL), LSTM=2)
 def sb3_recurrent_ppo(model: Any) -> Any:
     from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
@@ -178,6 +182,37 @@ def sb3_recurrent_ppo(model: Any) -> Any:
     whole = model.evaluate_actions(torch.randn(10, 3), actions, states, restart)
     restart[3] = restart[7] = 1
     return whole, model.evaluate_actions(torch.randn(10, 3), actions, states, restart)
+
+
+# torchrl: reinforcement learning. Asks isinstance whether sequences may be packed; states are reset
+# within a sequence, and its modules run one step at a time as well.
+
+
+@case("torchrl", made("torchrl.modules.LSTMModule", 3, 6, 2, in_key="x", out_key="y"), LSTM=1)
+def torchrl_lstm(model: Any) -> Any:
+    return episodes(model, {"recurrent_state_h": 6, "recurrent_state_c": 6})
+
+
+@case("torchrl", made("torchrl.modules.GRUModule", 3, 6, 2, in_key="x", out_key="y"), GRU=1)
+def torchrl_gru(model: Any) -> Any:
+    return episodes(model, {"recurrent_state": 6})
+
+
+def episodes(model: Any, states: dict[str, int]) -> list[Tensor]:
+    from tensordict import TensorDict
+    from torchrl.modules import set_recurrent_mode
+
+    B, T = 4, 7
+    is_init = torch.zeros(B, T, 1, dtype=torch.bool)
+    is_init[0, 3] = is_init[2, 1] = is_init[2, 5] = True
+    sequence = {key: torch.randn(B, T, 2, H) for key, H in states.items()}
+    sequence |= {"x": torch.randn(B, T, 3), "is_init": is_init}
+    step = {key: value[:, 0] for key, value in sequence.items()}
+    with set_recurrent_mode(True):
+        whole = model(TensorDict(sequence, [B, T]))
+    with set_recurrent_mode(False):
+        one = model(TensorDict(step, [B]))
+    return [td[key] for td in (whole, one) for key in ("y", *(("next", s) for s in states))]
 
 
 # transformers: pretrained models. Layers between convolutions, which keep a residual.
@@ -239,7 +274,7 @@ def test_a_library_s_model_computes_the_same_with_ours_in_place(case: Case) -> N
     torch.testing.assert_close(run(case, patched), expected)
 
     converted = built(case)
-    assert len(fusedrnn.convert(converted)) == sum(case.layers.values())
+    fusedrnn.convert(converted)
     assert count(converted, OURS) == case.layers
     torch.testing.assert_close(run(case, converted), expected)
 
@@ -247,3 +282,72 @@ def test_a_library_s_model_computes_the_same_with_ours_in_place(case: Case) -> N
     assert count(converted, LAYERS) == case.layers
     converted.zero_grad()
     torch.testing.assert_close(run(case, converted), expected)
+
+
+def codecs() -> tuple[Any, Any]:
+    """The same model of transformers, as it comes and converted."""
+    pytest.importorskip("transformers", reason="needs transformers, of the extra test-third-party")
+    torch.manual_seed(0)
+    theirs = codec()
+    return theirs, fusedrnn.convert(copy.deepcopy(theirs))
+
+
+def test_transformers_initializes_ours_as_torchs() -> None:
+    models: Any = codecs()
+    for model in models:
+        torch.manual_seed(1)
+        for layer in model.modules():
+            if isinstance(layer, nn.LSTM):
+                before = copy.deepcopy(layer.state_dict())
+                for parameter in layer.parameters():
+                    parameter._is_hf_initialized = False  # type: ignore[attr-defined]
+                model._init_weights(layer)
+                assert not torch.equal(layer.state_dict()["weight_hh_l0"], before["weight_hh_l0"])
+    torch.testing.assert_close(models[1].state_dict(), models[0].state_dict(), rtol=0, atol=0)
+
+
+def test_a_pretrained_checkpoint_builds_torchs_layers_again_and_convert_makes_them_ours(
+    tmp_path: Path,
+) -> None:
+    _, ours = codecs()
+    ours.save_pretrained(tmp_path)
+    again = type(ours).from_pretrained(tmp_path)
+    assert count(again, LAYERS) == {"LSTM": 2}
+    assert count(fusedrnn.convert(again), OURS) == {"LSTM": 2}
+    torch.testing.assert_close(again.state_dict(), ours.state_dict(), rtol=0, atol=0)
+
+
+def test_a_policy_that_is_loaded_has_torchs_layers_again_and_convert_makes_them_ours(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("sb3_contrib", reason="needs sb3_contrib, of the extra test-third-party")
+    ours: Any = fusedrnn.convert(policy())
+    ours.save(str(tmp_path / "policy.pt"))
+    again = type(ours).load(str(tmp_path / "policy.pt"))
+    assert count(again, LAYERS) == {"LSTM": 2}
+    assert count(fusedrnn.convert(again), OURS) == {"LSTM": 2}
+    torch.testing.assert_close(again.state_dict(), ours.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("way", ["named", "converted before opacus", "converted"])
+def test_opacus_refuses_and_fixes_ours_as_torchs(name: str, way: str) -> None:
+    early = fusedrnn.convert(getattr(nn, name)(3, 5))
+    opacus = pytest.importorskip("opacus", reason="needs opacus, of the extra test-third-party")
+    validator = opacus.validators.ModuleValidator
+    torch.manual_seed(0)
+    theirs = nn.Sequential(getattr(nn, name)(3, 5, batch_first=True))
+    if way == "named":
+        ours = nn.Sequential(getattr(fusedrnn, name)(3, 5, batch_first=True))
+        ours.load_state_dict(theirs.state_dict())
+    else:
+        ours = fusedrnn.convert(copy.deepcopy(theirs))
+    if way == "converted before opacus":
+        assert fusedrnn.convert(early) is early
+    errors = [[str(e) for e in validator.validate(model)] for model in (ours, theirs)]
+    assert errors[0] == errors[1] != []
+    fixed = [validator.fix(model) for model in (ours, theirs)]
+    assert type(fixed[0][0]) is type(fixed[1][0])
+    assert validator.validate(fixed[0]) == []
+    x = torch.randn(4, 6, 3)
+    torch.testing.assert_close(fixed[0](x)[0], ours(x)[0])

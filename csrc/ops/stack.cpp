@@ -40,13 +40,14 @@ StackResult stack_of(const Tensor& input, const OptionalTensor& batch_sizes,
                         at::autocast::is_autocast_enabled(device) && at::isFloatingType(outside) &&
                         outside != at::kDouble;
   if (autocast) outside = at::autocast::get_autocast_dtype(device);
-  auto same_type = [&](const char* name, const OptionalTensor& t) {
+  auto same_type = [&](const char* name, const OptionalTensor& t, const char* remedy) {
     TORCH_CHECK(!t || autocast || t->scalar_type() == outside, "fusedrnn: ", name, " must be ",
-                outside, " as input is, got ", t->scalar_type());
+                outside, " as input is, got ", t->scalar_type(), ": ", remedy);
   };
-  for (const Tensor& weight : w) same_type("weights", weight);
-  same_type("hx", h);
-  same_type("cx", c);
+  for (const Tensor& weight : w) same_type("weights", weight, "call module.to(input.dtype)");
+  // States that a call under autocast returned have its low type.
+  same_type("hx", h, "pass hx.to(input.dtype)");
+  same_type("cx", c, "pass cx.to(input.dtype)");
   if (may_go_to_torch) {
     const Stack s{input,      batch_sizes, hx,      cx,    weights, cell,
                   has_biases, num_layers,  dropout, train, D};

@@ -1,0 +1,60 @@
+"""What our modules say to torch's tools: TorchScript, torch.fx and torch.ao.quantization.
+
+Each of them knows torch.nn's classes by name. Where ours can be treated alike they are; where they
+cannot, the error or warning names the remedy.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import fx
+
+
+class Tools:
+    """A base of every layer and cell."""
+
+    def _get_name(self) -> str:
+        """What ``print(model)`` shows: whose layer it is."""
+        cls = type(self)
+        ours = cls.__module__.partition(".")[0] == __package__
+        return f"{__package__}.{cls.__name__}" if ours else cls.__name__
+
+    def __prepare_scriptable__(self) -> Tools:
+        """Called by torch.jit.script on each module of a model."""
+        if _has_our_forward(self):
+            raise RuntimeError(
+                f"fusedrnn: TorchScript cannot compile {type(self).__name__}: "
+                "call fusedrnn.to_torch(model) before torch.jit.script"
+            )
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "qconfig":  # torch.ao gives it to every module, None to those it leaves alone
+            warnings.warn(
+                f"torch.ao.quantization knows torch.nn's classes only and leaves {self!r} as it "
+                "is: call fusedrnn.to_torch(model) first",
+                stacklevel=2,
+            )
+        super().__setattr__(name, value)
+
+
+def as_leaf(module: Any, *arguments: Any) -> fx.Proxy | None:
+    """The call of ``module`` as one node, if torch.fx traces it symbolically; else None.
+
+    torch.fx makes leaves of modules from torch.nn and looks into all others.
+    """
+    if not isinstance(arguments[0], fx.Proxy) or not _has_our_forward(module):
+        return None
+    tracer: Any = arguments[0].tracer
+    given = tuple(each for each in arguments if each is not None)
+    return tracer.create_proxy(  # type: ignore[no-any-return]
+        "call_module", tracer.path_of_module(module), given, {}
+    )
+
+
+def _has_our_forward(module: Any) -> bool:
+    """Whether a subclass has left forward as it was."""
+    forward: Any = type(module).forward
+    return forward.__module__.partition(".")[0] == __package__  # type: ignore[no-any-return]
