@@ -11,6 +11,7 @@ from . import _binary
 _binary.load()
 
 from . import functional
+from . import onnx_export as onnx_export  # tells torch.onnx.export of the operators
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, to_torch
 from .modules import GRU, LSTM, RNN

@@ -1,6 +1,6 @@
 """Models leave Python by every way torch has, and what arrives is run: exported programs with ours
-inside, and through to_torch those that know torch.nn's operators only, ONNX, dynamic quantization
-and TorchScript among them."""
+inside, and through to_torch what knows torch.nn's operators only: dynamic quantization,
+TorchScript, and programs that run without fusedrnn. ONNX without to_torch: test_onnx.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,249 @@
+"""Tells torch.onnx.export what the operators are in ONNX: its LSTM, GRU and RNN nodes.
+
+torch has two exporters. The default one (dynamo=True) takes ``stack`` and ``cell`` apart before it
+translates, so it is told what a ``layer`` is. The old one (dynamo=False) records ``stack`` and
+``cell`` as they are called.
+
+B batch, I input size, H hidden size, P projection size, D directions, G gates, T time steps.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.onnx.ops
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+
+from . import ops as ops  # registers torch.ops.fusedrnn
+from . import reference
+
+# Torch's gates in ONNX's order. LSTM: i, f, g, o become i, o, f, g. GRU: r, z, n become z, r, n.
+_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+
+# Names of the old exporter, which is deprecated: a torch without it must still import fusedrnn.
+_helper: Any = getattr(torch.onnx, "symbolic_helper", None)
+_register: Any = getattr(torch.onnx, "register_custom_op_symbolic", None)
+
+
+# An entry in torch._decomp.decomposition_table would do for the export, but torch.compile infers
+# shapes by that table when sizes are dynamic, and it would fail on packed sequences.
+@torch.library.register_torch_dispatch("fusedrnn::layer", ProxyTorchDispatchMode)  # type: ignore[untyped-decorator]
+def _trace_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    """Trace a layer as one operator, as ever, and as an ONNX node in an export to ONNX."""
+    if not torch.onnx.is_in_onnx_export():
+        return mode.__torch_dispatch__(func, types, args, kwargs)
+    with mode:
+        return _layer(*args, **kwargs)
+
+
+@torch.library.register_torch_dispatch("fusedrnn::layer", FakeTensorMode)  # type: ignore[untyped-decorator]
+def _infer_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    """Infer a layer's shapes, as ever, but refuse packed sequences in an export to ONNX.
+
+    Refused later, a model would fail before, at pad_packed_sequence, with an error of torch.export
+    that does not say what to do.
+    """
+    batch_sizes = args[1]
+    if batch_sizes is not None and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "fusedrnn: only torch.onnx.export(..., dynamo=False) can export packed sequences"
+        )
+    return mode.__torch_dispatch__(func, types, args, kwargs)
+
+
+def _layer(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    weights: Sequence[Tensor],
+    mode: str,
+    has_biases: bool,
+    train: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator ``layer`` made of an ONNX node, except that it keeps nothing for training."""
+    assert batch_sizes is None  # shapes are inferred first, and _infer_layer refused it
+    D = reference._directions(weights, has_biases)
+    count = len(weights) // D
+    w_ih, w_hh, *rest = (torch.stack(list(weights[i::count])) for i in range(count))
+    bias = torch.cat([_reordered(b, mode) for b in rest[:2]], dim=1) if has_biases else None
+    w_hr = rest[-1] if count % 2 else None
+    if w_hr is not None:
+        input, w_ih, w_hh = _without_projection(input, hx, w_ih, w_hh, w_hr)
+        hx = None
+    T, B, H = input.size(0), input.size(1), w_hh.size(2)
+    node, _, nonlinearity = mode.partition("_")
+    attributes: dict[str, Any] = {
+        "hidden_size": H,
+        "direction": "bidirectional" if D == 2 else "forward",
+    }
+    if node == "GRU":
+        attributes["linear_before_reset"] = 1
+    if node == "RNN":
+        attributes["activations"] = [nonlinearity.capitalize()] * D
+    states = [hx, cx] if node == "LSTM" else [hx]
+    y, h_n, *c_n = torch.onnx.ops.symbolic_multi_out(
+        node,
+        [input, _reordered(w_ih, mode), _reordered(w_hh, mode), bias, None, *states],
+        attributes,
+        dtypes=[input.dtype] * (1 + len(states)),
+        shapes=[(T, D, B, H), *[(D, B, H)] * len(states)],
+    )
+    if w_hr is not None:
+        y, h_n = y @ w_hr.mT, h_n @ w_hr.mT
+    nothing = input.new_empty(0)
+    return y.transpose(1, 2).flatten(2), h_n, c_n[0] if c_n else nothing, nothing
+
+
+def _reordered(weight: Tensor, mode: str) -> Tensor:
+    """[D, G*H, ...] with ONNX's order of gates."""
+    if mode not in _ORDER:
+        return weight
+    order = _ORDER[mode]
+    H = weight.size(1) // len(order)
+    return torch.cat([weight[:, i * H : (i + 1) * H] for i in order], dim=1)
+
+
+def _without_projection(
+    input: Tensor, hx: Tensor | None, w_ih: Tensor, w_hh: Tensor, w_hr: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input and weights of the LSTM that computes the same without projecting h.
+
+    ONNX has no projection. As h = W_hr y, W_hh h = (W_hh W_hr) y: the node keeps y instead of h,
+    and its recurrent weight is that product. Only h_0 is the product of no y, so it becomes
+    further features of the input: h_0 at a direction's first step, zeros at the others. Their
+    weight is W_hh.
+
+    Args:
+        input: [T, B, I].
+        hx: [D, B, P], or None for zeros.
+        w_ih, w_hh, w_hr: [D, G*H, I], [D, G*H, P] and [D, P, H].
+    Returns:
+        The LSTM's input [T, B, I + D*P] and weights [D, G*H, I + D*P] and [D, G*H, H]; I alone
+        in place of I + D*P when hx is None.
+    """
+    if hx is not None:
+        D, P = w_hr.shape[:2]
+        others = input.new_zeros(input.size(0) - 1, input.size(1), P)
+        features = [torch.cat((hx[:1], others)), torch.cat((others, hx[1:]))]
+        input = torch.cat((input, *features[:D]), dim=2)
+        # A direction's weight of the other direction's features is zero.
+        own = [torch.cat([w_hh[d] * (d == e) for e in range(D)], dim=1) for d in range(D)]
+        w_ih = torch.cat((w_ih, torch.stack(own)), dim=2)
+    return input, w_ih, w_hh @ w_hr
+
+
+def _symbolic_stack(
+    g: Any,
+    input: Any,
+    batch_sizes: Any,
+    hx: Any,
+    cx: Any,
+    weights: Any,
+    mode: str,
+    has_biases: int,
+    num_layers: int,
+    dropout: float,
+    train: int,
+    bidirectional: int,
+) -> tuple[Any, Any, Any]:
+    """The operator ``stack`` in the old exporter's graph, where each tensor is a value of it."""
+    weights = _helper._unpack_list(weights)
+    D, count = 1 + bidirectional, len(weights) // num_layers
+    if count // D % 2:
+        raise RuntimeError(
+            "fusedrnn: only torch.onnx.export(..., dynamo=True) can export an LSTM with proj_size"
+        )
+    packed = not _helper._is_none(batch_sizes)
+    # torch's exporter undoes a packing that it sees. Otherwise it would take packed rows for
+    # padded ones.
+    if packed and batch_sizes.node().kind() != "prim::PackPadded":
+        raise RuntimeError(
+            "fusedrnn: to export a packed sequence to ONNX, call pack_padded_sequence within the "
+            "model"
+        )
+    if dropout and train and num_layers > 1:
+        raise RuntimeError(
+            "fusedrnn: torch.onnx.export(..., dynamo=False) cannot export dropout between layers: "
+            "call model.eval() first"
+        )
+
+    def state(x: Any, layer: int) -> Any:
+        if num_layers == 1 or _helper._is_none(x):
+            return x
+        return _helper._slice_helper(g, x, axes=[0], starts=[layer * D], ends=[(layer + 1) * D])
+
+    finals: list[tuple[Any, ...]] = []
+    for i in range(num_layers):
+        own = weights[i * count : (i + 1) * count]
+        states = (state(hx, i), state(cx, i))
+        sizes = batch_sizes if packed else None
+        input, *final = _old_layer(g, mode, input, states, own, has_biases, bidirectional, sizes)
+        finals.append(tuple(final))
+    h_n, c_n = (
+        each[0] if num_layers == 1 else g.op("Concat", *each, axis_i=0)
+        for each in zip(*finals, strict=True)
+    )
+    return input, h_n, c_n
+
+
+def _old_layer(
+    g: Any,
+    mode: str,
+    input: Any,
+    states: tuple[Any, Any],
+    weights: Sequence[Any],
+    has_biases: int,
+    bidirectional: int,
+    batch_sizes: Any,
+) -> tuple[Any, Any, Any]:
+    """Output, h_n and c_n of the node that torch makes of its own layers; c_n is empty but for
+    LSTM."""
+    # Private, so it is looked up only when it is needed: if torch moves it, only this export fails.
+    from torch.onnx._internal.torchscript_exporter.symbolic_opset9 import _generic_rnn
+
+    with warnings.catch_warnings():
+        # About states of a fixed batch size, which torch.nn's modules make where none are given.
+        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size")
+        output, h_n, *c_n = _generic_rnn(
+            g,
+            mode,
+            input,
+            states if mode == "LSTM" else states[0],
+            weights,
+            has_biases,
+            num_layers=1,
+            dropout=0.0,
+            train=0,
+            bidirectional=bidirectional,
+            batch_sizes=batch_sizes,
+        )
+    return output, h_n, c_n[0] if c_n else g.op("Constant", value_t=torch.empty(0))
+
+
+def _symbolic_cell(
+    g: Any, input: Any, hx: Any, cx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, mode: str
+) -> tuple[Any, Any]:
+    """The operator ``cell`` in the old exporter's graph: a layer of one time step."""
+    has_biases = not _helper._is_none(b_ih)
+    weights = [w_ih, w_hh, b_ih, b_hh] if has_biases else [w_ih, w_hh]
+
+    def lifted(x: Any) -> Any:
+        return x if _helper._is_none(x) else _helper._unsqueeze_helper(g, x, [0])
+
+    states = (lifted(hx), lifted(cx))
+    _, h_n, c_n = _old_layer(g, mode, lifted(input), states, weights, has_biases, 0, None)
+    h = _helper._squeeze_helper(g, h_n, [0])
+    return h, _helper._squeeze_helper(g, c_n, [0]) if mode == "LSTM" else c_n
+
+
+if _helper is not None and _register is not None:
+    # A letter for each argument: tensor (v), string, int or float. What is registered for opset 9,
+    # the old exporter's first, serves all later ones.
+    _register("fusedrnn::stack", _helper.parse_args(*"vvvvvsiifii")(_symbolic_stack), 9)
+    _register("fusedrnn::cell", _helper.parse_args(*"vvvvvvvs")(_symbolic_cell), 9)
