@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 if not __package__:  # a script finds only its siblings
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import harness
 from benchmarks.bench_layers import Layer

@@ -11,11 +11,16 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from benchmarks.report import GRID, Record, Run, geometric_mean
 
 
-def chart(run: Run, path: Path) -> None:
-    """Draws each model's ratios, training and inference, on one row; right of 1 ours is faster."""
+def chart(run: Run, path: Path, headlines: bool = False) -> None:
+    """Draws each model's ratios, training and inference, on one row; right of 1 ours is faster.
+
+    ``headlines``: only the cases of README's table, on the most threads; the mean is of all.
+    """
     rows: dict[str, list[tuple[str, list[Record]]]] = {}  # group -> (label, records)
-    threads = sorted({record.threads for record in run.records})
-    for record in run.records:
+    most = max(record.threads for record in run.records)
+    shown = [r for r in run.records if not headlines or (r.headline and r.threads == most)]
+    threads = sorted({record.threads for record in shown})
+    for record in shown:
         shape = "all shapes" if record.group == GRID else record.shape
         source = "  synthetic data" if record.data == "synthetic" else ""
         counted = f"  {record.threads} thr" if len(threads) > 1 else ""
@@ -56,9 +61,9 @@ def chart(run: Run, path: Path) -> None:
                     markeredgecolor="white", markeredgewidth=0.5,
                 )  # fmt: skip
         y += 1.5
-    ratios = [record.ratio for record in run.records]
+    ratios = [record.ratio for record in shown]
     low, high = min(0.8, 0.9 * min(ratios)), max(2.2, 1.15 * max(ratios))
-    mean = geometric_mean(ratios)
+    mean = geometric_mean(record.ratio for record in run.records)
     axes.set_xscale("log")
     axes.set(xlim=(low, high), ylim=(y - 0.9, -0.9))
     steps = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -72,7 +77,8 @@ def chart(run: Run, path: Path) -> None:
     axes.axvspan(low, 1, color="#fdecea", zorder=-1)
     axes.axvline(1, color=ink, linewidth=1.1, zorder=1)
     axes.axvline(mean, color=soft, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for x, note, side in ((1, "slower", "right"), (mean, f"geometric mean {mean:.2f}×", "left")):
+    mean_of = f"geometric mean of {len(run.records)} cases" if headlines else "geometric mean"
+    for x, note, side in ((1, "slower", "right"), (mean, f"{mean_of} {mean:.2f}×", "left")):
         axes.annotate(
             note, (x, 0), xytext=(-4 if side == "right" else 4, 0), va="center", ha=side,
             textcoords="offset points", color=soft, fontsize=7.5,

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import bench_layers, bench_reuters, bench_time_machine, harness, machine, report
 from benchmarks.bench_layers import Layer

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import gpu, report
 from benchmarks.bench_layers import Layer

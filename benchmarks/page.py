@@ -1,8 +1,8 @@
-"""The results page of the training workloads, and the README's table of them, from JSON.
+"""The results page of the training workloads, and the table of them on another page, from JSON.
 
 Every workload says what its own record means (its `summary` and `draw`); here stands only how that
-is put on a page. What is shown is made anew from the records each time, so that page, plots and
-README cannot part from them; ``--check`` says whether they have.
+is put on a page. What is shown is made anew from the records each time, so that pages and plots
+cannot part from them; ``--check`` says whether they have.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def section(result: Result, page: Path) -> str:
 
 
 def headline_table(results: Sequence[Result]) -> str:
-    """The README's table: each system's rows, and where they were measured."""
+    """The table of all systems: each one's rows, and where they were measured."""
     rows: list[tuple[str, ...]] = [row for result in results for row in result.headline]
     place = where(result.record for result in results)
     return "\n\n".join([Table("", HEAD, rows).markdown(), place])
@@ -180,13 +180,14 @@ def render(results: Sequence[Result], page: Path) -> str:
 
 
 def run(directory: Path, page: Path, readme: Path | None, check: bool) -> int:
-    """Draws the plots beside the results, and writes `page` and the README's table.
+    """Draws the plots beside the results, and writes `page` and the table in `readme`.
 
     Args:
+        readme: the file with the markers, workloads/README.md; None: only `page`.
         check: write nothing; 1 and a line for each fault when a file does not follow from the
             results.
     Raises:
-        ValueError: as `load` does, or the README has no markers, or a plot cannot be drawn.
+        ValueError: as `load` does, or `readme` has no markers, or a plot cannot be drawn.
     """
     results = load(directory)
     text, table = render(results, page), headline_table(results)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 if not __package__:  # a script finds only its siblings
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fusedrnn
 from benchmarks import harness

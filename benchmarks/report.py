@@ -1,10 +1,11 @@
-"""What a benchmark run says: terminal summary and README table; other pages by modules beside it.
+"""What a benchmark run says: terminal summary and tables of pages; others by modules beside it.
 
-    python benchmarks/report.py table RESULTS.json [--readme README.md [--check]]
-    python benchmarks/report.py chart RESULTS.json CHART.png
+    python benchmarks/report.py table RESULTS.json [--readme PAGE.md [--rows 1,2,5] [--check]]
+    python benchmarks/report.py expect RESULTS.json... --page PAGE.md [--check]
+    python benchmarks/report.py chart RESULTS.json CHART.png [--headlines]
     python benchmarks/report.py compare BEFORE.json AFTER.json
     python benchmarks/report.py grid RESULTS.json PAGE.md [--check]
-    python benchmarks/report.py page DIR PAGE.md [--readme README.md [--check]]
+    python benchmarks/report.py page DIR PAGE.md [--readme PAGE.md [--check]]
 
 Only the standard library is imported (matplotlib by chart.py; torch by page.py, the page of the
 training workloads), so that a table can be made and checked where neither torch nor fusedrnn is
@@ -14,8 +15,10 @@ installed. Everything shown is derived here from the run's timings: the JSON hol
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +51,7 @@ class Record:
     shape: str
     precision: str
     data: str  # "random" (layers), "real" or "synthetic" (workloads)
-    headline: bool  # stands in the README
+    headline: bool  # stands in the table of a page
     threads: int
     ours_ms: float
     ours_min_ms: float
@@ -302,18 +305,29 @@ def on_gpu(run: Run) -> list[str]:
     return ["", *lines]
 
 
-def readme_table(run: Run) -> str:
+def pick(lines: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """The lines of these numbers, counted from 1; all of them when no number is given."""
+    missing = [row for row in rows if not 1 <= row <= len(lines)]
+    if missing:
+        got = ", ".join(map(str, missing))
+        raise ValueError(f"expected rows from 1 to {len(lines)}, got {got}")
+    return [lines[row - 1] for row in rows] or list(lines)
+
+
+def readme_table(run: Run, rows: Sequence[int] = ()) -> str:
     """Training and inference of one model in one row: the headline cases, and every loss.
 
-    Of several thread counts the largest is shown.
+    Of several thread counts the largest is shown. `rows` picks rows of the table; the lines below
+    it are about all cases.
     """
     threads = max(record.threads for record in run.records)
     shown = [r for r in run.records if r.threads == threads and (r.headline or r.ratio < 1)]
     models = dict.fromkeys(record.model for record in shown)
-    lines = [
+    head = [
         "| case | training, ms | torch.nn | ratio | inference, ms | torch.nn | ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    lines: list[str] = []
     for model in models:
         group, cell, shape, data, _, *rest = model
         source = " (synthetic data)" if data == "synthetic" else ""
@@ -330,7 +344,7 @@ def readme_table(run: Run) -> str:
     if not run.peak_gflops and not run.gpu:
         raise ValueError("the run has no reading of the FMA peak")
     total = [f"{line[0].upper()}{line[1:]}." for line in verdict(run)]
-    return "\n".join([*lines, "", f"{' '.join(total)} {run.where}."])
+    return "\n".join([*head, *pick(lines, rows), "", f"{' '.join(total)} {run.where}."])
 
 
 def full_table(run: Run) -> str:
@@ -370,20 +384,48 @@ def has_table(text: str, table: str, markers: tuple[str, str] = (BEGIN, END)) ->
     return between(text, markers)[1] == table
 
 
+def place(
+    path: Path, table: str, markers: tuple[str, str], check: bool, command: Sequence[str]
+) -> int:
+    """Writes the table between the markers of a file; the exit status.
+
+    Args:
+        check: write nothing; 1 and a line unless the file has this table.
+        command: what follows report.py to write it.
+    """
+    text = path.read_text("utf-8")
+    if not check:
+        path.write_text(with_table(text, table, markers), "utf-8")
+    elif not has_table(text, table, markers):
+        made = f"python benchmarks/report.py {shlex.join(command)}"
+        print(f"the table in {path} is not that of the results; run: {made}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         description="Tables, chart and comparison of benchmark runs (JSON)."
     )
     commands = top.add_subparsers(dest="command", required=True)
-    table = commands.add_parser("table", help="Markdown table of every case, or the README's")
+    table = commands.add_parser("table", help="Markdown table of every case, or a page's")
     table.add_argument("run", type=Path)
     table.add_argument("--readme", type=Path, help="write the table between this file's markers")
-    table.add_argument(
-        "--check", action="store_true", help="write nothing; fail unless the README's table is this"
-    )
+    table.add_argument("--rows", type=numbers, default=[], help="only these, as in 1,2,5")
+    table.add_argument("--check", action="store_true", help="write nothing; fail unless it is so")
+    expect = commands.add_parser("expect", help="the range of ratios for each kind of case")
+    expect.add_argument("runs", type=Path, nargs="+", help="one of each machine")
+    expect.add_argument("--bfloat16", type=Path, nargs="+", default=[], help="bfloat16.py's files")
+    expect.add_argument("--page", type=Path, required=True, help="the file with the markers")
+    expect.add_argument("--check", action="store_true", help="write nothing; fail unless it is so")
     drawn = commands.add_parser("chart", help="PNG of the ratio of every case")
     drawn.add_argument("run", type=Path)
     drawn.add_argument("png", type=Path)
+    drawn.add_argument("--headlines", action="store_true", help="README's: the headline cases only")
     two = commands.add_parser("compare", help="two runs, case by case")
     two.add_argument("before", type=Path)
     two.add_argument("after", type=Path)
@@ -400,30 +442,27 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_table(arguments: argparse.Namespace) -> int:
-    run = Run.load(arguments.run)
-    if arguments.readme is None:
-        if arguments.check:
-            raise ValueError("--check needs --readme FILE")
+    run, page, rows = Run.load(arguments.run), arguments.readme, arguments.rows
+    if page is None:
+        if arguments.check or rows:
+            raise ValueError(f"{'--check' if arguments.check else '--rows'} needs --readme FILE")
         print(full_table(run))
         return 0
-    text, table = arguments.readme.read_text("utf-8"), readme_table(run)
-    if arguments.check:
-        if has_table(text, table):
-            return 0
-        print(
-            f"the table in {arguments.readme} is not that of {arguments.run}; "
-            f"run: python benchmarks/report.py table {arguments.run} --readme {arguments.readme}",
-            file=sys.stderr,
-        )
-        return 1
-    arguments.readme.write_text(with_table(text, table), "utf-8")
-    return 0
+    command = ["table", str(arguments.run), "--readme", str(page)]
+    command += ["--rows", ",".join(map(str, rows))] if rows else []
+    return place(page, readme_table(run, rows), (BEGIN, END), arguments.check, command)
+
+
+def run_expect(arguments: argparse.Namespace) -> int:
+    from benchmarks import expect
+
+    return expect.run(arguments.runs, arguments.bfloat16, arguments.page, arguments.check)
 
 
 def run_chart(arguments: argparse.Namespace) -> int:
     from benchmarks.chart import chart
 
-    chart(Run.load(arguments.run), arguments.png)
+    chart(Run.load(arguments.run), arguments.png, arguments.headlines)
     return 0
 
 
@@ -452,16 +491,30 @@ def run_grid(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def import_package() -> None:
+    """Makes `benchmarks` the package of this checkout, which a script does not find by itself.
+
+    It is first on the path only until then: opacus and torchrl install a `benchmarks` too, but an
+    installed fusedrnn, which has its compiled half, is to win over the sources beside this folder.
+    """
+    root = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, root)
+    importlib.import_module("benchmarks")
+    sys.path.remove(root)
+    sys.path.append(root)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     commands: dict[str, Callable[[Any], int]] = {
         "table": run_table,
+        "expect": run_expect,
         "chart": run_chart,
         "compare": run_compare,
         "grid": run_grid,
         "page": run_page,
     }
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script finds only its siblings
+    import_package()
     try:
         return commands[cast(str, arguments.command)](arguments)
     except (OSError, ValueError, TypeError) as error:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, report
+from benchmarks import compare, expect, report
 from benchmarks.report import Record, Run
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = report.BEGIN, report.END
 
 TRAINING = Record(
     group="Reuters classifier",
@@ -173,14 +177,48 @@ def test_readme_is_written_between_its_markers_and_then_passes_the_check(tmp_pat
     assert report.main([*arguments, "--check"]) == 1
 
 
+def test_picked_rows_stand_in_the_order_asked_for_above_the_verdict_on_all_cases() -> None:
+    run = made_up(TRAINING, INFERENCE, *(replace(LAYER, group=g, headline=True) for g in "ab"))
+    head, rule, first, a, b, *below = report.readme_table(run).splitlines()
+    assert report.readme_table(run, [3, 1]).splitlines() == [head, rule, b, first, *below]
+    assert report.readme_table(run, [2]).splitlines() == [head, rule, a, *below]
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_row_that_the_table_does_not_have_is_refused(row: int) -> None:
+    with pytest.raises(ValueError, match=f"^expected rows from 1 to 1, got {row}$"):
+        report.readme_table(made_up(TRAINING), [1, row])
+
+
+def test_rows_are_picked_on_the_command_line_and_named_in_its_advice(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(TABLE), "utf-8")
+    run = saved(tmp_path / "run.json", TRAINING, replace(LAYER, headline=True))
+    picked = ["table", run, "--readme", str(page), "--rows", "2"]
+    assert report.main(["table", run, "--readme", str(page)]) == 0
+    assert report.main([*picked, "--check"]) == 1
+    assert f"python benchmarks/report.py {' '.join(picked)}\n" in capsys.readouterr().err
+    assert report.main(picked) == 0
+    assert report.main([*picked, "--check"]) == 0
+    assert "Reuters" not in page.read_text("utf-8")
+    assert report.main(["table", run, "--rows", "2"]) == 2
+    assert "--rows needs --readme FILE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", report.BEGIN, f"{report.END}{report.BEGIN}"])
 def test_a_readme_without_the_markers_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="once"):
         report.between(text)
 
 
-def test_the_readme_has_a_place_for_the_table() -> None:
-    report.between(README.read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("name", "markers"),
+    [("README.md", TABLE), ("docs/performance.md", TABLE), ("docs/performance.md", expect.MARKERS)],
+)
+def test_the_pages_have_a_place_for_their_tables(name: str, markers: tuple[str, str]) -> None:
+    report.between((ROOT / name).read_text("utf-8"), markers)
 
 
 def test_full_table_has_every_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -252,8 +290,115 @@ def test_chart_is_a_png(tmp_path: Path) -> None:
     grid = [replace(LAYER, group=report.GRID, shape=f"T{T}") for T in (1, 10)]
     png = tmp_path / "new" / "chart.png"
     run = saved(tmp_path / "run.json", TRAINING, INFERENCE, LAYER, *grid)
-    assert report.main(["chart", run, str(png)]) == 0
-    assert png.read_bytes().startswith(b"\x89PNG")
+    sizes = []
+    for options in ([], ["--headlines"]):
+        assert report.main(["chart", run, str(png), *options]) == 0
+        assert png.read_bytes().startswith(b"\x89PNG")
+        sizes.append(int.from_bytes(png.read_bytes()[20:24], "big"))  # heights
+    assert sizes[1] < sizes[0]
+
+
+BATCH = replace(TRAINING, shape="T100 B64 I8 H8", group="layer")
+STEP = replace(BATCH, step="inference", shape="T1 B1 I8 H8")
+
+
+def bfloat16(path: Path, isa: str, **ratios: float) -> str:
+    measured = [{"name": f"LSTM {n} T9 B4 I8 H8", "over_torch": r} for n, r in ratios.items()]
+    path.write_text(json.dumps({"cpu": "a CPU", "isa": isa, "measured": measured}), "utf-8")
+    return str(path)
+
+
+def test_what_to_expect_is_the_range_of_each_kind_of_case_by_machine(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(("above", *expect.MARKERS, "below")), "utf-8")
+    first = saved(tmp_path / "1.json", BATCH, replace(BATCH, ratio=1.125), replace(STEP, ratio=9))
+    zen5 = replace(made_up(BATCH, BATCH), cpu="AMD EPYC", isa="avx512")
+    zen5.save(tmp_path / "2.json")
+    low = bfloat16(tmp_path / "low.json", "avx2", inference=0.5)
+    arguments = ["expect", first, str(tmp_path / "2.json"), "--bfloat16", low, "--page", str(page)]
+    assert report.main([*arguments, "--check"]) == 1
+    assert report.main(arguments) == 0
+    assert report.main([*arguments, "--check"]) == 0
+    lines = page.read_text("utf-8").splitlines()
+    assert lines[2:8] == [
+        "| your case | cases | a CPU, avx2 | AMD Zen 5, AVX-512 |",
+        "| --- | ---: | ---: | ---: |",
+        "| LSTM training, a batch | 2 | 1.12 to 2.00x | 2.00x |",
+        "| one step of one row, LSTM | 1 | 9.00x |  |",
+        "| bfloat16 inference, LSTM, a batch | 1 | 0.50x |  |",
+        "",
+    ]
+    assert lines[-3] == f"- AMD Zen 5, AVX-512: {zen5.where}."
+    assert [lines[0], *lines[-2:]] == ["above", expect.MARKERS[1], "below"]
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"cell": "GRU"}, "GRU training, a batch"),
+        ({"cell": "RNN", "step": "inference", "shape": "T5 B2"}, "RNN inference, a batch"),
+        ({"shape": "T1 B64"}, "LSTM training, a batch"),
+        ({"step": "inference", "shape": "T9 B1"}, "LSTM inference, one row, many steps"),
+        ({"step": "inference", "shape": "B1 I8"}, "one step of one row, a cell module"),
+        ({"shape": "T1..9 B4"}, "LSTM training, packed sequences"),
+        ({"shape": "T9 B4 D2"}, "LSTM training, both directions"),
+        ({"shape": "T9 B1 P4"}, "LSTM with a projection, training and inference"),
+        ({"group": "Reuters classifier", "shape": "T200 B4"}, "LSTM or RNN training, vanishing"),
+        ({"group": "Reuters classifier", "shape": "T100 B4"}, "LSTM training, a batch"),
+    ],
+)
+def test_a_case_belongs_to_the_row_that_a_reader_would_look_in(
+    change: dict[str, str], label: str
+) -> None:
+    record = replace(BATCH, **change)  # type: ignore[arg-type]
+    assert expect.label(expect.Case.of(record)).startswith(label)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        ({"shape": "T9 B1"}, "none"),  # nobody trains on one row here
+        ({"shape": "B64 I8 H8"}, "none"),
+        ({"precision": "tf32"}, "none"),
+        ({"shape": "T1..9 B4 D2"}, "'LSTM training, packed sequences', 'LSTM training, both"),
+    ],
+)
+def test_a_case_without_its_one_row_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: dict[str, str], got: str
+) -> None:
+    run = saved(tmp_path / "run.json", BATCH, replace(BATCH, **change))  # type: ignore[arg-type]
+    assert report.main(["expect", run, "--page", str(tmp_path / "none.md")]) == 2
+    assert f"expected one row of expect.py that takes it, got {got}" in capsys.readouterr().err
+
+
+def test_machines_with_different_cases_in_a_row_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    runs = [saved(tmp_path / f"{n}.json", *[BATCH] * n) for n in (1, 2)]
+    assert report.main(["expect", *runs, "--page", str(tmp_path / "none.md")]) == 2
+    error = "LSTM training, a batch: expected as many cases on each machine, got 1 and 2"
+    assert error in capsys.readouterr().err
+
+
+def test_bfloat16_results_of_another_machine_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = saved(tmp_path / "run.json", BATCH)
+    low = bfloat16(tmp_path / "low.json", "avx512", inference=0.5)
+    page = str(tmp_path / "none.md")
+    assert report.main(["expect", run, "--bfloat16", low, "--page", page]) == 2
+    error = capsys.readouterr().err
+    assert "expected bfloat16 results of the runs' machines, got a CPU, avx512" in error
+    assert report.main(["expect", run, "--bfloat16", run, "--page", page]) == 2
+    assert f"expected what bfloat16.py writes, got {run}" in capsys.readouterr().err
+
+
+def test_the_script_passes_over_the_benchmarks_of_another_library(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    run = saved(tmp_path / "run.json", TRAINING)
+    words = [sys.executable, str(ROOT / "benchmarks" / "report.py"), "compare", run, run]
+    subprocess.run(words, check=True, env={"PYTHONPATH": str(tmp_path)}, stdout=subprocess.DEVNULL)
 
 
 def test_a_missing_file_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

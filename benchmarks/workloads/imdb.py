@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.append(str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.workloads import common, data, parallel, training
 from benchmarks.workloads.imdb_summary import draw, summary

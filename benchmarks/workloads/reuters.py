@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.append(str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.workloads import common, data, training
 from benchmarks.workloads.parallel import processes

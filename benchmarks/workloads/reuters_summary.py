@@ -55,7 +55,7 @@ def derivation(cell: str, config: Mapping[str, Any]) -> Table:
 
 
 def summary(record: Record) -> Summary:
-    """The tables, remarks and README rows of a record of ``reuters.py``."""
+    """The tables, remarks and headline rows of a record of ``reuters.py``."""
     impls: list[str] = record["options"]["impl"]
     groups = _groups(record)
     scores = [

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.append(str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.workloads import common, seq2seq_task, training
 from benchmarks.workloads.seq2seq_summary import draw, summary

@@ -32,7 +32,7 @@ Group = tuple[str, str]  # cell, forcing
 
 
 def summary(record: Record) -> Summary:
-    """The tables, remarks and README rows of a record of ``seq2seq.py``."""
+    """The tables, remarks and headline rows of a record of ``seq2seq.py``."""
     impls: list[str] = record["options"]["impl"]
     groups = _groups(record)
     seeds = record["options"]["seed"]

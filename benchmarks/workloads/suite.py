@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.append(str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import page
 from benchmarks.workloads import common

@@ -1,8 +1,8 @@
-"""What a workload's results say, as data: tables, remarks computed from figures, README rows.
+"""What a workload's results say, as data: tables, remarks computed from figures, headline rows.
 
 A workload makes its Summary from its JSON record alone, so that the terminal, the results page
-and the README show one set of figures, and showing them again takes no training. Nothing is
-imported but the standard library.
+and the README beside this file show one set of figures, and showing them again takes no training.
+Nothing is imported but the standard library.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Summary:
     tables: list[Table]
     remarks: list[str] = field(default_factory=list)  # sentences computed from the figures
     plots: list[tuple[str, str]] = field(default_factory=list)  # (suffix of the name, caption)
-    headline: list[Headline] = field(default_factory=list)  # the README's rows
+    headline: list[Headline] = field(default_factory=list)  # rows of the table of all systems
 
     def console(self) -> str:
         """Tables and remarks, as a run ends."""

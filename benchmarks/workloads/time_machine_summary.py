@@ -29,7 +29,7 @@ Group = tuple[str, str]  # cell, sampling
 
 
 def summary(record: Record) -> Summary:
-    """The tables, remarks and README rows of a record of ``time_machine.py``."""
+    """The tables, remarks and headline rows of a record of ``time_machine.py``."""
     impls: list[str] = record["options"]["impl"]
     tables, remarks, charts = [], [], []
     headline: list[Headline] = []
