@@ -366,13 +366,41 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
     return BuildExt
 
 
+# --- the description
+
+
+def absolute_links(text: str, source: str) -> str:
+    """A page of the repository with links that work anywhere; `source` is where that is shown."""
+
+    def absolute(link: re.Match[str]) -> str:
+        image, words, target = link.groups()
+        if re.match(r"[a-z]+:|#", target):
+            return link[0]
+        return f"{image}[{words}]({source}/{'raw' if image else 'blob'}/main/{target})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", absolute, text)
+
+
+def description() -> str:
+    """README, as a package index shows it."""
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    source = re.search(r'^Source = "(.*)"$', project, re.MULTILINE)
+    assert source
+    return absolute_links((ROOT / "README.md").read_text("utf-8"), source[1])
+
+
 def main() -> None:
     asked = set(sys.argv[1:])
     torch_needed = f"torch>={'.'.join(map(str, MIN_TORCH))}"
     check_setuptools(setuptools.__version__)
     if not {"--version", "--name"} & asked:
         check_writable(ROOT)
-    common: dict[str, Any] = {"version": version(), "install_requires": [torch_needed, "numpy"]}
+    common: dict[str, Any] = {
+        "version": version(),
+        "install_requires": [torch_needed, "numpy"],
+        "long_description": description(),
+        "long_description_content_type": "text/markdown",
+    }
     if "sdist" not in asked:
         (ROOT / "build").mkdir(exist_ok=True)
         common["options"] = {"egg_info": {"egg_base": "build"}}

@@ -1,17 +1,21 @@
 """How Sphinx renders the reference: from the docstrings, strictly, and without a network.
 
 Every name that a docstring or a signature refers to must resolve (nitpicky): to a page of ours, to
-torch's, which are linked by their known addresses, or to Python itself. CI turns warnings into
-errors.
+torch's, which are linked by their known addresses, or to Python itself. Links to files of the
+repository lead to its address. Formulas become MathML, which browsers draw themselves. CI turns
+warnings into errors.
 """
 
 from __future__ import annotations
 
 import builtins
+import re
+from importlib.metadata import metadata
 from importlib.metadata import version as installed
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import latex2mathml
 
 project = "fusedrnn"
 author = "The fusedrnn developers"
@@ -20,6 +24,7 @@ version = release = installed(project)
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["build"]
 nitpicky = True
+nitpick_ignore = [("py:class", "fusedrnn.convert.Model")]  # a type variable: the model given
 show_warning_types = True
 
 myst_heading_anchors = 3
@@ -33,10 +38,16 @@ napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 
-html_theme = "alabaster"
-html_theme_options = {"description": "Drop-in fused RNN, LSTM and GRU for PyTorch"}
-html_sidebars = {"**": ["about.html", "navigation.html", "localtoc.html", "searchbox.html"]}
+html_theme = "furo"
+html_title = f"fusedrnn {version}"
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["math.css"]
+html_math_renderer = "mathml"
+toc_object_entries_show_parents = "hide"
+
+URLS = dict(entry.split(", ", 1) for entry in metadata(project).get_all("Project-URL") or ())
+SOURCES = URLS["Source"] + "/blob/main"
 
 TORCH = "https://docs.pytorch.org/docs/stable/"
 TORCH_PAGES = {  # the others have a page of their own name
@@ -59,6 +70,21 @@ def outside(_app: Any, _env: Any, node: Any, content: Any) -> Any:
     return None
 
 
+def of_repository(_app: Any, _name: str, source: list[str]) -> None:
+    """Links to files of the repository that are no pages, to where it is shown; not images."""
+    source[0] = re.sub(r"(?<!!)(\[[^\]]*\]\()\.\./", rf"\1{SOURCES}/", source[0])
+
+
+def mathml(self: Any, node: Any) -> None:
+    """A formula as MathML, by docutils."""
+    block = isinstance(node, nodes.math_block)
+    drawn = latex2mathml.tex2mathml(node.astext(), as_block=block)
+    self.body.append(f"<div class='math'>{drawn}</div>" if block else drawn)
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("missing-reference", outside)
+    app.connect("source-read", of_repository)
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

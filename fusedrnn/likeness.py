@@ -70,10 +70,6 @@ def enter_tables() -> None:
 class LooksLike:
     """The base of modules that pass for another class."""
 
-    def __new__(cls, *_args: Any, **_options: Any) -> Any:
-        enter_tables()
-        return object.__new__(_real(cls))
-
     @property
     def __class__(self) -> type:
         real = type(self)
@@ -120,9 +116,15 @@ class _LookAlike(type):
         return issubclass(type(instance), real) or super().__instancecheck__(instance)
 
 
+def _new(cls: type, *_args: Any, **_options: Any) -> Any:
+    """``__new__`` of a look-alike."""
+    return object.__new__(_real(cls))
+
+
 def _make_look_alike(real: type, *bases: type) -> None:
     names = {name: getattr(real, name) for name in ("__module__", "__qualname__", "__doc__")}
-    type.__setattr__(real, _ALIKE, _LookAlike(real.__name__, bases, names | {_REAL: real}))
+    names |= {"__new__": _new, _REAL: real}
+    type.__setattr__(real, _ALIKE, _LookAlike(real.__name__, bases, names))
 
 
 def _make_look_alike_of_subclass(real: type) -> None:

@@ -23,6 +23,10 @@ from .tools import Tools, as_leaf
 class _Recurrent(likeness.LooksLike, Tools, nn.RNNBase):
     """What RNN, LSTM and GRU share."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        likeness.enter_tables()
+
     def flatten_parameters(self) -> None:
         """Gather the weights in one piece where cuDNN may read them; else do nothing.
 
@@ -96,9 +100,12 @@ def _refuse_projection(proj_size: int | None) -> None:
 
 @likeness.look_like(nn.RNN)
 class RNN(_Recurrent):
-    """Multi-layer Elman RNN (Elman, 1990), in place of :class:`torch.nn.RNN`.
+    r"""Multi-layer Elman RNN (Elman, 1990), in place of :class:`torch.nn.RNN`.
 
-    h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu.
+    .. math::
+        h_t = \tanh(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+
+    With ``nonlinearity="relu"``, relu takes the place of tanh.
 
     Args:
         input_size: I, features of the input.
@@ -184,10 +191,17 @@ class RNN(_Recurrent):
 
 @likeness.look_like(nn.LSTM)
 class LSTM(_Recurrent):
-    """Multi-layer LSTM (Hochreiter & Schmidhuber, 1997), in place of :class:`torch.nn.LSTM`.
+    r"""Multi-layer LSTM (Hochreiter & Schmidhuber, 1997), in place of :class:`torch.nn.LSTM`.
 
-    i, f, o = sigmoid(...) and g = tanh(...) of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh;
-    c_t = f c_{t-1} + i g; h_t = o tanh(c_t), times W_hr with projection (Sak et al., 2014).
+    .. math::
+        i_t &= \sigma(W_{ii} x_t + b_{ii} + W_{hi} h_{t-1} + b_{hi}) \\
+        f_t &= \sigma(W_{if} x_t + b_{if} + W_{hf} h_{t-1} + b_{hf}) \\
+        g_t &= \tanh(W_{ig} x_t + b_{ig} + W_{hg} h_{t-1} + b_{hg}) \\
+        o_t &= \sigma(W_{io} x_t + b_{io} + W_{ho} h_{t-1} + b_{ho}) \\
+        c_t &= f_t \odot c_{t-1} + i_t \odot g_t \\
+        h_t &= o_t \odot \tanh(c_t)
+
+    With projection (Sak et al., 2014) h_t is multiplied by W_hr.
 
     Args:
         input_size: I, features of the input.
@@ -307,10 +321,13 @@ class LSTM(_Recurrent):
 
 @likeness.look_like(nn.GRU)
 class GRU(_Recurrent):
-    """Multi-layer GRU (Cho et al., 2014), in place of :class:`torch.nn.GRU`.
+    r"""Multi-layer GRU (Cho et al., 2014), in place of :class:`torch.nn.GRU`.
 
-    r, z = sigmoid(...) of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh;
-    n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn)); h_t = (1 - z) n + z h_{t-1}.
+    .. math::
+        r_t &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
+        z_t &= \sigma(W_{iz} x_t + b_{iz} + W_{hz} h_{t-1} + b_{hz}) \\
+        n_t &= \tanh(W_{in} x_t + b_{in} + r_t \odot (W_{hn} h_{t-1} + b_{hn})) \\
+        h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
 
     Args:
         input_size: I, features of the input.

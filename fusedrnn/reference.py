@@ -29,9 +29,10 @@ def rnn_cell(
     b_hh: Tensor | None = None,
     nonlinearity: str = "tanh",
 ) -> Tensor:
-    """One Elman step (Elman, 1990).
+    r"""One Elman step (Elman, 1990).
 
-    h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu.
+    .. math::
+        h' = \tanh(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
 
     Args:
         x: [B, I].
@@ -59,10 +60,15 @@ def lstm_cell(
     b_hh: Tensor | None = None,
     w_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One LSTM step (Hochreiter & Schmidhuber, 1997; projection: Sak et al., 2014).
+    r"""One LSTM step (Hochreiter & Schmidhuber, 1997; projection: Sak et al., 2014).
 
-    i, f, o = sigmoid(...) and g = tanh(...) of W_ih x + b_ih + W_hh h + b_hh;
-    c' = f c + i g; h' = o tanh(c'), times W_hr where there is one.
+    .. math::
+        i, f, o &= \sigma(W_{ih} x + b_{ih} + W_{hh} h + b_{hh}) \\
+        g &= \tanh(W_{ih} x + b_{ih} + W_{hh} h + b_{hh}) \\
+        c' &= f \odot c + i \odot g \\
+        h' &= o \odot \tanh(c')
+
+    each gate with its rows of the weights; h' is multiplied by W_hr where there is one.
 
     Args:
         x: [B, I].
@@ -91,10 +97,12 @@ def gru_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> Tensor:
-    """One GRU step (Cho et al., 2014), r applied after the recurrent product as in cuDNN.
+    r"""One GRU step (Cho et al., 2014), r applied after the recurrent product as in cuDNN.
 
-    r, z = sigmoid(...) of W_ih x + b_ih + W_hh h + b_hh;
-    n = tanh(W_in x + b_in + r (W_hn h + b_hn)); h' = (1 - z) n + z h.
+    .. math::
+        r, z &= \sigma(W_{ih} x + b_{ih} + W_{hh} h + b_{hh}) \\
+        n &= \tanh(W_{in} x + b_{in} + r \odot (W_{hn} h + b_{hn})) \\
+        h' &= (1 - z) \odot n + z \odot h
 
     Args:
         x: [B, I].

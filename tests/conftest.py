@@ -48,6 +48,8 @@ EXTENDED = {
     "test_huge",
     "test_inference_benchmarks",
     "test_kernels_native",
+    "test_notebook",
+    "test_onnx",
     "test_sanitized_extension",
     "test_third_party",
     "test_typing",

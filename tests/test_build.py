@@ -366,3 +366,30 @@ def test_the_distribution_installs_its_package_and_nothing_else() -> None:
     installed = Path(str(importlib.util.find_spec("fusedrnn").origin)).parent  # type: ignore[union-attr]
     assert (installed / "py.typed").exists()
     assert Path(_binary.build_info()["file"]).with_name(_binary.INFO).exists()
+
+
+def test_links_of_the_description_are_absolute_and_lead_to_files(build: ModuleType) -> None:
+    text = build.description()
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert any("/raw/main/docs/images/" in target for target in targets)
+    for target in targets:
+        place = re.fullmatch(r"https://\S+/(?:raw|blob)/main/([^#]+)(?:#.*)?", target)
+        assert place, target
+        assert (ROOT / place[1]).exists(), target
+
+
+def test_links_that_work_anywhere_are_left_as_they_are(build: ModuleType) -> None:
+    text = "[a](#part) [b](https://there.example) [c](mailto:x@there.example) ![d](d.png) [e](e.md)"
+    absolute = build.absolute_links(text, "https://here.example")
+    assert absolute == text.replace("(d.png)", "(https://here.example/raw/main/d.png)").replace(
+        "(e.md)", "(https://here.example/blob/main/e.md)"
+    )
+
+
+def test_the_installed_package_says_where_it_is_at_home() -> None:
+    about = importlib.metadata.metadata("fusedrnn")
+    urls = dict(entry.split(", ", 1) for entry in about.get_all("Project-URL") or ())
+    assert {"Homepage", "Source", "Documentation", "Changelog", "Issues"} <= urls.keys()
+    assert about["License-Expression"] == "BSD-3-Clause"
+    assert about["Description-Content-Type"] == "text/markdown"
+    assert any("3.13" in classifier for classifier in about.get_all("Classifier") or ())

@@ -25,7 +25,8 @@ from fusedrnn import functional, plan, reference
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/*.md"))
 TEXTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("benchmarks/README.md", "benchmarks/workloads/README.md")),
     *PAGES,
 ]
 PYTHON = [path for path in TEXTS if "```python\n" in path.read_text()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import io
 import pickle
 import weakref
@@ -115,6 +116,8 @@ def test_the_class_it_tells_stands_for_its_own(name: str) -> None:
     assert (told.__name__, told.__qualname__) == (own.__name__, own.__qualname__)
     assert (told.__module__, told.__doc__) == (own.__module__, own.__doc__)
     assert type(told(3, 5)) is own
+    assert type(told.__new__(told)) is own
+    assert "hidden_size" in inspect.signature(own).parameters
     assert isinstance(module, told)
     assert not isinstance(getattr(nn, name)(3, 5), told)
 
