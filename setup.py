@@ -38,7 +38,7 @@ import toolchain  # noqa: E402
 from progress import progress, told  # noqa: E402
 from toolchain import Compiler, Toolkit, Unusable  # noqa: E402
 
-VERSION = "0.1.0"
+VERSION = "0.2.0.dev0"
 MIN_TORCH = (2, 10)
 MIN_SETUPTOOLS = 77  # the first that reads the licence in pyproject.toml
 # Wheels to be handed on serve one torch minor, and their name says so: see tools/release.sh.

@@ -10,6 +10,7 @@ from . import _binary
 
 _binary.load()
 
+from . import dynamo as dynamo  # has torch.compile trace the layers
 from . import functional
 from . import onnx_export as onnx_export  # tells torch.onnx.export of the operators
 from .cells import GRUCell, LSTMCell, RNNCell

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .layers import OURS, TORCHS, Layer, layers_of
-from .likeness import enter_tables, namespace, set_class
+from .tools import enter_tables
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -81,9 +81,11 @@ def to_torch(model: Model) -> Model:
 def _swap(model: Model, name: str, to_ours: bool) -> Model:
     """Replace the classes of a model's layers; refuse before anything is changed."""
     if not isinstance(model, nn.Module):
+        exported = isinstance(model, torch.export.ExportedProgram)
+        remedy = "what it was exported from" if exported else "the model that holds the layers"
         raise TypeError(
-            f"fusedrnn.{name}: expected a torch.nn.Module, got {type(model).__name__}; "
-            "what has been exported cannot be changed, the module it was made from can"
+            f"fusedrnn.{name}: expected a torch.nn.Module, got {type(model).__name__}: "
+            f"call it on {remedy}"
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(_scripted("the model", name))
@@ -98,7 +100,7 @@ def _swap(model: Model, name: str, to_ours: bool) -> Model:
         else:
             _change(layer, to_ours)
             _log.info("%s: %s is %r now", name, layer.label, layer.module)
-    enter_tables()
+    enter_tables(*OURS.values())
     if left := [layer for layer in theirs if layer.subclass]:
         source, target = ("torch.nn", "fusedrnn") if to_ours else ("fusedrnn", "torch.nn")
         named = ", ".join(f"{layer.label} ({type(layer.module).__qualname__})" for layer in left)
@@ -123,8 +125,9 @@ def _change(layer: Layer, to_ours: bool) -> None:
     if parametrized:
         # torch made this module a class of its own, which holds a property per parametrized
         # weight: the same is made again over the other class.
-        cls = type(f"Parametrized{cls.__name__}", (cls,), namespace(type(module)))
-    set_class(module, cls)
+        own = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__")}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), own)
+    module.__class__ = cls
     # A parametrization is left to the first call: computing it may have effects of its own.
     if not to_ours and isinstance(module, nn.RNNBase) and not parametrized:
         module._init_flat_weights()

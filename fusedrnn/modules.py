@@ -1,10 +1,9 @@
 """RNN, LSTM and GRU as modules that take the place of torch.nn's.
 
-Parameters, state_dict and initial values are inherited from nn.RNNBase, not from nn.LSTM, nn.GRU
-and nn.RNN, because torch.compile refuses to trace any instance of those; likeness.py makes
-isinstance true all the same. What is written here is the constructors, spelt out so that they can
-be introspected, and forward: torch.nn's checks in torch.nn's order and words, then one call that
-runs every layer.
+Each derives from torch.nn's class of the same name, so that isinstance and issubclass hold
+everywhere; dynamo.py has torch.compile trace it all the same. What is written here is the
+constructors, spelt out so that they can be introspected, and forward: torch.nn's checks in
+torch.nn's order and words, then one call that runs every layer.
 """
 
 from __future__ import annotations
@@ -16,16 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional, likeness
-from .tools import Tools, as_leaf
+from . import functional
+from .tools import Tools, as_leaf, enter_tables
 
 
-class _Recurrent(likeness.LooksLike, Tools, nn.RNNBase):
+class _Recurrent(Tools, nn.RNNBase):
     """What RNN, LSTM and GRU share."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        likeness.enter_tables()
 
     def flatten_parameters(self) -> None:
         """Gather the weights in one piece where cuDNN may read them; else do nothing.
@@ -98,8 +93,7 @@ def _refuse_projection(proj_size: int | None) -> None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
-@likeness.look_like(nn.RNN)
-class RNN(_Recurrent):
+class RNN(_Recurrent, nn.RNN):
     r"""Multi-layer Elman RNN (Elman, 1990), in place of :class:`torch.nn.RNN`.
 
     .. math::
@@ -153,10 +147,10 @@ class RNN(_Recurrent):
     ) -> None:
         _refuse_projection(proj_size)
         super().__init__(
-            functional.rnn_mode(nonlinearity),
             input_size,
             hidden_size,
             num_layers,
+            nonlinearity,
             bias,
             batch_first,
             dropout,
@@ -164,7 +158,7 @@ class RNN(_Recurrent):
             device=device,
             dtype=dtype,
         )
-        self.nonlinearity = nonlinearity
+        enter_tables(RNN)
 
     @overload
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
@@ -189,8 +183,7 @@ class RNN(_Recurrent):
         __call__ = forward
 
 
-@likeness.look_like(nn.LSTM)
-class LSTM(_Recurrent):
+class LSTM(_Recurrent, nn.LSTM):
     r"""Multi-layer LSTM (Hochreiter & Schmidhuber, 1997), in place of :class:`torch.nn.LSTM`.
 
     .. math::
@@ -247,7 +240,6 @@ class LSTM(_Recurrent):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            "LSTM",
             input_size,
             hidden_size,
             num_layers,
@@ -259,11 +251,7 @@ class LSTM(_Recurrent):
             device,
             dtype,
         )
-
-    # What nn.LSTM has beyond nn.RNNBase; subclasses call these.
-    get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
-    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
+        enter_tables(LSTM)
 
     def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:
         if isinstance(hx, Tensor):
@@ -319,8 +307,7 @@ class LSTM(_Recurrent):
         __call__ = forward
 
 
-@likeness.look_like(nn.GRU)
-class GRU(_Recurrent):
+class GRU(_Recurrent, nn.GRU):
     r"""Multi-layer GRU (Cho et al., 2014), in place of :class:`torch.nn.GRU`.
 
     .. math::
@@ -373,7 +360,6 @@ class GRU(_Recurrent):
     ) -> None:
         _refuse_projection(proj_size)
         super().__init__(
-            "GRU",
             input_size,
             hidden_size,
             num_layers,
@@ -384,6 +370,7 @@ class GRU(_Recurrent):
             device=device,
             dtype=dtype,
         )
+        enter_tables(GRU)
 
     @overload
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...

@@ -45,10 +45,6 @@ class Patch:
 
     def _apply(self) -> None:
         global _in_force
-        # TorchDynamo, 1.3 s to import and only then configurable, breaks the graph at whatever
-        # torch.nn.LSTM and its sisters are at that moment, unless it is told to trace them.
-        import torch._dynamo.config as dynamo
-
         with _lock:
             if self._applied:
                 return
@@ -59,14 +55,6 @@ class Patch:
             for place in _PATCHED:
                 for name in NAMES:
                     _replace(place, name, OURS[name])
-            # The setting itself is each thread's own, and torch.export puts it back to what it
-            # found: so it is forced, for all threads, and this one's is noted to be restored.
-            _replaced.append((dynamo, "allow_rnn", dynamo.allow_rnn))
-            entry: Any = getattr(dynamo, "_config", {}).get("allow_rnn")
-            if hasattr(entry, "env_value_force"):
-                _replace(entry, "env_value_force", True)
-            else:
-                dynamo.allow_rnn = True
 
     def undo(self) -> None:
         """Put back what was there; while other patches are in force, only this one ends.

@@ -379,7 +379,8 @@ def test_what_is_no_module_is_refused(change: Any) -> None:
     program = torch.export.export(nn.Linear(3, 5), (torch.randn(2, 3),))
     for thing in (program, [nn.LSTM(3, 5)], nn.LSTM):
         got = type(thing).__name__
-        with pytest.raises(TypeError, match=f"expected a torch.nn.Module, got {got}; what has"):
+        remedy = "what it was exported from" if thing is program else "the model that holds"
+        with pytest.raises(TypeError, match=f"torch.nn.Module, got {got}: call it on {remedy}"):
             change(thing)
 
 

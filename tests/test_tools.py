@@ -58,6 +58,12 @@ def test_fx_makes_leaves_of_ours_as_of_torchs() -> None:
     assert ours.lstm.weight_hh_l0.grad is not None
 
 
+def test_fx_refuses_to_look_into_ours_as_into_torchs() -> None:
+    for namespace in (fusedrnn, nn):
+        with pytest.raises(fx.proxy.TraceError):
+            fx.symbolic_trace(namespace.LSTM(3, 5))
+
+
 def test_fx_looks_into_a_subclass_with_a_forward_of_its_own_as_into_torchs() -> None:
     refusals = []
     for namespace in (fusedrnn, nn):

@@ -4,7 +4,7 @@
 #     tools/release.sh OUTDIR
 #
 # A wheel serves one Python and one minor version of torch; its name says which, as in
-# fusedrnn-0.1.0+torch2.13.cpu-cp311-cp311-manylinux_2_28_x86_64.whl. Environment: PYTHON is the
+# fusedrnn-0.2.0+torch2.13.cpu-cp311-cp311-manylinux_2_28_x86_64.whl. Environment: PYTHON is the
 # interpreter that has torch; setup.py's own variables work too (FUSEDRNN_CUDA=1 for a GPU's wheel).
 set -euo pipefail
 
