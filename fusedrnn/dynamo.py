@@ -27,15 +27,15 @@ BUILDER = "torch._dynamo.variables.builder"
 def _allow_ours(builder: ModuleType) -> None:
     """Make ``VariableBuilder.wrap_module`` take our layers for modules like any other."""
     cls = getattr(builder, "VariableBuilder", None)
-    theirs = getattr(cls, "wrap_module", None)
-    if theirs is None:
+    theirs, config = getattr(cls, "wrap_module", None), getattr(builder, "config", None)
+    if theirs is None or config is None:
         return
 
     @functools.wraps(theirs)
     def wrap_module(self: Any, value: Any) -> Any:
         if not isinstance(value, RNN | LSTM | GRU):
             return theirs(self, value)
-        with builder.config.patch(allow_rnn=True):
+        with config.patch(allow_rnn=True):
             return theirs(self, value)
 
     cls.wrap_module = wrap_module  # type: ignore[union-attr]

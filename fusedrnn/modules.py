@@ -253,11 +253,6 @@ class LSTM(_Recurrent, nn.LSTM):
         )
         enter_tables(LSTM)
 
-    def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:
-        if isinstance(hx, Tensor):
-            self._refuse_one_tensor(input, hx)
-        super()._check(input, hx)
-
     def _refuse_one_tensor(self, input: Tensor | PackedSequence, hx: Tensor) -> None:
         """Raise what nn.LSTM does, in words that name the mistake, unless hx[0], hx[1] will do."""
         packed = isinstance(input, PackedSequence)
@@ -298,6 +293,8 @@ class LSTM(_Recurrent, nn.LSTM):
         if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
             return node  # type: ignore[return-value]
         weights = self._current_weights()
+        if isinstance(hx, Tensor) and hx.layout is torch.strided:
+            self._refuse_one_tensor(input, hx)
         self._check(input, hx)
         if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and not _hands_on(input):
             hx = (hx[0], hx[1])

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import outcome, packed, pair, refusal, states, tensors_of
+from oracle import outcome, packed, pair, refusal, shown, states, tensors_of
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -392,7 +392,7 @@ def test_constructors_refuse_as_torchs(name: str, options: dict[str, Any]) -> No
     if "unknown" in options:
         assert ours[0] is theirs[0] is TypeError
     elif theirs[0] == "returned":
-        assert repr(ours[1]) == repr(theirs[1])
+        assert shown(ours[1]) == repr(theirs[1])
     else:
         assert ours[:2] == theirs[:2]
 
@@ -411,7 +411,10 @@ OTHERS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], type[Exc
         (fusedrnn.explain, (wrong, X), {}, TypeError)
         for wrong in (None, 1, "x", X, nn.Linear(3, 5), nn.LSTM, nn.Sequential(MODULE))
     ),
-    *((fusedrnn.explain, (MODULE, wrong), {}, TypeError) for wrong in (None, 1, "x", [X])),
+    *((fusedrnn.explain, (MODULE, wrong), {}, TypeError) for wrong in (1, "x", [X])),
+    *((fusedrnn.explain, (wrong,), {}, TypeError) for wrong in (None, [MODULE], fusedrnn.LSTM)),
+    (fusedrnn.explain, (MODULE,), {"gpu": "sm_90"}, TypeError),
+    (fusedrnn.explain, (MODULE,), {"hx": X}, TypeError),
     *(
         (fusedrnn.explain, (MODULE, torch.zeros(shape)), {}, ValueError)
         for shape in ((), (3,), (1, 4, 2, 3))

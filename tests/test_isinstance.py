@@ -196,11 +196,15 @@ def test_importing_fusedrnn_imports_no_dynamo(tmp_path: Path) -> None:
 
 
 def test_a_torch_whose_dynamo_differs_is_left_as_it_is() -> None:
-    for names in ({}, {"VariableBuilder": type("VariableBuilder", (), {})}):
-        builder = ModuleType("builder")
-        vars(builder).update(names)
+    def wrap_module(self: Any, value: Any) -> None:
+        pass
+
+    for methods in ({}, {"wrap_module": wrap_module}):
+        builder: Any = ModuleType("builder")
+        builder.VariableBuilder = type("VariableBuilder", (), methods)
         dynamo._allow_ours(builder)
-        assert not hasattr(getattr(builder, "VariableBuilder", None), "wrap_module")
+        assert getattr(builder.VariableBuilder, "wrap_module", wrap_module) is wrap_module
+    dynamo._allow_ours(ModuleType("empty"))
 
 
 def test_every_thread_compiles_ours() -> None:

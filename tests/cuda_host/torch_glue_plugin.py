@@ -4,9 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-# The installed package, which has its compiled half: `python -m pytest` puts the checkout first.
+# The installed package, which has its compiled half: `python -m pytest` puts the checkout first. Of
+# an editable install it is the checkout.
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT] + [str(ROOT)]
 
 import torch  # noqa: E402
 
