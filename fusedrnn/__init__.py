@@ -10,9 +10,8 @@ from . import _binary
 
 _binary.load()
 
-from . import dynamo as dynamo  # has torch.compile trace the layers
 from . import functional
-from . import onnx_export as onnx_export  # tells torch.onnx.export of the operators
+from . import hooks as hooks  # for torch.compile, torch.onnx and opacus
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, to_torch
 from .modules import GRU, LSTM, RNN

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .layers import OURS, TORCHS, Layer, layers_of
-from .tools import enter_tables
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -100,7 +99,6 @@ def _swap(model: Model, name: str, to_ours: bool) -> Model:
         else:
             _change(layer, to_ours)
             _log.info("%s: %s is %r now", name, layer.label, layer.module)
-    enter_tables(*OURS.values())
     if left := [layer for layer in theirs if layer.subclass]:
         source, target = ("torch.nn", "fusedrnn") if to_ours else ("fusedrnn", "torch.nn")
         named = ", ".join(f"{layer.label} ({type(layer.module).__qualname__})" for layer in left)

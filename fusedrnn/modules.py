@@ -1,7 +1,7 @@
 """RNN, LSTM and GRU as modules that take the place of torch.nn's.
 
 Each derives from torch.nn's class of the same name, so that isinstance and issubclass hold
-everywhere; dynamo.py has torch.compile trace it all the same. What is written here is the
+everywhere; hooks.py has torch.compile trace it all the same. What is written here is the
 constructors, spelt out so that they can be introspected, and forward: torch.nn's checks in
 torch.nn's order and words, then one call that runs every layer.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import functional
-from .tools import Tools, as_leaf, enter_tables
+from .tools import Tools, as_leaf
 
 
 class _Recurrent(Tools, nn.RNNBase):
@@ -158,7 +158,6 @@ class RNN(_Recurrent, nn.RNN):
             device=device,
             dtype=dtype,
         )
-        enter_tables(RNN)
 
     @overload
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
@@ -251,7 +250,6 @@ class LSTM(_Recurrent, nn.LSTM):
             device,
             dtype,
         )
-        enter_tables(LSTM)
 
     def _refuse_one_tensor(self, input: Tensor | PackedSequence, hx: Tensor) -> None:
         """Raise what nn.LSTM does, in words that name the mistake, unless hx[0], hx[1] will do."""
@@ -367,7 +365,6 @@ class GRU(_Recurrent, nn.GRU):
             device=device,
             dtype=dtype,
         )
-        enter_tables(GRU)
 
     @overload
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...

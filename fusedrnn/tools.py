@@ -1,4 +1,4 @@
-"""What our modules say to tools: TorchScript, torch.fx, torch.ao.quantization and opacus.
+"""What our modules say to torch's tools: TorchScript, torch.fx and torch.ao.quantization.
 
 Each of them knows torch.nn's classes by name. Where ours can be treated alike they are; where they
 cannot, the error or warning names the remedy.
@@ -6,7 +6,6 @@ cannot, the error or warning names the remedy.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
@@ -61,19 +60,3 @@ def _has_our_forward(module: Any) -> bool:
     """Whether a subclass has left forward as it was."""
     forward: Any = type(module).forward
     return forward.__module__.partition(".")[0] == __package__  # type: ignore[no-any-return]
-
-
-def enter_tables(*classes: type) -> None:
-    """Where opacus has been imported, let its validators and fixers treat ours as torch.nn's.
-
-    It looks up ``type(module)`` in tables.
-    """
-    opacus = sys.modules.get("opacus.validators.module_validator")
-    validator = getattr(opacus, "ModuleValidator", None)
-    if validator is None:
-        return
-    for table in (validator.VALIDATORS, validator.FIXERS):
-        for ours in classes:
-            theirs = next((base for base in ours.__mro__[1:] if base in table), None)
-            if theirs is not None:
-                table[ours] = table[theirs]

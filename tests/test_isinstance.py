@@ -6,6 +6,7 @@ from __future__ import annotations
 import abc
 import copy
 import functools
+import importlib.util
 import io
 import pickle
 import subprocess
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fusedrnn
-from fusedrnn import dynamo
+from fusedrnn import hooks
 
 LAYERS = ("RNN", "LSTM", "GRU")
 NAMES = (*LAYERS, "RNNCell", "LSTMCell", "GRUCell")
@@ -187,11 +188,31 @@ def test_torchs_own_layers_break_the_graph_as_ever(first: str, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_fusedrnn_imports_no_dynamo(tmp_path: Path) -> None:
-    program = "import sys, fusedrnn; print('torch._dynamo' in sys.modules)"
+def test_importing_fusedrnn_imports_no_dynamo_and_no_onnx(tmp_path: Path) -> None:
+    program = "import sys, fusedrnn; print({'torch._dynamo', 'torch.onnx'} & sys.modules.keys())"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_hook_waits_for_the_import_and_runs_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[ModuleType] = []
+    hooks.when_imported("waited_for", heard.append)
+    assert importlib.util.find_spec("waited_for") is None
+    (tmp_path / "waited_for.py").write_text("value = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("waited_for") is not None
+    assert heard == []
+    module = importlib.import_module("waited_for")
+    assert heard == [module]
+    monkeypatch.delitem(sys.modules, "waited_for")
+    again = importlib.import_module("waited_for")
+    assert heard == [module]
+    hooks.when_imported("waited_for", heard.append)
+    assert heard == [module, again]
+    monkeypatch.delitem(sys.modules, "waited_for")
 
 
 def test_a_torch_whose_dynamo_differs_is_left_as_it_is() -> None:
@@ -201,9 +222,9 @@ def test_a_torch_whose_dynamo_differs_is_left_as_it_is() -> None:
     for methods in ({}, {"wrap_module": wrap_module}):
         builder: Any = ModuleType("builder")
         builder.VariableBuilder = type("VariableBuilder", (), methods)
-        dynamo._allow_ours(builder)
+        hooks._allow_ours(builder)
         assert getattr(builder.VariableBuilder, "wrap_module", wrap_module) is wrap_module
-    dynamo._allow_ours(ModuleType("empty"))
+    hooks._allow_ours(ModuleType("empty"))
 
 
 def test_every_thread_compiles_ours() -> None:
