@@ -17,8 +17,7 @@ def chart(run: Run, path: Path, headlines: bool = False) -> None:
     ``headlines``: only the cases of README's table, on the most threads; the mean is of all.
     """
     rows: dict[str, list[tuple[str, list[Record]]]] = {}  # group -> (label, records)
-    most = max(record.threads for record in run.records)
-    shown = [r for r in run.records if not headlines or (r.headline and r.threads == most)]
+    shown = run.headlines if headlines else run.records
     threads = sorted({record.threads for record in shown})
     for record in shown:
         shape = "all shapes" if record.group == GRID else record.shape

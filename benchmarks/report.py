@@ -15,7 +15,6 @@ installed. Everything shown is derived here from the run's timings: the JSON hol
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import shlex
@@ -25,6 +24,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
+
+if not __package__:  # a script finds only its siblings
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 VERSION = 1
@@ -176,6 +178,12 @@ class Run:
         return sorted((r for r in self.records if r.ratio < 1), key=lambda r: r.ratio)
 
     @property
+    def headlines(self) -> list[Record]:
+        """On the most threads: the headline cases, and every loss."""
+        most = max(record.threads for record in self.records)
+        return [r for r in self.records if r.threads == most and (r.headline or r.ratio < 1)]
+
+    @property
     def where(self) -> str:
         if self.gpu:
             gpu = ", ".join(f"{k} {v}" if k != "name" else v for k, v in self.gpu.items())
@@ -320,9 +328,7 @@ def readme_table(run: Run, rows: Sequence[int] = ()) -> str:
     Of several thread counts the largest is shown. `rows` picks rows of the table; the lines below
     it are about all cases.
     """
-    threads = max(record.threads for record in run.records)
-    shown = [r for r in run.records if r.threads == threads and (r.headline or r.ratio < 1)]
-    models = dict.fromkeys(record.model for record in shown)
+    models = dict.fromkeys(record.model for record in run.headlines)
     head = [
         "| case | training, ms | torch.nn | ratio | inference, ms | torch.nn | ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -491,19 +497,6 @@ def run_grid(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def import_package() -> None:
-    """Makes `benchmarks` the package of this checkout, which a script does not find by itself.
-
-    It is first on the path only until then: opacus and torchrl install a `benchmarks` too, but an
-    installed fusedrnn, which has its compiled half, is to win over the sources beside this folder.
-    """
-    root = str(Path(__file__).resolve().parents[1])
-    sys.path.insert(0, root)
-    importlib.import_module("benchmarks")
-    sys.path.remove(root)
-    sys.path.append(root)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     commands: dict[str, Callable[[Any], int]] = {
@@ -514,7 +507,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "grid": run_grid,
         "page": run_page,
     }
-    import_package()
     try:
         return commands[cast(str, arguments.command)](arguments)
     except (OSError, ValueError, TypeError) as error:
