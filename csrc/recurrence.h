@@ -159,10 +159,15 @@ struct ForwardDirection {
   void* c_n;         // [B, H]    LSTM
 };
 
+// `begin` and `end` are steps in the order in which they are taken: a launch runs [begin, end) of
+// the problem's T, so that a sequence can be run in pieces. Rows, offsets and pointers stay the
+// whole problem's; h0 and c0 (dh_n and dc_n) are the states at `begin`, h_n and c_n (dh0 and dc0)
+// those at `end`. Backward counts from the last step.
 struct Forward {
   Problem problem;         // its `reverse` is not read: direction 1 is the reverse one
   int directions;          // 1 or 2, in one launch
   const int64_t* offsets;  // [T+1] packed, else null
+  int64_t begin, end;
   int64_t ldy;
   ForwardDirection direction[2];
 };
@@ -187,6 +192,7 @@ struct Backward {
   Problem problem;
   int directions;
   const int64_t* offsets;
+  int64_t begin, end;
   int64_t ldy, lddy;
   BackwardDirection direction[2];
 };
@@ -258,7 +264,35 @@ struct Plan {
   int registers;         // most that a thread may use
   int64_t shared_bytes;  // a block
   int64_t blocks;        // of one direction
-  double step_us;        // estimate for one time step of all rows and directions
+  int64_t chunk;         // steps a launch, products of the next ones running beside it; 0: all T
+  double step_us;        // one time step of all rows and directions, products included
+  bool measured;         // step_us was measured on the device, not estimated
+};
+
+// What the choice depends on beside a layer's problem.
+struct Setting {
+  int directions;
+  int64_t L;  // layers of the stack, which torch.nn's path may run side by side
+  bool tf32;  // the products may use TF32: torch's switch for RNNs
+};
+
+// One time step, products included, of a class of problems: H and B are the largest of their class
+// (class_of), L is 1, or 2 for more. `tile` is -1 but for persistent kernels.
+struct Measured {
+  Cell cell;  // kRnnTanh stands for both nonlinearities
+  Pass pass;
+  bool training, tf32;
+  int H, B, D, L;
+  Kernel kernel;
+  int tile;
+  double step_us;
+};
+
+// What running on a device has shown of it.
+struct Experience {
+  uint64_t excluded[2];      // by pass: bit i for tile i, which computed wrongly or did not start
+  const Measured* measured;  // by `fusedrnn tune`
+  int64_t count;
 };
 
 // What is left to our kernels although cuDNN may be faster: sizes that it refuses, and training in
@@ -274,8 +308,9 @@ using Rejected = void (*)(void* context, const char* candidate, const char* reas
 constexpr unsigned kAnyKernel = 0xf;
 // Above these bits, 1 + the only tile that persistent kernels may use; 0: any.
 constexpr int kTileShift = 8;
-Plan plan(Pass pass, const Problem& problem, int directions, const Device& device, unsigned allowed,
-          Rejected rejected = nullptr, void* context = nullptr);
+Plan plan(Pass pass, const Problem& problem, const Setting& setting, const Device& device,
+          const Experience& experience, unsigned allowed, Rejected rejected = nullptr,
+          void* context = nullptr);
 
 // These return 0 or a cudaError_t, which error_string() names. `stream` is a cudaStream_t.
 Device device(int index, int* error);

@@ -52,6 +52,9 @@ def cuda_plan(
     training: bool,
     device: dict[str, Any],
     allowed: int,
+    L: int = ...,
+    tf32: bool = ...,
+    index: int = ...,
 ) -> dict[str, Any]: ...
 def hands_to_torch(
     mode: str,
@@ -66,4 +69,7 @@ def hands_to_torch(
     training: bool,
     device: dict[str, Any],
     allowed: int,
+    L: int = ...,
+    tf32: bool = ...,
+    index: int = ...,
 ) -> bool: ...

@@ -131,8 +131,10 @@ class CudaPassPlan:
         registers: of a thread, at most.
         shared_bytes: shared memory of a block.
         blocks: those of one direction.
+        chunk: time steps of a launch, the products for the next running beside it; 0: all in one.
         step_us: what one time step of all rows and directions is estimated to take, with its
             share of the launch, by a model that no measurement stands behind yet.
+        measured: whether `step_us` was measured on this GPU, and not estimated.
         reason: why this kernel.
         rejected: the other candidates, each with its reason.
     """
@@ -146,7 +148,9 @@ class CudaPassPlan:
     registers: int
     shared_bytes: int
     blocks: int
+    chunk: int
     step_us: float
+    measured: bool
     reason: str
     rejected: tuple[tuple[str, str], ...]
 

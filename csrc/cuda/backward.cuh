@@ -23,9 +23,10 @@ class BackwardState {
     dh_ = state(io.dh_n, p);
     dc_ = state(io.dc_n, p);
     const Steps steps = steps_of(p, direction);
-    now_ = steps(0).row(batch_row_);
-    next_ = steps(1).row(batch_row_);
-    after_ = steps(2).row(batch_row_);
+    const int begin = int(p.begin);
+    now_ = steps(begin).row(batch_row_);
+    next_ = steps(begin + 1).row(batch_row_);
+    after_ = steps(begin + 2).row(batch_row_);
     if constexpr (CellType::kHasC)
       c_ = load_if(now_ >= 0, at(column(io.c), now_, int(p.problem.H)));
     load(p, now_, next_);

@@ -19,7 +19,8 @@ struct BackwardBlock : BackwardTile<kTile> {
   static constexpr int kBufferSize = kRows * kRowQuads * 4;
 
   static FUSEDRNN_DEVICE void run(const Backward& p) {
-    const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T);
+    const int H = int(p.problem.H), B = int(p.problem.B);
+    const int begin = int(p.begin), end = int(p.end);
     const int thread = thread_index(), first_row = int(block_index()) * kRows;
     const int direction = grid_row();
     const Split split(thread);
@@ -29,7 +30,7 @@ struct BackwardBlock : BackwardTile<kTile> {
     typename Base::ThreadWeights weights(shared, thread);
     Base::load(weights, split, static_cast<const float*>(p.direction[direction].w_hh), H, 0);
     for (int i = thread; i < 2 * kBufferSize; i += kThreads) buffers[i] = 0;
-    weights.settle(T > 0 ? 1.0f : 0.0f);
+    weights.settle(end > begin ? 1.0f : 0.0f);
     block_sync();
 
     // State i is unit i / kRows and row i % kRows from the lane's first on.
@@ -45,9 +46,9 @@ struct BackwardBlock : BackwardTile<kTile> {
     States states = make_states(std::make_integer_sequence<int, kStates>{});
 
     const Steps steps = State::steps_of(p, direction);
-    for (int step = 0; step < T; ++step) {
+    for (int step = begin; step < end; ++step) {
       const RowRange ahead = steps(step + 3);
-      float* buffer = buffers + (step & 1) * kBufferSize;
+      float* buffer = buffers + ((step - begin) & 1) * kBufferSize;
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
         float gates[kGates];

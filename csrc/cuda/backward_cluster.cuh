@@ -22,7 +22,8 @@ struct BackwardCluster : BackwardTile<kTile> {
   static_assert(kCells <= kThreads && kUnits % kOutputs == 0);
 
   static FUSEDRNN_DEVICE void run(const Backward& p) {
-    const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T);
+    const int H = int(p.problem.H), B = int(p.problem.B);
+    const int begin = int(p.begin), count = int(p.end) - begin;
     const int thread = thread_index(), rank = cluster_rank();
     const int first_row = int(block_index() / kCluster) * kRows;
     const int direction = grid_row();
@@ -41,7 +42,7 @@ struct BackwardCluster : BackwardTile<kTile> {
         barrier_arm(barriers + i, kBytes);
       }
     }
-    weights.settle(T > 0 ? 1.0f : 0.0f);
+    weights.settle(count > 0 ? 1.0f : 0.0f);
     block_sync();
     cluster_sync();
 
@@ -60,8 +61,8 @@ struct BackwardCluster : BackwardTile<kTile> {
       state.arrive(sum);
     };
 
-    for (int step = 0; step < T; ++step) {
-      const RowRange ahead = steps(step + 3);
+    for (int step = 0; step < count; ++step) {  // from `begin` on
+      const RowRange ahead = steps(begin + step + 3);
       const int even = step & 1;
       float* buffer = buffers + even * kBufferSize;
       if (has_cell) {
@@ -90,7 +91,7 @@ struct BackwardCluster : BackwardTile<kTile> {
       }
     }
     if (has_cell) {
-      if (T > 0) receive(T);
+      if (count > 0) receive(count);
       state.store_initial(p);
     }
     // Every send has been awaited; that no block leaves while others run is the rule for clusters

@@ -116,6 +116,7 @@ struct ForwardKernel {
     const float* h0 = static_cast<const float*>(io.h0);
     const float* c0 = static_cast<const float*>(io.c0);
     const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T), ldy = int(p.ldy);
+    const int begin = int(p.begin), end = int(p.end);
     const bool training = p.problem.training, relu = p.problem.cell == Cell::kRnnRelu;
     const int slots_row = (training ? kTrainingSlots : kGates) * H;
 
@@ -153,7 +154,7 @@ struct ForwardKernel {
     } else {
       block_sync();
     }
-    weights.settle(T > 0 ? 1.0f : 0.0f);
+    weights.settle(end > begin ? 1.0f : 0.0f);
 
     // State i is unit i / kRows and row i % kRows from the lane's first on.
     const int my_unit = first_unit + split.first_pair / kRows;
@@ -193,19 +194,19 @@ struct ForwardKernel {
 #pragma unroll
       for (int g = 0; g < kLaneGates; ++g)
         bias[i / kRows][g] = b_hh && unit(i) < H ? b_hh[(split.first_gate + g) * H + unit(i)] : 0;
-      now[i] = row_of(steps(0), i);
-      next[i] = row_of(steps(1), i);
+      now[i] = row_of(steps(begin), i);
+      next[i] = row_of(steps(begin + 1), i);
       load_x(now[i], i, x[i]);
       settle_x(i, x[i], x[i]);
     }
 
-    for (int step = 0; step < T; ++step) {
-      const int even = step & 1;
+    for (int step = begin; step < end; ++step) {
+      const int even = (step - begin) & 1;
       const float* h_now = h_buffers + even * kBufferSize;
       float* h_next = h_buffers + (1 - even) * kBufferSize;
       if constexpr (kCluster > 1) {
-        if (step > 0) {
-          barrier_wait(barriers + even, (step - 1) >> 1 & 1);
+        if (step > begin) {
+          barrier_wait(barriers + even, (step - begin - 1) >> 1 & 1);
           if (thread == 0) barrier_arm(barriers + even, kBytes);  // for two steps on
         }
       }
@@ -231,7 +232,7 @@ struct ForwardKernel {
         float* to = h_next + (batch_row(i) - first_row) * (kRowQuads * 4) + unit(i);
         if constexpr (kCluster == 1) {
           if (split.copy == 0) *to = h[i];
-        } else if (step + 1 < T) {
+        } else if (step + 1 < end) {
 #pragma unroll
           for (int d = 0; d < kCluster; d += Split::kCopies) {
             const int target = d + split.copy;

@@ -59,6 +59,7 @@ const char* name_of(Cell cell) {
 enum class Obstacle {
   kNone,
   kNotAllowed,
+  kExcluded,
   kProjected,
   kDType,
   kHidden,
@@ -89,12 +90,14 @@ struct Text {
 
 class Planner {
  public:
-  Planner(Pass pass, const Problem& problem, int directions, const Device& device, unsigned allowed)
+  Planner(Pass pass, const Problem& problem, const Setting& setting, const Device& device,
+          const Experience& experience, unsigned allowed)
       : pass_(pass),
         p_(problem),
-        directions_(directions),
+        directions_(setting.directions),
         device_(device),
         limits_(limits_of(device.sm)),
+        experience_(experience),
         allowed_(allowed) {}
 
   Plan cheapest(Rejected rejected, void* context) {
@@ -175,6 +178,7 @@ class Planner {
     if (double(p_.T) * double(p_.B) >= kMostRows) return Obstacle::kRows;
     if (allowed_ >> kTileShift && allowed_ >> kTileShift != unsigned(plan.tile) + 1)
       return Obstacle::kNotAllowed;
+    if (experience_.excluded[int(pass_)] >> plan.tile & 1) return Obstacle::kExcluded;
     if (device_.sm < 75) return Obstacle::kCapability;
     if (plan.kernel == Kernel::kCluster) {
       // 12.x has clusters too, but not the shared memory that these kernels were cut up for.
@@ -205,6 +209,8 @@ class Planner {
                     best->plan.step_us);
       case Obstacle::kNotAllowed:
         return Text("not among the kernels allowed");
+      case Obstacle::kExcluded:
+        return Text("was taken out: it failed on this device");
       case Obstacle::kProjected:
         return Text("h is not projected in it, P = %lld", static_cast<long long>(p_.P));
       case Obstacle::kDType:
@@ -302,6 +308,7 @@ class Planner {
   const int directions_;
   const Device& device_;
   const Limits limits_;
+  const Experience& experience_;
   const unsigned allowed_;
   Candidate candidates_[kCandidates];
   int count_ = 0, most_hidden_ = 0;
@@ -309,9 +316,9 @@ class Planner {
 
 }  // namespace
 
-Plan plan(Pass pass, const Problem& problem, int directions, const Device& device, unsigned allowed,
-          Rejected rejected, void* context) {
-  return Planner(pass, problem, directions, device, allowed).cheapest(rejected, context);
+Plan plan(Pass pass, const Problem& problem, const Setting& setting, const Device& device,
+          const Experience& experience, unsigned allowed, Rejected rejected, void* context) {
+  return Planner(pass, problem, setting, device, experience, allowed).cheapest(rejected, context);
 }
 
 }  // namespace fusedrnn::cuda

@@ -137,5 +137,6 @@ inline constexpr Tile kTiles[] = {
     {Cell::kRnnTanh, 512, 4, 2, {16, 49}, {4, 44}},
 };
 inline constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
+static_assert(kTileCount <= 64);  // Experience has a bit for each
 
 }  // namespace fusedrnn::cuda

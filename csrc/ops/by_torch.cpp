@@ -1,6 +1,7 @@
 // See by_torch.h.
 #include "ops/by_torch.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cudnn_is_acceptable.h>
 #include <ATen/ops/empty.h>
@@ -79,6 +80,15 @@ StackResult torch_stack(const Stack& s) {
   return run([](const auto&... a) { return at::rnn_relu(a...); });
 }
 
+}  // namespace
+
+bool rnn_takes_tf32() {
+  return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::RNN) ==
+         at::Float32Precision::TF32;
+}
+
+namespace {
+
 void warn_once() {
   static std::once_flag warned;
   if (cuda_missing().warn) std::call_once(warned, cuda_missing().warn);
@@ -142,7 +152,9 @@ bool torch_is_better(const Stack& s, at::ScalarType type) {
   std::optional<Problem> p = problem_of(s);
   if (!p) return false;
   p->dtype = type == at::kDouble ? DType::kFloat64 : DType::kFloat32;
-  return torch_is_cheaper(*p, s.D, cuda_device(s.input.device().index()), allowed, half);
+  const int device = s.input.device().index();
+  return torch_is_cheaper(*p, {int(s.D), s.L, rnn_takes_tf32()}, cuda_device(device),
+                          experience_of(device), allowed, half);
 }
 
 #else

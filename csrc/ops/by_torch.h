@@ -58,6 +58,9 @@ inline bool has_kernels([[maybe_unused]] const Tensor& tensor) {
 #endif
 }
 
+// torch's switch for RNNs on CUDA, which is what cuDNN goes by: true unless it says `ieee`.
+bool rnn_takes_tf32();
+
 // torch.nn's result where its path is the one to take; `type` is what it would compute in.
 std::optional<StackResult> by_torch(const Stack& s, at::ScalarType type);
 

@@ -48,13 +48,14 @@ unsigned cuda_allowed() {
                     "torch, got ", wanted);
 }
 
-cuda::Plan cuda_plan(cuda::Pass pass, const Problem& p, int64_t directions,
-                     const cuda::Device& device, unsigned allowed, Rejections* rejections) {
+cuda::Plan cuda_plan(cuda::Pass pass, const Problem& p, const cuda::Setting& setting,
+                     const cuda::Device& device, const cuda::Experience& experience,
+                     unsigned allowed, Rejections* rejections) {
   const cuda::Rejected note = [](void* context, const char* candidate, const char* reason) {
     static_cast<Rejections*>(context)->emplace_back(candidate, reason);
   };
   const auto plan = [&](Rejections* noted) {
-    return cuda::plan(pass, p, int(directions), device, allowed, noted ? note : nullptr, noted);
+    return cuda::plan(pass, p, setting, device, experience, allowed, noted ? note : nullptr, noted);
   };
   const cuda::Plan found = plan(rejections);
   if (allowed & bit_of(found.kernel)) return found;
@@ -73,18 +74,48 @@ cuda::Plan cuda_plan(cuda::Pass pass, const Problem& p, int64_t directions,
                     reasons);
 }
 
-bool torch_is_cheaper(const Problem& p, int64_t directions, const cuda::Device& device,
-                      unsigned allowed, bool half) {
+bool torch_is_cheaper(const Problem& p, const cuda::Setting& setting, const cuda::Device& device,
+                      const cuda::Experience& experience, unsigned allowed, bool half) {
   constexpr unsigned kTorch = bit_of(cuda::Kernel::kTorch);
   if (!(allowed & kTorch) || allowed == kTorch) return allowed == kTorch;
   if (!cuda::torch_takes(p) || half) return cuda::torch_takes(p);
   double ours = 0, theirs = 0;
   for (const cuda::Pass pass : {cuda::Pass::kForward, cuda::Pass::kBackward}) {
     if (pass == cuda::Pass::kBackward && !p.training) continue;
-    ours += cuda_plan(pass, p, directions, device, allowed & ~kTorch).step_us;
-    theirs += cuda_plan(pass, p, directions, device, kTorch).step_us;
+    ours += cuda_plan(pass, p, setting, device, experience, allowed & ~kTorch).step_us;
+    theirs += cuda_plan(pass, p, setting, device, experience, kTorch).step_us;
   }
   return theirs < ours;
+}
+
+namespace {
+
+std::mutex& experience_mutex() {
+  static auto* const mutex = new std::mutex;
+  return *mutex;
+}
+std::map<int, cuda::Experience>& experiences() {
+  static auto* const all = new std::map<int, cuda::Experience>;
+  return *all;
+}
+
+}  // namespace
+
+cuda::Experience experience_of(int device) {
+  const std::lock_guard<std::mutex> lock(experience_mutex());
+  return experiences()[device];
+}
+
+void exclude(int device, cuda::Pass pass, int tile) {
+  const std::lock_guard<std::mutex> lock(experience_mutex());
+  experiences()[device].excluded[int(pass)] |= uint64_t(1) << tile;
+}
+
+void set_measured(int device, std::vector<cuda::Measured> measured) {
+  const auto* const kept = new std::vector<cuda::Measured>(std::move(measured));
+  const std::lock_guard<std::mutex> lock(experience_mutex());
+  experiences()[device].measured = kept->data();
+  experiences()[device].count = int64_t(kept->size());
 }
 
 std::string describe(cuda::Pass pass, const Problem& p, const cuda::Plan& plan) {

@@ -25,15 +25,24 @@ using Rejections = std::vector<std::pair<std::string, std::string>>;  // candida
 
 // The cheapest plan; throws c10::ValueError, with each candidate's reason, where none that is
 // allowed can run the problem.
-cuda::Plan cuda_plan(cuda::Pass pass, const Problem& problem, int64_t directions,
-                     const cuda::Device& device, unsigned allowed,
-                     Rejections* rejections = nullptr);
+cuda::Plan cuda_plan(cuda::Pass pass, const Problem& problem, const cuda::Setting& setting,
+                     const cuda::Device& device, const cuda::Experience& experience,
+                     unsigned allowed, Rejections* rejections = nullptr);
 
 // Whether torch.nn's path is allowed, takes the problem, and is estimated to be cheaper than every
 // kernel of ours, forward and, when training, backward together: who went forward has to go back.
 // Half precision (`half`) it stores and multiplies; ours converts it, and is not compared.
-bool torch_is_cheaper(const Problem& problem, int64_t directions, const cuda::Device& device,
+bool torch_is_cheaper(const Problem& problem, const cuda::Setting& setting,
+                      const cuda::Device& device, const cuda::Experience& experience,
                       unsigned allowed, bool half);
+
+// What this process knows of a device beyond its limits: kept by number, for any thread. A plan
+// made from it stays right while others add to it.
+cuda::Experience experience_of(int device);
+// Takes a tile out of every later plan for this pass and device.
+void exclude(int device, cuda::Pass pass, int tile);
+// Replaces what was measured; kept for good, because plans under way may read the last.
+void set_measured(int device, std::vector<cuda::Measured> measured);
 
 // "LSTM forward: block kernel 5, H=100 padded to 128, ...", for messages.
 std::string describe(cuda::Pass pass, const Problem& problem, const cuda::Plan& plan);

@@ -182,13 +182,20 @@ const int64_t* some_offsets(bool packed) {
   return packed ? &kNone : nullptr;
 }
 
+// What is known of device `index`; nothing of a pretended one, -1.
+cuda::Experience experienced(int index) {
+  return index < 0 ? cuda::Experience{} : experience_of(index);
+}
+
 py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string& dtype, int64_t T,
                       int64_t B, int64_t I, int64_t H, int64_t P, int64_t D, bool packed,
-                      bool training, const py::dict& device, unsigned allowed) {
+                      bool training, const py::dict& device, unsigned allowed, int64_t L, bool tf32,
+                      int index) {
   const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, some_offsets(packed));
   Rejections rejected;
-  const cuda::Plan plan = cuda_plan(backward ? cuda::Pass::kBackward : cuda::Pass::kForward, p, D,
-                                    device_of(device), allowed, &rejected);
+  const cuda::Pass pass = backward ? cuda::Pass::kBackward : cuda::Pass::kForward;
+  const cuda::Plan plan = cuda_plan(pass, p, {int(D), L, tf32}, device_of(device),
+                                    experienced(index), allowed, &rejected);
   py::dict d;
   d["kernel"] = name_of(plan.kernel);
   d["tile"] = plan.tile;
@@ -199,16 +206,18 @@ py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string&
   d["registers"] = plan.registers;
   d["shared_bytes"] = plan.shared_bytes;
   d["blocks"] = plan.blocks;
+  d["chunk"] = plan.chunk;
   d["step_us"] = plan.step_us;
+  d["measured"] = plan.measured;
   d["rejected"] = rejected;
   return d;
 }
 
 bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
                     int64_t I, int64_t H, int64_t P, int64_t D, bool packed, bool training,
-                    const py::dict& device, unsigned allowed) {
+                    const py::dict& device, unsigned allowed, int64_t L, bool tf32, int index) {
   const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, some_offsets(packed));
-  return torch_is_cheaper(p, D, device_of(device), allowed,
+  return torch_is_cheaper(p, {int(D), L, tf32}, device_of(device), experienced(index), allowed,
                           dtype == "float16" || dtype == "bfloat16");
 }
 
@@ -327,8 +336,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_device", &ops::cuda_device_of, py::arg("index"));
   m.def("cuda_plan", &ops::cuda_plan_of, py::arg("backward"), py::arg("mode"), py::arg("dtype"),
         py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"),
-        py::arg("packed"), py::arg("training"), py::arg("device"), py::arg("allowed"));
+        py::arg("packed"), py::arg("training"), py::arg("device"), py::arg("allowed"),
+        py::arg("L") = 1, py::arg("tf32") = true, py::arg("index") = -1);
   m.def("hands_to_torch", &ops::hands_to_torch, py::arg("mode"), py::arg("dtype"), py::arg("T"),
         py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("packed"),
-        py::arg("training"), py::arg("device"), py::arg("allowed"));
+        py::arg("training"), py::arg("device"), py::arg("allowed"), py::arg("L") = 1,
+        py::arg("tf32") = true, py::arg("index") = -1);
 }

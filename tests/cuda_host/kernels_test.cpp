@@ -35,14 +35,16 @@ Plan plan_of(int tile, Pass pass, const Problem& problem) {
           shape.registers(),
           shape.shared_bytes,
           groups * t.cluster,
-          0};
+          0,
+          0,
+          false};
 }
 
 // What the plan for the pretended GPU says; it must say what the table does.
 Plan planned(Pass pass, const Problem& problem, int directions, std::string& wrong) {
   int error = 0;
   constexpr unsigned kPersistent = 1u << int(Kernel::kBlock) | 1u << int(Kernel::kCluster);
-  const Plan made = plan(pass, problem, directions, device(0, &error), kPersistent);
+  const Plan made = plan(pass, problem, {directions, 1, true}, device(0, &error), {}, kPersistent);
   if (made.tile < 0) {
     wrong = "no persistent kernel is planned";
     return made;
@@ -106,7 +108,8 @@ std::string check_forward(const Drawn& d, int way, bool training) {
   const bool lstm = p.cell == Cell::kLstm;
   Buffer<T> y = shared_rows<T>(d, d.ldy);
   Tensors<T> tensors[2];
-  Forward params{p, d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), d.ldy, {}};
+  Forward params{p,     d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0, p.T,
+                 d.ldy, {}};
   for (int i = 0; i < d.directions; ++i) {
     const Recurrence& r = d.direction[i];
     Tensors<T>& a = tensors[i];
@@ -129,7 +132,13 @@ std::string check_forward(const Drawn& d, int way, bool training) {
     if (way != kStepwise) {
       const Plan plan = way == kPlanned ? planned(Pass::kForward, p, d.directions, wrong)
                                         : plan_of(way, Pass::kForward, p);
-      if (wrong.empty()) error = forward(params, plan, nullptr);
+      if (wrong.empty() && d.cut > 0) {  // the states pass from the one launch to the other
+        params.end = d.cut;
+        error = forward(params, plan, nullptr);
+        params.begin = d.cut, params.end = p.T;
+        for (ForwardDirection& to : params.direction) to.h0 = to.h_n, to.c0 = to.c_n;
+      }
+      if (wrong.empty() && !error) error = forward(params, plan, nullptr);
     }
   }
   for (int i = 0; way == kStepwise && i < d.directions; ++i)
@@ -165,8 +174,8 @@ std::string check_backward(const Drawn& d, int way) {
   Buffer<T> y = shared_rows<T>(d, d.ldy), dy;
   if (!d.direction[0].dy.empty()) dy = shared_rows<T>(d, d.lddy);
   Tensors<T> tensors[2];
-  Backward params{p,     d.directions, d.offsets.empty() ? nullptr : d.offsets.data(),
-                  d.ldy, d.lddy,       {}};
+  Backward params{p,   d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0,
+                  p.T, d.ldy,        d.lddy,                                          {}};
   for (int i = 0; i < d.directions; ++i) {
     const Recurrence& r = d.direction[i];
     Tensors<T>& a = tensors[i];
@@ -194,7 +203,24 @@ std::string check_backward(const Drawn& d, int way) {
     if (way != kStepwise) {
       const Plan plan = way == kPlanned ? planned(Pass::kBackward, p, d.directions, wrong)
                                         : plan_of(way, Pass::kBackward, p);
-      if (wrong.empty()) error = backward(params, plan, nullptr);
+      Buffer<T> dh[2], dc[2];
+      const Backward whole = params;
+      if (wrong.empty() && d.cut > 0) {
+        params.end = d.cut;
+        for (int i = 0; i < d.directions; ++i) {
+          dh[i] = Buffer<T>(B, H, d.skip), dc[i] = Buffer<T>(B, H, d.skip);
+          params.direction[i].dh0 = dh[i].data();
+          if (lstm) params.direction[i].dc0 = dc[i].data();
+        }
+        error = backward(params, plan, nullptr);
+        params = whole;
+        params.begin = d.cut;
+        for (int i = 0; i < d.directions; ++i) {
+          params.direction[i].dh_n = dh[i].data();
+          if (lstm) params.direction[i].dc_n = dc[i].data();
+        }
+      }
+      if (wrong.empty() && !error) error = backward(params, plan, nullptr);
     }
   }
   for (int i = 0; way == kStepwise && i < d.directions; ++i)

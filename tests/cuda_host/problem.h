@@ -87,6 +87,7 @@ struct Drawn {
   int directions;
   std::vector<int64_t> offsets;  // empty: every step has B rows
   int64_t ldy, lddy;
+  int64_t cut;   // the step at which persistent kernels are started anew; 0: not at all
   int64_t skip;  // elements by which every tensor is off its alignment
   bool wants_dh0, wants_dc0;
   Recurrence direction[2];  // with the reference's results
@@ -102,6 +103,7 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   d.skip = chance(4) ? 1 : 0;
   d.ldy = d.directions * H + (chance(2) ? 3 : 0);
   d.lddy = d.directions * H + (chance(2) ? 5 : 0);
+  d.cut = chance(2) ? int64_t(random() % unsigned(T)) : 0;
   const bool packed = chance(2);
   if (packed) {
     d.offsets = {0};
@@ -140,8 +142,9 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
 
   const char* const names[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
   char name[96];
-  std::snprintf(name, sizeof name, "%s T%d B%d H%d D%d%s%s", names[int(cell)], int(T), int(B),
-                int(H), d.directions, packed ? " packed" : "", d.skip ? " unaligned" : "");
+  std::snprintf(name, sizeof name, "%s T%d B%d H%d D%d cut %d%s%s", names[int(cell)], int(T),
+                int(B), int(H), d.directions, int(d.cut), packed ? " packed" : "",
+                d.skip ? " unaligned" : "");
   d.name = name;
   return d;
 }

@@ -65,8 +65,8 @@ void start(int64_t error) {
   const Problem p{Cell::kGru, DType::kFloat32, 5,    3,     2,     100,
                   100,        false,           true, false, false, nullptr};
   int none = 0;
-  const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, 1, cuda::device(0, &none),
-                                     bit_of(cuda::Kernel::kCluster));
+  const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, {1, 1, true},
+                                     cuda::device(0, &none), {}, bit_of(cuda::Kernel::kCluster));
   check_started(int(error), cuda::Pass::kBackward, p, plan);
 }
 

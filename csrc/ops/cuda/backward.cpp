@@ -24,6 +24,7 @@ void persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& 
   cuda::Backward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
+  a.end = call.problem.T;
   a.offsets = static_cast<const int64_t*>(read(offsets));
   a.ldy = a.lddy = call.D * p.P;
   for (int64_t d = 0; d < call.D; ++d) {

@@ -33,7 +33,8 @@ cuda::Plan plan_of(cuda::Pass pass, const Call& call, const Scope& scope) {
   TORCH_CHECK_VALUE(allowed & kOwnKernels,
                     "fusedrnn: FUSEDRNN_CUDA_KERNEL=torch leaves a layer by itself no kernel: "
                     "torch's own path takes whole stacks of plain tensors, outside torch.compile");
-  return cuda_plan(pass, call.direction(0), call.D, cuda_device(scope.device()),
+  return cuda_plan(pass, call.direction(0), {int(call.D), 1, !scope.is_ieee()},
+                   cuda_device(scope.device()), experience_of(scope.device()),
                    allowed & kOwnKernels);
 }
 
@@ -87,6 +88,7 @@ void persistent(const Call& call, bool has_biases, const Scope& scope, const cud
   cuda::Forward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
+  a.end = call.problem.T;
   a.offsets = static_cast<const int64_t*>(read(offsets));
   a.ldy = call.D * p.P;
   for (int64_t d = 0; d < call.D; ++d) {

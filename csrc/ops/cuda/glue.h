@@ -26,6 +26,8 @@ class Scope {
 
   int device() const { return device_; }
   void* stream() const { return stream_; }
+  // Torch's switch for RNNs asks for exact products.
+  bool is_ieee() const { return ieee_.has_value(); }
   // Products must be exact although the switch for matrix products allows TF32.
   bool overrules_tf32() const { return ieee_ && matmul_tf32_; }
 
