@@ -39,6 +39,7 @@ RUNS = {
     "": ["tests/test_layers.py", "-k", "T35 or T3- or empty or nan or chunks or strided"],
     "gradients": ["tests/test_autograd.py", "-k", "not second and not penalty"],
     "checks": ["tests/cuda_host/torch_glue_checks.py"],
+    "products": ["tests/cuda_host/torch_glue_products.py"],
 }
 
 

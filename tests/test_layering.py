@@ -33,6 +33,8 @@ MAY_INCLUDE = {
         r"recurrence\.h",
         "ops/.+",
         "c10/cuda/.+",
+        r"ATen/cuda/CUDAContextLight\.h",
+        r"cublasLt\.h",
         r"cuda_runtime\w*\.h",
     ],
 }

@@ -13,11 +13,19 @@
 // Pinned memory exists only beside a GPU.
 #define pinned_memory(wish) pinned_memory((wish) && false)
 
+// clang-format off
+#include "launches.h"  // before what it stands in front of
+// clang-format on
+
 #include "ops/by_torch.cpp"
 #include "ops/check.cpp"
 #include "ops/choice.cpp"
 #include "ops/cuda/backward.cpp"
 #include "ops/cuda/forward.cpp"
+#include "ops/cuda/offsets.cpp"
+#include "ops/cuda/product.cpp"
+#include "ops/cuda/side.cpp"
+#include "ops/cuda/weight_gradients.cpp"
 #include "ops/stack.cpp"
 
 namespace fusedrnn::ops {
@@ -65,14 +73,43 @@ void start(int64_t error) {
   const Problem p{Cell::kGru, DType::kFloat32, 5,    3,     2,     100,
                   100,        false,           true, false, false, nullptr};
   int none = 0;
-  const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, {1, 1, true},
-                                     cuda::device(0, &none), {}, bit_of(cuda::Kernel::kCluster));
+  const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, {1, 1, true}, cuda::device(0, &none),
+                                     {}, bit_of(cuda::Kernel::kCluster));
   check_started(int(error), cuda::Pass::kBackward, p, plan);
+}
+
+// Offsets of a packed batch on the device.
+Tensor offsets(const std::vector<int64_t>& rows) {
+  Call call{};
+  call.input = at::empty({0});
+  call.offsets.push_back(0);
+  for (const int64_t count : rows) call.offsets.push_back(call.offsets.back() + count);
+  return device_offsets(call, c10::cuda::getCurrentCUDAStream());
+}
+
+// The main stream writes to the tensors, as far as streams.h knows.
+void written(at::TensorList tensors) {
+  for (const Tensor& t : tensors) {
+    const int64_t bytes = t.numel() * t.element_size();
+    glue::Streams::all().issue(nullptr, "what made the input", {{read(t), bytes, true}}, [] {});
+  }
+}
+
+// Products, algorithms chosen and products in TF32 since the last call; the `fail`-th product from
+// here on fails.
+std::vector<int64_t> products(int64_t fail) {
+  const glue::Counts counts = std::exchange(glue::counts(), {0, 0, 0, fail});
+  return {counts.products, counts.choices, counts.tf32};
 }
 
 }  // namespace
 
 TORCH_LIBRARY(fusedrnn_glue, m) {
+  m.def("offsets(int[] rows) -> Tensor", [](at::IntArrayRef rows) { return offsets(rows.vec()); });
+  m.def("written(Tensor[] tensors) -> ()", written);
+  m.def("forget_wait(int n) -> int", [](int64_t n) { return glue::Streams::all().forget(n); });
+  m.def("settle() -> str", [] { return glue::Streams::all().settle(); });
+  m.def("products(int fail=-1) -> int[]", products);
   m.def(
       "stack_by_torch(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, "
       "str mode, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional) "

@@ -6,26 +6,33 @@
 #include <ATen/ops/sum.h>
 #include <torch/library.h>
 
+#include <optional>
+
 #include "ops/cuda/glue.h"
+#include "ops/cuda/offsets.h"
+#include "ops/cuda/side.h"
+#include "ops/cuda/weight_gradients.h"
 
 namespace fusedrnn::ops {
 namespace {
 
-// Gradients on their way from the outputs to the weights; buffers for all directions.
-struct Inner {
-  Tensor dslots;     // [D, N, S*H]
-  Tensor projected;  // [D, N, P]    of h after the projection, projected
-};
-
-void persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& plan,
-                const Tensor& offsets, const Inner& inner) {
+// The recurrence in pieces of the plan's, from the end; what follows from a piece is computed on a
+// second stream beside the next one. Returns the first launch's error: nothing was changed then.
+int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& plan,
+               const Inner& inner, WeightGradients& weights) {
   const Problem& p = call.problem;
-  const bool lstm = p.cell == Cell::kLstm;
+  const int64_t chunk = chunk_of(plan, p.T);
+  const bool lstm = p.cell == Cell::kLstm, pieces = chunk < p.T;
+  // Where the gradient of the state goes from piece to piece, wanted or not.
+  const auto state = [&](const Tensor& result) {
+    return result.defined() || !pieces ? result
+                                       : at::empty({call.D, p.B, p.H}, call.input.options());
+  };
+  const Tensor dh = state(call.dhx), dc = lstm ? state(call.dcx) : Tensor();
   cuda::Backward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
-  a.end = call.problem.T;
-  a.offsets = static_cast<const int64_t*>(read(offsets));
+  a.offsets = static_cast<const int64_t*>(read(inner.offsets));
   a.ldy = a.lddy = call.D * p.P;
   for (int64_t d = 0; d < call.D; ++d) {
     const Kept kept(p, call.rows(), call.reserve.size(2), d);
@@ -37,13 +44,36 @@ void persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& 
     to.c0 = read(call.cx, d * p.B * p.H);
     to.y = read(call.y, d * p.P);
     to.dy = read(call.dy, d * p.P);
-    to.dh_n = read(call.dh_n, d * p.B * p.P);
-    to.dc_n = read(call.dc_n, d * p.B * p.H);
     to.dslots = write(inner.dslots, d * inner.dslots.stride(0));
-    to.dh0 = write(call.dhx, d * p.B * p.P);
-    to.dc0 = write(call.dcx, d * p.B * p.H);
+    to.dh0 = write(dh, d * p.B * p.P);
+    to.dc0 = write(dc, d * p.B * p.H);
   }
-  check_started(cuda::backward(a, plan, scope.stream()), cuda::Pass::kBackward, p, plan);
+  std::optional<Side> side;
+  std::optional<Products> beside;
+  if (pieces) {
+    side.emplace(scope.current());
+    beside.emplace(scope.precision(), side->stream());
+  }
+  int64_t done = 0;  // steps whose gradients went on to the weights
+  for (a.begin = 0; a.begin < p.T; a.begin = a.end) {
+    a.end = std::min(a.begin + chunk, p.T);
+    for (int64_t d = 0; d < call.D; ++d) {
+      cuda::BackwardDirection& to = a.direction[d];
+      to.dh_n = a.begin > 0 ? to.dh0 : read(call.dh_n, d * p.B * p.P);
+      to.dc_n = a.begin > 0 ? to.dc0 : read(call.dc_n, d * p.B * p.H);
+    }
+    // The second stream waits for the last piece alone, yet comes to the device after this one.
+    if (a.begin > 0) side->fork();
+    const int error = cuda::backward(a, plan, scope.stream());
+    if (error && a.begin == 0) return error;
+    check_started(error, cuda::Pass::kBackward, p, plan);
+    if (a.begin > 0) weights.steps(done, a.begin, *beside);
+    done = a.begin;
+  }
+  if (pieces) side->fork();
+  weights.steps(done, p.T, pieces ? *beside : scope.product());
+  if (pieces) side->join();
+  return 0;
 }
 
 // The gradient of a state as it goes back in time: of the last step's going in, of the first one's
@@ -64,20 +94,21 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   const Kept kept(p, call.rows(), call.reserve.size(2), d);
   const Tensor dstate = start_gradient(call.dhx, call.dh_n, d, p.B, p.P, options);
   const Tensor dc = lstm ? start_gradient(call.dcx, call.dc_n, d, p.B, p.H, options) : Tensor();
-  const Tensor& w_hh = call.weight(d, 1);
+  const Matrix w_hh = operand(call.weight(d, 1));
   // What the product with W_hh' takes: GRU's slots r, z, h_n side by side, others' as they are.
   const Tensor dslots = inner.dslots.select(0, d);
   const Tensor dhw_buffer = gru ? at::empty({p.B, columns}, options) : dslots;
-  Window dh(dstate), dhw(dhw_buffer);
+  const Matrix dh = target(dstate), dhw = operand(dhw_buffer, 0, call.rows(), columns, columns);
 
-  Tensor w_hr, dhidden;
-  Window hidden, projected, dy;
+  Matrix w_hr{};
+  Tensor dhidden;
+  Window state, projected, dy;
   if (p.projected) {
-    w_hr = call.weight(d, call.per_direction - 1);
+    w_hr = operand(call.weight(d, call.per_direction - 1));
     dhidden = at::empty({p.B, p.H}, options);
-    hidden = Window(dhidden);
+    state = Window(dstate);
     projected = Window(inner.projected.select(0, d));
-    if (call.dy.defined()) dy = Window(matrix(call.dy, d * p.P, call.rows(), p.P, ld));
+    if (call.dy.defined()) dy = Window(view(call.dy, d * p.P, call.rows(), p.P, ld));
   }
 
   cuda::StepBackward a{};
@@ -95,11 +126,11 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
     if (p.projected) {
       Tensor& sum = projected.rows(first, a.rows);
       if (call.dy.defined()) {
-        at::add_out(sum, dy.rows(first, a.rows), dh.rows(0, a.rows));
+        at::add_out(sum, dy.rows(first, a.rows), state.rows(0, a.rows));
       } else {
-        sum.copy_(dh.rows(0, a.rows));
+        sum.copy_(state.rows(0, a.rows));
       }
-      product(hidden.rows(0, a.rows), sum, w_hr);
+      scope.product().set(target(dhidden).rows_at(0, a.rows), operand(sum), w_hr);
     } else {
       a.dy = read(call.dy, first * ld + d * p.P);
     }
@@ -115,98 +146,8 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
     a.dhw = gru ? write(dhw_buffer) : nullptr;
     check_started(cuda::step_backward(a, scope.stream()), cuda::Pass::kBackward, p, plan);
     if (i == 0 && !call.dhx.defined()) break;
-    const Tensor& into = dh.rows(0, a.rows);
-    const Tensor& from = dhw.rows(gru ? 0 : first, a.rows);
-    gru ? add_product(into, from, w_hh) : product(into, from, w_hh);
-  }
-}
-
-// dw = dslots' h, where row r of dslots came from h[r], made of the rows of y one step before and
-// of h0 for the first step.
-void recurrent_gradient(const BackwardCall& call, int64_t d, const Tensor& dslots,
-                        const Tensor& packed_h, Tensor dw) {
-  const Problem p = call.direction(d);
-  const int64_t N = call.rows(), later = N - p.B;
-  if (packed_h.defined()) {
-    product(dw, dslots.t(), packed_h);
-    return;
-  }
-  bool started = later > 0;
-  if (started) {
-    const Tensor y = matrix(call.y, d * p.P, N, p.P, call.D * p.P);
-    const int64_t from = p.reverse ? p.B : 0, to = p.reverse ? 0 : p.B;
-    product(dw, dslots.narrow(0, to, later).t(), y.narrow(0, from, later));
-  }
-  if (call.hx.defined()) {
-    const Tensor first = dslots.narrow(0, p.reverse ? later : 0, p.B).t();
-    const Tensor h0 = call.hx.select(0, d);
-    started ? add_product(dw, first, h0) : product(dw, first, h0);
-    started = true;
-  }
-  if (!started) dw.zero_();
-}
-
-// h that each row was computed from, as a matrix of its own; undefined where a view will do.
-Tensor previous_h(const BackwardCall& call, int64_t d, const Scope& scope, const cuda::Plan& plan,
-                  const Tensor& offsets) {
-  if (!offsets.defined()) return {};
-  const Tensor h = at::empty({call.rows(), call.problem.P}, call.input.options());
-  cuda::PreviousH a{};
-  a.problem = call.direction(d);
-  a.offsets = static_cast<const int64_t*>(read(offsets));
-  a.h0 = read(call.hx, d * call.problem.B * call.problem.P);
-  a.y = read(call.y, d * call.problem.P);
-  a.ldy = call.D * call.problem.P;
-  a.h = write(h);
-  check_started(cuda::previous_h(a, scope.stream()), cuda::Pass::kBackward, call.problem, plan);
-  return h;
-}
-
-// Of its slots r, z, n, h_n, GRU's input reaches the first three and h all but the third; of other
-// cells both reach all.
-void bias_gradients(Cell cell, int64_t H, const Tensor& dslots, Tensor db_ih, Tensor db_hh) {
-  if (!db_ih.defined() && !db_hh.defined()) return;
-  if (cell != Cell::kGru) {
-    Tensor sum = db_ih.defined() ? db_ih : db_hh;
-    at::sum_out(sum, dslots, {0});
-    if (db_ih.defined() && db_hh.defined()) db_hh.copy_(db_ih);
-    return;
-  }
-  const Tensor sum = at::sum(dslots, {0});
-  if (db_ih.defined()) db_ih.copy_(sum.narrow(0, 0, 3 * H));
-  if (db_hh.defined()) {
-    db_hh.narrow(0, 0, 2 * H).copy_(sum.narrow(0, 0, 2 * H));
-    db_hh.narrow(0, 2 * H, H).copy_(sum.narrow(0, 3 * H, H));
-  }
-}
-
-void weight_gradients(const BackwardCall& call, int64_t d, bool has_biases, const Scope& scope,
-                      const cuda::Plan& plan, const Tensor& offsets, const Inner& inner) {
-  const Problem& p = call.problem;
-  const int64_t N = call.rows(), columns = gates_of(p.cell) * p.H;
-  const Tensor dslots = inner.dslots.select(0, d);
-  const Tensor of_x = dslots.narrow(1, 0, columns);
-  const Tensor* dw = call.dweight(d);
-  if (call.dx.defined()) {
-    Tensor dx = call.dx.view({N, p.I});
-    d == 0 ? product(dx, of_x, call.weight(d, 0)) : add_product(dx, of_x, call.weight(d, 0));
-  }
-  if (dw[0].defined()) product(dw[0], of_x.t(), call.input.view({N, p.I}));
-  if (dw[1].defined()) {
-    const Tensor h = previous_h(call, d, scope, plan, offsets);
-    if (p.cell == Cell::kGru) {
-      recurrent_gradient(call, d, dslots.narrow(1, 0, 2 * p.H), h, dw[1].narrow(0, 0, 2 * p.H));
-      recurrent_gradient(call, d, dslots.narrow(1, 3 * p.H, p.H), h, dw[1].narrow(0, 2 * p.H, p.H));
-    } else {
-      recurrent_gradient(call, d, dslots, h, dw[1]);
-    }
-  }
-  if (has_biases) bias_gradients(p.cell, p.H, dslots, dw[2], dw[3]);
-  const Tensor dw_hr = p.projected ? dw[call.per_direction - 1] : Tensor();
-  if (dw_hr.defined()) {
-    const Kept kept(p, N, call.reserve.size(2), d);
-    product(dw_hr, inner.projected.select(0, d).t(),
-            matrix(call.reserve, kept.hidden, N, p.H, p.H));
+    const Matrix into = dh.rows_at(0, a.rows), from = dhw.rows_at(gru ? 0 : first, a.rows);
+    gru ? scope.product().add(into, from, w_hh) : scope.product().set(into, from, w_hh);
   }
 }
 
@@ -228,18 +169,18 @@ std::vector<Tensor> layer_backward_cuda(const OptionalTensor& grad_output,
 
   const auto options = call.input.options();
   const cuda::Plan plan = plan_of(cuda::Pass::kBackward, call, scope);
-  const Tensor offsets = device_offsets(call);
   Inner inner;
+  inner.offsets = device_offsets(call, scope.current());
   inner.dslots = at::empty({D, N, cuda::slots_of(p.cell, true) * p.H}, options);
   if (p.projected) inner.projected = at::empty({D, N, p.P}, options);
+  WeightGradients sums(call, has_biases, inner, scope, plan);
   if (plan.kernel == cuda::Kernel::kStepwise) {
     for (int64_t d = 0; d < D; ++d) stepwise(call, d, scope, plan, inner);
+    sums.steps(0, p.T, scope.product());
   } else {
-    persistent(call, scope, plan, offsets, inner);
+    check_started(persistent(call, scope, plan, inner, sums), cuda::Pass::kBackward, p, plan);
   }
-  for (int64_t d = 0; d < D; ++d) {
-    weight_gradients(call, d, has_biases, scope, plan, offsets, inner);
-  }
+  sums.finish(scope.product());
   return call.results();
 }
 

@@ -2,31 +2,37 @@
 // direction, straight into the buffer that the recurrence then works in, which when training is the
 // reserve. The recurrence is one launch for both directions where a persistent kernel can run it,
 // else a product and an element-wise kernel a step. Nothing here waits for the device.
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAGraphsC10Utils.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include <cstring>
-#include <mutex>
+#include <cstdlib>
+#include <optional>
 
+#include "ops/by_torch.h"
 #include "ops/cuda/glue.h"
+#include "ops/cuda/offsets.h"
+#include "ops/cuda/side.h"
 
 namespace fusedrnn::ops {
+namespace {
+
+Precision precision_of(const Tensor& input, int device, bool ieee) {
+  constexpr int kFirstWithTf32 = 80;
+  if (input.scalar_type() == at::kDouble) return Precision::kFloat64;
+  const bool tf32 = !ieee && cuda_device(device).sm >= kFirstWithTf32;
+  return tf32 ? Precision::kTf32 : Precision::kFloat32;
+}
+
+}  // namespace
 
 Scope::Scope(const Tensor& input)
-    : no_autocast_(c10::autocast_dispatch_keyset), guard_(input.device()) {
-  auto& context = at::globalContext();
-  matmul_tf32_ = context.float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
-                 at::Float32Precision::TF32;
-  if (context.float32Precision(at::Float32Backend::CUDA, at::Float32Op::RNN) !=
-      at::Float32Precision::TF32) {
-    ieee_.emplace();
-  }
-  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(input.device().index());
-  device_ = stream.device_index();
-  stream_ = stream.stream();
-}
+    : no_autocast_(c10::autocast_dispatch_keyset),
+      guard_(input.device()),
+      stream_(c10::cuda::getCurrentCUDAStream(input.device().index())),
+      ieee_(!rnn_takes_tf32()),
+      precision_(precision_of(input, device(), ieee_)),
+      product_(precision_, stream_) {}
 
 cuda::Plan plan_of(cuda::Pass pass, const Call& call, const Scope& scope) {
   const unsigned allowed = cuda_allowed();
@@ -43,70 +49,128 @@ void check_started(int error, cuda::Pass pass, const Problem& problem, const cud
               describe(pass, problem, plan), ")");
 }
 
-Tensor device_offsets(const Call& call) {
-  if (call.offsets.empty()) return {};
-  const auto count = int64_t(call.offsets.size());
-  const Tensor host = at::empty({count}, at::TensorOptions(at::kLong).pinned_memory(true));
-  std::memcpy(host.data_ptr(), call.offsets.data(), count * sizeof(int64_t));
-  if (c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None) {
-    // A captured copy reads its source on every replay, and no graph tells when it goes away.
-    static std::mutex mutex;
-    static auto& sources = *new std::vector<Tensor>;  // outlives the CUDA context
-    const std::lock_guard<std::mutex> lock(mutex);
-    sources.push_back(host);
+int64_t chunk_of(const cuda::Plan& plan, int64_t T) {
+  const char* const wish = std::getenv("FUSEDRNN_CUDA_CHUNK");
+  int64_t chunk = plan.chunk;
+  if (wish && *wish) {
+    char* end;
+    chunk = std::strtoll(wish, &end, 10);
+    TORCH_CHECK_VALUE(*end == 0 && chunk >= 0,
+                      "fusedrnn: FUSEDRNN_CUDA_CHUNK must be a number of time steps, 0 for all of "
+                      "them, got ",
+                      wish);
   }
-  Tensor device = at::empty({count}, call.input.options().dtype(at::kLong));
-  return device.copy_(host, /*non_blocking=*/true);
+  return chunk == 0 ? T : std::min(chunk, T);
 }
 
 namespace {
 
 struct Outputs {
   Tensor y, h_n, c_n, reserve;
-  Tensor slots;  // the reserve, or what stands for it
-  int64_t width;
 };
 
-void project_input(const Call& call, int64_t d, bool has_biases, const Scope& scope, Tensor slots) {
-  const Problem& p = call.problem;
-  const Tensor x = call.input.view({call.rows(), p.I});
-  const Tensor w = call.weight(d, 0).t();
-  if (!has_biases) {
-    product(slots, x, w);
-    return;
+// Where x W_ih' + b_ih goes and the recurrence works. That is the reserve where there is one; else
+// memory for all rows, or for two pieces of a sequence in turn, of which one is made while the
+// other is used: what inference needs does not grow with T.
+class Slots {
+ public:
+  Slots(const Call& call, const Tensor& reserve, int64_t width, int64_t chunk)
+      : row_(cuda::slots_of(call.problem.cell, call.problem.training) * call.problem.H),
+        chunk_(chunk),
+        memory_(reserve),
+        width_(width) {
+    if (width > 0) return;
+    // Of no piece there are more rows than of the first steps'.
+    const bool whole = chunk == call.problem.T;
+    rows_ = whole ? call.rows() : call.direction(0).offset(chunk);
+    memory_ = at::empty({whole ? 1 : 2, call.D, rows_, row_}, call.input.options());
   }
-  // As a vector, the bias is added by cuBLASLt, which goes by the switch for matrix products alone.
-  const Tensor& b = call.weight(d, 2);
-  const Tensor bias = scope.overrules_tf32() ? b.expand({x.size(0), b.size(0)}) : b;
-  at::addmm_out(slots, bias, x, w);
+
+  int64_t row() const { return row_; }
+  const Tensor& memory() const { return memory_; }
+  // Where row 0 is, or would be, for the steps from `begin` on, whose first row in memory is
+  // `first_row`. Rows are counted over the whole sequence always.
+  int64_t start(const Call& call, int64_t d, int64_t begin, int64_t first_row) const {
+    if (width_ > 0) return Kept(call.problem, call.rows(), width_, d).slots;
+    const int64_t half = chunk_ == call.problem.T ? 0 : begin / chunk_ % 2;
+    return ((half * call.D + d) * rows_ - first_row) * row_;
+  }
+
+ private:
+  int64_t row_, chunk_, rows_ = 0;
+  Tensor memory_;
+  int64_t width_;
+};
+
+// Rows of the steps [begin, end), counted as direction d takes them.
+Rows rows_of(const Call& call, int64_t d, int64_t begin, int64_t end) {
+  const Problem p = call.direction(d);
+  return p.reverse ? rows_of_times(p, p.T - end, p.T - begin) : rows_of_times(p, begin, end);
 }
 
-void persistent(const Call& call, bool has_biases, const Scope& scope, const cuda::Plan& plan,
-                const Outputs& out) {
+void project_input(const Call& call, bool has_biases, const Slots& slots, int64_t begin,
+                   int64_t end, const Products& product) {
   const Problem& p = call.problem;
-  const Tensor offsets = device_offsets(call);
+  const int64_t columns = gates_of(p.cell) * p.H;
+  for (int64_t d = 0; d < call.D; ++d) {
+    const Rows rows = rows_of(call, d, begin, end);
+    const int64_t at = slots.start(call, d, begin, rows.first) + rows.first * slots.row();
+    product.set(target(slots.memory(), at, rows.count, columns, slots.row()),
+                operand(call.input, rows.first * p.I, rows.count, p.I, p.I),
+                operand(call.weight(d, 0)).t(), has_biases ? read(call.weight(d, 2)) : nullptr);
+  }
+}
+
+// Runs the recurrence in pieces of the plan's, the input of the next piece being projected on a
+// second stream beside it. Returns the first launch's error: nothing was changed then but slots,
+// which can be made again.
+int persistent(const Call& call, bool has_biases, const Scope& scope, const cuda::Plan& plan,
+               const Slots& slots, int64_t chunk, const Outputs& out) {
+  const Problem& p = call.problem;
+  const Tensor offsets = device_offsets(call, scope.current());
+  const bool lstm = p.cell == Cell::kLstm;
   cuda::Forward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
-  a.end = call.problem.T;
   a.offsets = static_cast<const int64_t*>(read(offsets));
   a.ldy = call.D * p.P;
-  for (int64_t d = 0; d < call.D; ++d) {
-    const Kept kept(p, call.rows(), out.width, d);
-    cuda::ForwardDirection& to = a.direction[d];
-    to.slots = write(out.slots, kept.slots);
-    to.w_hh = read(call.weight(d, 1));
-    to.b_hh = has_biases ? read(call.weight(d, 3)) : nullptr;
-    to.h0 = read(call.hx, d * p.B * p.P);
-    to.c0 = read(call.cx, d * p.B * p.H);
-    to.y = write(out.y, d * p.P);
-    to.h_n = write(out.h_n, d * p.B * p.P);
-    if (p.cell == Cell::kLstm) {
-      to.c = p.training ? write(out.slots, kept.c) : nullptr;
-      to.c_n = write(out.c_n, d * p.B * p.H);
-    }
+  project_input(call, has_biases, slots, 0, chunk, scope.product());
+  std::optional<Side> side;
+  std::optional<Products> beside;
+  if (chunk < p.T) {
+    side.emplace(scope.current());
+    beside.emplace(scope.precision(), side->stream());
   }
-  check_started(cuda::forward(a, plan, scope.stream()), cuda::Pass::kForward, p, plan);
+  for (a.begin = 0; a.begin < p.T; a.begin = a.end) {
+    a.end = std::min(a.begin + chunk, p.T);
+    for (int64_t d = 0; d < call.D; ++d) {
+      cuda::ForwardDirection& to = a.direction[d];
+      const Rows rows = rows_of(call, d, a.begin, a.end);
+      to.slots = write(slots.memory(), slots.start(call, d, a.begin, rows.first));
+      to.w_hh = read(call.weight(d, 1));
+      to.b_hh = has_biases ? read(call.weight(d, 3)) : nullptr;
+      to.y = write(out.y, d * p.P);
+      to.h_n = write(out.h_n, d * p.B * p.P);
+      to.h0 = a.begin > 0 ? to.h_n : read(call.hx, d * p.B * p.P);
+      if (lstm) {
+        to.c = p.training ? write(out.reserve, Kept(p, call.rows(), out.reserve.size(2), d).c)
+                          : nullptr;
+        to.c_n = write(out.c_n, d * p.B * p.H);
+        to.c0 = a.begin > 0 ? to.c_n : read(call.cx, d * p.B * p.H);
+      }
+    }
+    // The next piece goes where the last one was, which must be done; not this one. It comes to
+    // the device after this one, lest it takes the multiprocessors that this one could have.
+    const bool more = a.end < p.T;
+    if (more) side->fork();
+    const int error = cuda::forward(a, plan, scope.stream());
+    if (error && a.begin == 0) return error;
+    check_started(error, cuda::Pass::kForward, p, plan);
+    if (!more) break;
+    project_input(call, has_biases, slots, a.end, std::min(a.end + chunk, p.T), *beside);
+    side->join();
+  }
+  return 0;
 }
 
 // Sets one direction's state in a buffer for all of them to what it was given as, or to zero.
@@ -116,34 +180,34 @@ Tensor start_state(const Tensor& all, const Tensor& given, int64_t d) {
 }
 
 void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
-              const cuda::Plan& plan, const Outputs& out) {
+              const cuda::Plan& plan, const Slots& slots, const Outputs& out) {
   const Problem p = call.direction(d);
-  const int64_t S = cuda::slots_of(p.cell, p.training), columns = gates_of(p.cell) * p.H;
-  const int64_t ldy = call.D * p.P;
+  const int64_t columns = gates_of(p.cell) * p.H, ldy = call.D * p.P, N = call.rows();
   const bool lstm = p.cell == Cell::kLstm;
-  const Kept kept(p, call.rows(), out.width, d);
+  const int64_t start = slots.start(call, d, 0, 0);
+  const Kept kept(p, N, p.training ? out.reserve.size(2) : 0, d);
   // The outputs serve as the running state: rows that have ended keep theirs.
   const Tensor h_n = start_state(out.h_n, call.hx, d);
   const Tensor c_n = lstm ? start_state(out.c_n, call.cx, d) : Tensor();
-  const Tensor w_hh = call.weight(d, 1).t();
   const Tensor hw_buffer = at::empty({p.B, columns}, call.input.options());
-  Window h(h_n), hw(hw_buffer);
+  const Matrix w_hh = operand(call.weight(d, 1)).t(), h = target(h_n), hw = target(hw_buffer);
 
   // Of a projected layer: h before the projection, in the reserve or, row by row of one step, here.
-  Tensor w_hr, hidden_buffer;
-  Window hidden, y;
+  Matrix w_hr{}, hidden{};
+  Tensor hidden_buffer;
+  Window state, y;
   if (p.projected) {
-    w_hr = call.weight(d, call.per_direction - 1).t();
-    hidden_buffer = p.training ? matrix(out.slots, kept.hidden, call.rows(), p.H, p.H)
-                               : at::empty({p.B, p.H}, call.input.options());
-    hidden = Window(hidden_buffer);
-    y = Window(matrix(out.y, d * p.P, call.rows(), p.P, ldy));
+    w_hr = operand(call.weight(d, call.per_direction - 1)).t();
+    if (!p.training) hidden_buffer = at::empty({p.B, p.H}, call.input.options());
+    hidden = p.training ? target(out.reserve, kept.hidden, N, p.H, p.H) : target(hidden_buffer);
+    state = Window(h_n);
+    y = Window(view(out.y, d * p.P, N, p.P, ldy));
   }
 
   cuda::StepForward a{};
   a.problem = p;
   a.b_hh = has_biases ? read(call.weight(d, 3)) : nullptr;
-  a.h = write(h_n);
+  a.h = h.data;
   a.c_state = write(c_n);
   a.ldy = ldy;
   for (int64_t i = 0; i < p.T; ++i) {
@@ -152,22 +216,21 @@ void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
     a.rows = p.rows(t);
     a.hw = nullptr;
     if (i > 0 || call.hx.defined()) {
-      product(hw.rows(0, a.rows), h.rows(0, a.rows), w_hh);
-      a.hw = read(hw_buffer);
+      scope.product().set(hw.rows_at(0, a.rows), h.rows_at(0, a.rows), w_hh);
+      a.hw = hw.data;
     }
-    a.slots = write(out.slots, kept.slots + first * S * p.H);
-    a.c = lstm && p.training ? write(out.slots, kept.c + first * p.H) : nullptr;
-    const int64_t at = p.training ? first : 0;
+    a.slots = write(slots.memory(), start + first * slots.row());
+    a.c = lstm && p.training ? write(out.reserve, kept.c + first * p.H) : nullptr;
+    const Matrix of_step = hidden.rows_at(p.training ? first : 0, a.rows);
     if (p.projected) {
-      a.h = write(hidden_buffer, at * p.H);
+      a.h = of_step.data;
     } else {
       a.y = write(out.y, first * ldy + d * p.P);
     }
     check_started(cuda::step_forward(a, scope.stream()), cuda::Pass::kForward, p, plan);
     if (p.projected) {
-      const Tensor& projected = h.rows(0, a.rows);
-      product(projected, hidden.rows(at, a.rows), w_hr);
-      y.rows(first, a.rows).copy_(projected);
+      scope.product().set(h.rows_at(0, a.rows), of_step, w_hr);
+      y.rows(first, a.rows).copy_(state.rows(0, a.rows));
     }
   }
 }
@@ -179,30 +242,24 @@ LayerResult layer_cuda(const Tensor& input, const OptionalTensor& batch_sizes,
   const Call call = check(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
   const Problem& p = call.problem;
   const auto options = call.input.options();
-  const int64_t D = call.D, N = call.rows();
-  const int64_t S = cuda::slots_of(p.cell, train), columns = gates_of(p.cell) * p.H;
+  const int64_t D = call.D, N = call.rows(), width = cuda_reserve_width(p);
   Outputs out{};
   out.y = batch_sizes ? at::empty({N, D * p.P}, options) : at::empty({p.T, p.B, D * p.P}, options);
   out.h_n = at::empty({D, p.B, p.P}, options);
   out.c_n = p.cell == Cell::kLstm ? at::empty({D, p.B, p.H}, options) : at::empty({0}, options);
-  out.width = cuda_reserve_width(p);
-  out.reserve = train ? at::empty({D, N, out.width}, options) : at::empty({0}, options);
+  out.reserve = train ? at::empty({D, N, width}, options) : at::empty({0}, options);
   if (N == 0) return {out.y, out.h_n, out.c_n, out.reserve};
 
   const cuda::Plan plan = plan_of(cuda::Pass::kForward, call, scope);
-  out.slots = out.reserve;
-  if (out.width == 0) {  // inference, or an Elman cell, whose slope follows from y
-    out.width = S * p.H;
-    out.slots = at::empty({D, N, out.width}, options);
-  }
-  for (int64_t d = 0; d < D; ++d) {
-    const int64_t slots = Kept(p, N, out.width, d).slots;
-    project_input(call, d, has_biases, scope, matrix(out.slots, slots, N, columns, S * p.H));
-  }
   if (plan.kernel == cuda::Kernel::kStepwise) {
-    for (int64_t d = 0; d < D; ++d) stepwise(call, d, has_biases, scope, plan, out);
+    const Slots slots(call, out.reserve, width, p.T);
+    project_input(call, has_biases, slots, 0, p.T, scope.product());
+    for (int64_t d = 0; d < D; ++d) stepwise(call, d, has_biases, scope, plan, slots, out);
   } else {
-    persistent(call, has_biases, scope, plan, out);
+    const int64_t chunk = chunk_of(plan, p.T);
+    const Slots slots(call, out.reserve, width, chunk);
+    check_started(persistent(call, has_biases, scope, plan, slots, chunk, out),
+                  cuda::Pass::kForward, p, plan);
   }
   return {out.y, out.h_n, out.c_n, out.reserve};
 }

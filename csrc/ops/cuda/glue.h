@@ -1,63 +1,66 @@
-// What forward and backward on a CUDA device share: the state of torch they run under, views for
-// its matrix products, and what they tell of a kernel that did not start.
+// What forward and backward on a CUDA device share: the state of torch they run under, where parts
+// lie, the pieces that a sequence is taken in, and what they tell of a kernel that did not start.
 #pragma once
 
-#include <ATen/Context.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/alias.h>
-#include <ATen/ops/mm.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/cuda/CUDAStream.h>
 
-#include <optional>
+#include <algorithm>
 
 #include "ops/check.h"
 #include "ops/choice.h"
+#include "ops/cuda/product.h"
 
 namespace fusedrnn::ops {
 
 // While it lives, the input's device is current, and torch's operators are what they are named: no
-// autograd, no autocast, products as exact as torch's switch for RNNs asks. Where that allows TF32,
-// the switch for matrix products decides.
+// autograd, no autocast.
 class Scope {
  public:
   explicit Scope(const Tensor& input);
 
-  int device() const { return device_; }
-  void* stream() const { return stream_; }
+  int device() const { return stream_.device_index(); }
+  const c10::cuda::CUDAStream& current() const { return stream_; }
+  void* stream() const { return stream_.stream(); }
   // Torch's switch for RNNs asks for exact products.
-  bool is_ieee() const { return ieee_.has_value(); }
-  // Products must be exact although the switch for matrix products allows TF32.
-  bool overrules_tf32() const { return ieee_ && matmul_tf32_; }
+  bool is_ieee() const { return ieee_; }
+  Precision precision() const { return precision_; }
+  // On the current stream.
+  const Products& product() const { return product_; }
 
  private:
   at::AutoDispatchBelowADInplaceOrView below_autograd_;
   c10::impl::ExcludeDispatchKeyGuard no_autocast_;
   c10::DeviceGuard guard_;
-  std::optional<at::NoTF32Guard> ieee_;
-  bool matmul_tf32_;
-  int device_;
-  void* stream_;
+  c10::cuda::CUDAStream stream_;
+  bool ieee_;
+  Precision precision_;
+  Products product_;
 };
 
 // The plan among kernels of ours.
 cuda::Plan plan_of(cuda::Pass pass, const Call& call, const Scope& scope);
 void check_started(int error, cuda::Pass pass, const Problem& problem, const cuda::Plan& plan);
 
-// Problem::offsets on the input's device, without waiting for it; undefined unless packed.
-Tensor device_offsets(const Call& call);
+// Steps that a launch of the recurrence takes: the plan's, or FUSEDRNN_CUDA_CHUNK's (0: all of
+// them), which is for tests and tuning. At least 1, at most T.
+int64_t chunk_of(const cuda::Plan& plan, int64_t T);
 
-// A matrix that lies in `tensor` from an element on, its rows `ld` elements apart.
-inline Tensor matrix(const Tensor& tensor, int64_t element, int64_t rows, int64_t columns,
-                     int64_t ld) {
-  return tensor.as_strided({rows, columns}, {ld, 1}, tensor.storage_offset() + element);
+struct Rows {
+  int64_t first, count;
+};
+// Rows of time steps [begin, end).
+inline Rows rows_of_times(const Problem& p, int64_t begin, int64_t end) {
+  return {p.offset(begin), p.offset(end) - p.offset(begin)};
 }
 
-// out = a b, and out += a b.
-inline void product(Tensor out, const Tensor& a, const Tensor& b) { at::mm_out(out, a, b); }
-inline void add_product(Tensor out, const Tensor& a, const Tensor& b) {
-  at::addmm_out(out, out, a, b);
+// A matrix that lies in `tensor` from an element on, its rows `ld` elements apart.
+inline Tensor view(const Tensor& tensor, int64_t element, int64_t rows, int64_t columns,
+                   int64_t ld) {
+  return tensor.as_strided({rows, columns}, {ld, 1}, tensor.storage_offset() + element);
 }
 
 // Rows of a matrix, other ones each time step: one view that is moved, because to make a new one

@@ -1,0 +1,160 @@
+// See weight_gradients.h.
+//
+// dW_ih and dW_hh are two products, although of an LSTM they could be one over [x | h_prev]. That
+// one would read dslots (4H columns) once, not twice, and save 4H of traffic a row; but x and
+// h_prev have to be copied side by side first, which is 2 (I + H) a row, all that is saved where
+// I = H. A packed batch copies h_prev in any case, so there 2I stands against 4H: at N = 6400 rows
+// and I = H = 128, 6.5 of 13 MB, less what it takes to split the result into two gradients that
+// are contiguous: an estimated 1 us of some 200. GRU's x and h have different columns, and an Elman
+// cell's 2 (I + H) stands against H. So it never pays enough for a path of its own.
+#include "ops/cuda/weight_gradients.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
+
+namespace fusedrnn::ops {
+
+WeightGradients::WeightGradients(const BackwardCall& call, bool has_biases, const Inner& inner,
+                                 const Scope& scope, const cuda::Plan& plan)
+    : call_(call), has_biases_(has_biases), inner_(inner) {
+  if (!inner.offsets.defined()) return;
+  // Before the recurrence, which it does not depend on: only y and h0 go into it.
+  const Problem& p = call.problem;
+  for (int64_t d = 0; d < call.D; ++d) {
+    if (!call.dweight(d)[1].defined()) continue;
+    previous_h_[d] = at::empty({call.rows(), p.P}, call.input.options());
+    cuda::PreviousH a{};
+    a.problem = call.direction(d);
+    a.offsets = static_cast<const int64_t*>(read(inner.offsets));
+    a.h0 = read(call.hx, d * p.B * p.P);
+    a.y = read(call.y, d * p.P);
+    a.ldy = call.D * p.P;
+    a.h = write(previous_h_[d]);
+    check_started(cuda::previous_h(a, scope.stream()), cuda::Pass::kBackward, p, plan);
+  }
+}
+
+Matrix WeightGradients::of_x(int64_t d, const Rows& rows) const {
+  const int64_t ld = inner_.dslots.stride(1);
+  return operand(inner_.dslots, d * inner_.dslots.stride(0) + rows.first * ld, rows.count,
+                 gates_of(call_.problem.cell) * call_.problem.H, ld);
+}
+
+void WeightGradients::steps(int64_t begin, int64_t end, const Products& product) {
+  for (int64_t d = 0; d < call_.D; ++d) {
+    inputs(d, begin, end, product);
+    if (call_.dweight(d)[1].defined()) recurrent(d, begin, end, product);
+  }
+}
+
+void WeightGradients::inputs(int64_t d, int64_t begin, int64_t end, const Products& product) {
+  const Problem& p = call_.problem;
+  const Problem own = call_.direction(d);
+  const Times of = times(d, begin, end);
+  if (call_.dx.defined()) {
+    // Two directions come to a step from either side: who comes second, adds. Direction 0 comes
+    // first to what is new to both.
+    const auto part = [&](int64_t from, int64_t to, bool second) {
+      if (from >= to) return;
+      const Rows rows = rows_of_times(own, from, to);
+      const Matrix dx = target(call_.dx, rows.first * p.I, rows.count, p.I, p.I);
+      const Matrix w_ih = operand(call_.weight(d, 0));
+      second ? product.add(dx, of_x(d, rows), w_ih) : product.set(dx, of_x(d, rows), w_ih);
+    };
+    if (call_.D == 1) {
+      part(of.begin, of.end, false);
+    } else if (d == 0) {  // direction 1 has been at times [0, begin)
+      part(of.begin, std::min(of.end, begin), true);
+      part(std::max(of.begin, begin), of.end, false);
+    } else {  // direction 0 has been at times [T - end, T)
+      part(of.begin, std::min(of.end, p.T - end), false);
+      part(std::max(of.begin, p.T - end), of.end, true);
+    }
+  }
+  if (const Tensor& dw = call_.dweight(d)[0]; dw.defined()) {
+    const Rows rows = rows_of_times(own, of.begin, of.end);
+    const Matrix from = of_x(d, rows).t();
+    const Matrix x = operand(call_.input, rows.first * p.I, rows.count, p.I, p.I);
+    begin > 0 ? product.add(target(dw), from, x) : product.set(target(dw), from, x);
+  }
+}
+
+// dW_hh = dslots' h_prev. Of rows that are not packed, h_prev is y one step before, or h0.
+void WeightGradients::recurrent(int64_t d, int64_t begin, int64_t end, const Products& product) {
+  const Problem p = call_.direction(d);
+  const Times of = times(d, begin, end);
+  const Matrix dw = target(call_.dweight(d)[1]);
+  const int64_t H = p.H, S = inner_.dslots.stride(1) / H;
+  const auto sum = [&](const Rows& rows, const Matrix& h) {
+    const Matrix all = operand(inner_.dslots, d * inner_.dslots.stride(0) + rows.first * S * H,
+                               rows.count, S * H, S * H);
+    const auto gates = [&](int64_t from, int64_t to, int64_t count) {
+      const Matrix part = dw.rows_at(to * H, count * H);
+      const Matrix of_h = all.columns_at(from * H, count * H).t();
+      started_[d] ? product.add(part, of_h, h) : product.set(part, of_h, h);
+    };
+    if (p.cell == Cell::kGru) {  // of the slots r, z, n, h_n all but the third
+      gates(0, 0, 2);
+      gates(3, 2, 1);
+    } else {
+      gates(0, 0, S);
+    }
+    started_[d] = true;
+  };
+  if (previous_h_[d].defined()) {
+    const Rows rows = rows_of_times(p, of.begin, of.end);
+    sum(rows, operand(previous_h_[d]).rows_at(rows.first, rows.count));
+    return;
+  }
+  const int64_t first = p.reverse ? p.T - 1 : 0;  // the time step that h0 goes into
+  const bool has_first = of.begin <= first && first < of.end;
+  const Rows later =
+      rows_of_times(p, of.begin + (has_first && !p.reverse), of.end - (has_first && p.reverse));
+  if (later.count > 0) {
+    const int64_t ld = call_.D * p.P, before = later.first + (p.reverse ? p.B : -p.B);
+    sum(later, operand(call_.y, before * ld + d * p.P, later.count, p.P, ld));
+  }
+  if (has_first && call_.hx.defined()) {
+    sum(rows_of_times(p, first, first + 1), operand(call_.hx, d * p.B * p.P, p.B, p.P, p.P));
+  }
+}
+
+void WeightGradients::finish(const Products& product) {
+  const Problem& p = call_.problem;
+  for (int64_t d = 0; d < call_.D; ++d) {
+    const Tensor* dw = call_.dweight(d);
+    if (dw[1].defined() && !started_[d]) dw[1].zero_();
+    if (has_biases_) biases(d);
+    const Tensor dw_hr = p.projected ? dw[call_.per_direction - 1] : Tensor();
+    if (dw_hr.defined()) {
+      const Kept kept(p, call_.rows(), call_.reserve.size(2), d);
+      product.set(
+          target(dw_hr),
+          operand(inner_.projected, d * inner_.projected.stride(0), call_.rows(), p.P, p.P).t(),
+          operand(call_.reserve, kept.hidden, call_.rows(), p.H, p.H));
+    }
+  }
+}
+
+// Of its slots r, z, n, h_n, GRU's input reaches the first three and h all but the third; of other
+// cells both reach all.
+void WeightGradients::biases(int64_t d) {
+  Tensor db_ih = call_.dweight(d)[2], db_hh = call_.dweight(d)[3];
+  if (!db_ih.defined() && !db_hh.defined()) return;
+  const Tensor dslots = inner_.dslots.select(0, d);
+  const int64_t H = call_.problem.H;
+  if (call_.problem.cell != Cell::kGru) {
+    Tensor sum = db_ih.defined() ? db_ih : db_hh;
+    at::sum_out(sum, dslots, {0});
+    if (db_ih.defined() && db_hh.defined()) db_hh.copy_(db_ih);
+    return;
+  }
+  const Tensor sum = at::sum(dslots, {0});
+  if (db_ih.defined()) db_ih.copy_(sum.narrow(0, 0, 3 * H));
+  if (db_hh.defined()) {
+    db_hh.narrow(0, 0, 2 * H).copy_(sum.narrow(0, 0, 2 * H));
+    db_hh.narrow(0, 2 * H, H).copy_(sum.narrow(0, 3 * H, H));
+  }
+}
+
+}  // namespace fusedrnn::ops
