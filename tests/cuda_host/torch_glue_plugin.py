@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # The installed package, which has its compiled half: `python -m pytest` puts the checkout first. Of
 # an editable install it is the checkout.
@@ -15,7 +16,8 @@ import fusedrnn as fusedrnn  # noqa: E402  its CPU kernels first, to be replaced
 
 torch.ops.load_library(os.environ["FUSEDRNN_GLUE"])
 # Tests of layers hold results to float32's accuracy; those of TF32 say so.
-torch.backends.cudnn.rnn.fp32_precision = "ieee"
+rnn: Any = torch.backends.cudnn.rnn
+rnn.fp32_precision = "ieee"
 
 # Or what follows would test the CPU kernels once more.
 for operator in ("fusedrnn::layer", "fusedrnn::layer_backward"):

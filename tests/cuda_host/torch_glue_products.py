@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fusedrnn
 
 GLUE = torch.ops.fusedrnn_glue
-RNN = torch.backends.cudnn.rnn
+RNN: Any = torch.backends.cudnn.rnn
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,13 @@ def test_clusters_in_pieces_are_as_accurate(mode: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "cluster")
     monkeypatch.setenv("FUSEDRNN_CUDA_CHUNK", "2")
     check(Problem(mode, T=5, B=3, H=150, form="unsorted", hx="grad", bidirectional=True))
+
+
+def test_pieces_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "block")
+    monkeypatch.setenv("FUSEDRNN_CUDA_CHUNK", "2")
+    monkeypatch.setenv("FUSEDRNN_HOST_CAPTURES", "3")
+    check(Problem("LSTM", T=5, B=3, H=40, form="unsorted", hx="grad", bidirectional=True))
 
 
 @pytest.mark.parametrize("form", ["batched", "sorted"])
@@ -181,7 +188,7 @@ def test_memory_of_inference_does_not_grow_with_the_sequence(
         with torch.no_grad(), profile(activities=activities, profile_memory=True) as profiler:
             module(x)
         sizes = [event.cpu_memory_usage for event in profiler.events() if "empty" in event.name]
-        return max(sizes) // (4 * 40 * 4)
+        return int(max(sizes)) // (4 * 40 * 4)
 
     assert largest("0") == 40 * 4
     assert largest("2") == 40  # y itself
@@ -218,7 +225,7 @@ class Tf32(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def by_definition(problem: Problem, weights: list[Tensor], x: Tensor) -> Tensor:
+def by_definition(problem: Problem, weights: Sequence[Tensor], x: Tensor) -> Tensor:
     """The output of a layer of one direction, step by step: torch.nn's equations."""
     w_ih, w_hh, b_ih, b_hh = weights
     h = c = x.new_zeros(problem.B, problem.H)
@@ -259,7 +266,7 @@ def test_errors_in_tf32_are_at_most_twice_torchs(
     ours = everything(module(x)[0], [x, *weights])
     products, _, rounded = GLUE.products()
     assert rounded == products > 0
-    with Tf32():
+    with Tf32():  # type: ignore[no-untyped-call]
         theirs = everything(by_definition(problem, weights, x), [x, *weights])
     wide = [t.detach().double().requires_grad_() for t in (x, *weights)]
     exact = everything(by_definition(problem, wide[1:], wide[0]), wide)

@@ -49,11 +49,7 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
     to.dc0 = write(dc, d * p.B * p.H);
   }
   std::optional<Side> side;
-  std::optional<Products> beside;
-  if (pieces) {
-    side.emplace(scope.current());
-    beside.emplace(scope.precision(), side->stream());
-  }
+  if (pieces) side.emplace(scope.current(), scope.precision());
   int64_t done = 0;  // steps whose gradients went on to the weights
   for (a.begin = 0; a.begin < p.T; a.begin = a.end) {
     a.end = std::min(a.begin + chunk, p.T);
@@ -67,11 +63,11 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
     const int error = cuda::backward(a, plan, scope.stream());
     if (error && a.begin == 0) return error;
     check_started(error, cuda::Pass::kBackward, p, plan);
-    if (a.begin > 0) weights.steps(done, a.begin, *beside);
+    if (a.begin > 0) weights.steps(done, a.begin, side->product());
     done = a.begin;
   }
   if (pieces) side->fork();
-  weights.steps(done, p.T, pieces ? *beside : scope.product());
+  weights.steps(done, p.T, pieces ? side->product() : scope.product());
   if (pieces) side->join();
   return 0;
 }
@@ -173,7 +169,7 @@ std::vector<Tensor> layer_backward_cuda(const OptionalTensor& grad_output,
   inner.offsets = device_offsets(call, scope.current());
   inner.dslots = at::empty({D, N, cuda::slots_of(p.cell, true) * p.H}, options);
   if (p.projected) inner.projected = at::empty({D, N, p.P}, options);
-  WeightGradients sums(call, has_biases, inner, scope, plan);
+  WeightGradients sums(call, has_biases, inner, scope);
   if (plan.kernel == cuda::Kernel::kStepwise) {
     for (int64_t d = 0; d < D; ++d) stepwise(call, d, scope, plan, inner);
     sums.steps(0, p.T, scope.product());

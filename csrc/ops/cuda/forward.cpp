@@ -136,11 +136,7 @@ int persistent(const Call& call, bool has_biases, const Scope& scope, const cuda
   a.ldy = call.D * p.P;
   project_input(call, has_biases, slots, 0, chunk, scope.product());
   std::optional<Side> side;
-  std::optional<Products> beside;
-  if (chunk < p.T) {
-    side.emplace(scope.current());
-    beside.emplace(scope.precision(), side->stream());
-  }
+  if (chunk < p.T) side.emplace(scope.current(), scope.precision());
   for (a.begin = 0; a.begin < p.T; a.begin = a.end) {
     a.end = std::min(a.begin + chunk, p.T);
     for (int64_t d = 0; d < call.D; ++d) {
@@ -167,7 +163,7 @@ int persistent(const Call& call, bool has_biases, const Scope& scope, const cuda
     if (error && a.begin == 0) return error;
     check_started(error, cuda::Pass::kForward, p, plan);
     if (!more) break;
-    project_input(call, has_biases, slots, a.end, std::min(a.end + chunk, p.T), *beside);
+    project_input(call, has_biases, slots, a.end, std::min(a.end + chunk, p.T), side->product());
     side->join();
   }
   return 0;

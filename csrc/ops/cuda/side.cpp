@@ -27,7 +27,8 @@ c10::cuda::CUDAStream beside(const c10::cuda::CUDAStream& main) {
 
 }  // namespace
 
-Side::Side(const c10::cuda::CUDAStream& main) : main_(main), side_(beside(main)) {
+Side::Side(const c10::cuda::CUDAStream& main, Precision precision)
+    : main_(main), side_(beside(main)), precision_(precision) {
   C10_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
 }
 
@@ -36,6 +37,19 @@ Side::~Side() {
   if (forked_ && cudaEventRecord(event_, side_.stream()) == cudaSuccess)
     (void)cudaStreamWaitEvent(main_.stream(), event_, 0);
   (void)cudaEventDestroy(event_);
+}
+
+void Side::fork() {
+  order(main_, side_);
+  forked_ = true;
+  // Not before: torch may allocate a workspace, which while the first stream is being captured it
+  // can for streams that are part of the same graph.
+  if (!product_) product_.emplace(precision_, side_);
+}
+
+void Side::join() {
+  order(side_, main_);
+  forked_ = false;
 }
 
 void Side::order(const c10::cuda::CUDAStream& first, const c10::cuda::CUDAStream& then) {

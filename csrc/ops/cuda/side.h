@@ -5,6 +5,10 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <optional>
+
+#include "ops/cuda/product.h"
+
 namespace fusedrnn::ops {
 
 // A stream of its own for each stream of the caller's (and never one of torch's pool, which others
@@ -17,22 +21,17 @@ namespace fusedrnn::ops {
 // sees to it, and the destructor where an error came between.
 class Side {
  public:
-  explicit Side(const c10::cuda::CUDAStream& main);
+  Side(const c10::cuda::CUDAStream& main, Precision precision);
   ~Side();
   Side(const Side&) = delete;
   Side& operator=(const Side&) = delete;
 
-  const c10::cuda::CUDAStream& stream() const { return side_; }
   // What the second stream is given from here on runs after what the first was given so far.
-  void fork() {
-    order(main_, side_);
-    forked_ = true;
-  }
+  void fork();
   // And the other way round.
-  void join() {
-    order(side_, main_);
-    forked_ = false;
-  }
+  void join();
+  // Products on the second stream, once it was forked.
+  const Products& product() const { return *product_; }
 
  private:
   void order(const c10::cuda::CUDAStream& first, const c10::cuda::CUDAStream& then);
@@ -41,6 +40,8 @@ class Side {
   // One is enough: a wait takes the event as it was last recorded, and one thread does both.
   cudaEvent_t event_;
   bool forked_ = false;
+  Precision precision_;
+  std::optional<Products> product_;
 };
 
 }  // namespace fusedrnn::ops

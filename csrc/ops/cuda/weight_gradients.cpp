@@ -15,11 +15,14 @@
 namespace fusedrnn::ops {
 
 WeightGradients::WeightGradients(const BackwardCall& call, bool has_biases, const Inner& inner,
-                                 const Scope& scope, const cuda::Plan& plan)
+                                 const Scope& scope)
     : call_(call), has_biases_(has_biases), inner_(inner) {
   if (!inner.offsets.defined()) return;
   // Before the recurrence, which it does not depend on: only y and h0 go into it.
   const Problem& p = call.problem;
+  cuda::Plan plan{};
+  plan.kernel = cuda::Kernel::kStepwise;
+  plan.tile = -1;
   for (int64_t d = 0; d < call.D; ++d) {
     if (!call.dweight(d)[1].defined()) continue;
     previous_h_[d] = at::empty({call.rows(), p.P}, call.input.options());

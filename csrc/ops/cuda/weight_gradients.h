@@ -16,8 +16,8 @@ struct Inner {
 class WeightGradients {
  public:
   // References stay in use.
-  WeightGradients(const BackwardCall& call, bool has_biases, const Inner& inner, const Scope& scope,
-                  const cuda::Plan& plan);
+  WeightGradients(const BackwardCall& call, bool has_biases, const Inner& inner,
+                  const Scope& scope);
 
   // Adds the steps [begin, end), counted as backward takes them, that follow those added before.
   // Sums go by this order, so that they come out the same every time.

@@ -72,6 +72,12 @@ class Streams {
     return waits;
   }
 
+  // Whether the stream has waited for the main one, which makes it part of what that captures.
+  bool is_forked(const void* stream) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    return !stream || streams_[stream].clock.count(nullptr);
+  }
+
   // Says what is still under way for all that the main stream knows, and forgets all about it.
   std::string settle() {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
@@ -81,7 +87,10 @@ class Streams {
       if (id && stream.clock[id] > main[id]) said = "the main stream did not wait for another";
       stream.queue.clear();
     }
-    for (auto& [id, stream] : streams_) main[id] = stream.clock[id];
+    for (auto& [id, stream] : streams_) {
+      main[id] = stream.clock[id];
+      if (id) stream.clock.erase(nullptr);
+    }
     accesses_.clear();
     return said;
   }

@@ -3,8 +3,9 @@
 #pragma once
 
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
 
-#include <map>
+#include <cstdlib>
 
 #include "cublasLt.h"
 
@@ -12,6 +13,13 @@ namespace at::cuda {
 
 inline cublasLtHandle_t getCurrentCUDABlasLtHandle() { return glue::handle(); }
 inline size_t getCUDABlasLtWorkspaceSize() { return glue::kWorkspaceBytes; }
-inline void* getCUDABlasLtWorkspace() { return glue::workspace_of(c10::cuda::current_stream()); }
+
+// Allocates, which a stream outside of the graph that is being captured must not.
+inline void* getCUDABlasLtWorkspace() {
+  const cudaStream_t stream = c10::cuda::current_stream();
+  TORCH_CHECK(!std::getenv("FUSEDRNN_HOST_CAPTURES") || glue::Streams::all().is_forked(stream),
+              "operation not permitted when a stream is capturing");
+  return glue::workspace_of(stream);
+}
 
 }  // namespace at::cuda
