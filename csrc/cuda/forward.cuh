@@ -167,8 +167,6 @@ struct ForwardKernel {
     float* my_slots = static_cast<float*>(io.slots) + split.first_gate * H + my_unit;
     float* my_y = static_cast<float*>(io.y) + my_unit;
     float* my_c = static_cast<float*>(io.c) + my_unit;
-    // What is read ahead ends with the launch's steps: x of later ones may still be on its way.
-    auto rows_at = [&](int step) { return step < end ? steps(step) : RowRange{0, 0}; };
     auto row_of = [&](const RowRange& range, int i) {
       return range.row(unit(i) < H ? batch_row(i) : kPadding);
     };
@@ -196,8 +194,8 @@ struct ForwardKernel {
 #pragma unroll
       for (int g = 0; g < kLaneGates; ++g)
         bias[i / kRows][g] = b_hh && unit(i) < H ? b_hh[(split.first_gate + g) * H + unit(i)] : 0;
-      now[i] = row_of(rows_at(begin), i);
-      next[i] = row_of(rows_at(begin + 1), i);
+      now[i] = row_of(steps(begin), i);
+      next[i] = row_of(steps(begin + 1), i);
       load_x(now[i], i, x[i]);
       settle_x(i, x[i], x[i]);
     }
@@ -214,7 +212,7 @@ struct ForwardKernel {
       }
       // After the wait, where the compiler would drain loads in flight.
       float x_next[kStates][kLaneGates];
-      const RowRange ahead = rows_at(step + 2);
+      const RowRange ahead = steps(step + 2);
 #pragma unroll
       for (int i = 0; i < kStates; ++i) load_x(next[i], i, x_next[i]);
 

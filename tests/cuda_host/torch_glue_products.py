@@ -191,7 +191,7 @@ def test_memory_of_inference_does_not_grow_with_the_sequence(
         return int(max(sizes)) // (4 * 40 * 4)
 
     assert largest("0") == 40 * 4
-    assert largest("2") == 40  # y itself
+    assert largest("2") == 2 * (2 + 4) * 4  # two pieces, and what is read ahead on either side
 
 
 @pytest.mark.parametrize("bad", ["-1", "two"])
@@ -277,21 +277,21 @@ def test_errors_in_tf32_are_at_most_twice_torchs(
         assert of_theirs > 1e-5 * e.norm()
 
 
-@pytest.mark.parametrize(("sm", "rounds"), [("75", False), ("80", True), ("90", True)])
-@pytest.mark.parametrize("matmul", ["ieee", "tf32"])
+@pytest.mark.parametrize(("sm", "rounds"), [("75", False), ("80", True)])
 def test_products_go_by_the_switch_for_rnns_alone(
-    matmul: str, sm: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
+    sm: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = f"""
 import torch, torch_glue_plugin, fusedrnn
-torch.backends.cuda.matmul.fp32_precision = "{matmul}"
 module, x = fusedrnn.LSTM(3, 40), torch.randn(5, 2, 3)
-for switch in ("ieee", "tf32"):
-    torch.backends.cudnn.rnn.fp32_precision = switch
-    torch.ops.fusedrnn_glue.products()
-    module(x)[0].sum().backward()
-    products, _, rounded = torch.ops.fusedrnn_glue.products()
-    assert rounded == (products if switch == "tf32" and {rounds} else 0) and products > 0
+for matmul in ("ieee", "tf32"):
+    torch.backends.cuda.matmul.fp32_precision = matmul
+    for switch in ("ieee", "tf32"):
+        torch.backends.cudnn.rnn.fp32_precision = switch
+        torch.ops.fusedrnn_glue.products()
+        module(x)[0].sum().backward()
+        products, _, rounded = torch.ops.fusedrnn_glue.products()
+        assert rounded == (products if switch == "tf32" and {rounds} else 0) and products > 0
 assert module.double()(x.double())[0].dtype == torch.float64
 assert torch.ops.fusedrnn_glue.products()[2] == 0
 """

@@ -80,10 +80,12 @@ class Slots {
         memory_(reserve),
         width_(width) {
     if (width > 0) return;
-    // Of no piece there are more rows than of the first steps'.
     const bool whole = chunk == call.problem.T;
+    // Of no piece there are more rows than of the first steps'.
     rows_ = whole ? call.rows() : call.direction(0).offset(chunk);
-    memory_ = at::empty({whole ? 1 : 2, call.D, rows_, row_}, call.input.options());
+    margin_ = whole ? 0 : kAhead * call.problem.B;
+    const int64_t all = (whole ? 1 : 2) * call.D * rows_ + 2 * margin_;
+    memory_ = at::empty({all, row_}, call.input.options());
   }
 
   int64_t row() const { return row_; }
@@ -93,11 +95,15 @@ class Slots {
   int64_t start(const Call& call, int64_t d, int64_t begin, int64_t first_row) const {
     if (width_ > 0) return Kept(call.problem, call.rows(), width_, d).slots;
     const int64_t half = chunk_ == call.problem.T ? 0 : begin / chunk_ % 2;
-    return ((half * call.D + d) * rows_ - first_row) * row_;
+    return (margin_ + (half * call.D + d) * rows_ - first_row) * row_;
   }
 
  private:
-  int64_t row_, chunk_, rows_ = 0;
+  // Steps past the last one of a launch that a kernel may read x of, only to throw it away: what it
+  // reads ahead goes by the whole sequence.
+  static constexpr int64_t kAhead = 4;
+
+  int64_t row_, chunk_, rows_ = 0, margin_ = 0;
   Tensor memory_;
   int64_t width_;
 };
