@@ -221,6 +221,49 @@ def test_a_captured_graph_follows_its_inputs_and_weights(
         torch.testing.assert_close(results, step(module, x, backward=backward))
 
 
+@pytest.mark.parametrize("form", ["batched", "unsorted"])
+@pytest.mark.parametrize("kernel", ["block", "cluster"])
+@pytest.mark.parametrize("mode", MODES)
+def test_sequences_in_pieces_are_as_accurate_as_cudnn(
+    mode: str, kernel: str, form: str, force: Force, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force(kernel)
+    H = {"block": 100, "cluster": 400}[kernel]
+    if not can_run(BITS[kernel], mode, H):
+        pytest.skip(f"this GPU has no {kernel} kernel for {mode}")
+    for chunk in (1, 16, 60):
+        monkeypatch.setenv("FUSEDRNN_CUDA_CHUNK", str(chunk))
+        check(Problem(mode, T=150, B=9, I=40, H=H, form=form, hx="grad", bidirectional=True))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_captured_pieces_are_the_bits_of_eager_ones(
+    name: str, backward: bool, force: Force, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force("block")
+    monkeypatch.setenv("FUSEDRNN_CUDA_CHUNK", "16")
+    module = module_for(name, "block", num_layers=2, bidirectional=True)
+    x = torch.randn(200, 64, 7).requires_grad_()
+    graph, results = captured(lambda: step(module, x, backward=backward))
+    for _ in range(10):
+        with torch.no_grad():
+            x.copy_(torch.randn_like(x))
+        graph.replay()
+        assert all(map(torch.equal, results, step(module, x, backward=backward)))
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("mode", MODES)
+def test_errors_in_tf32_are_at_most_twice_cudnns(mode: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    H = {"block": 100, "cluster": 400}.get(kernel, 60)
+    if not can_run(BITS[kernel], mode, H):
+        pytest.skip(f"this GPU has no {kernel} kernel for {mode}")
+    torch.backends.cudnn.allow_tf32 = True
+    check(Problem(mode, T=20, B=16, I=64, H=H, bidirectional=True, hx="grad"))
+
+
 @pytest.mark.parametrize("packed_rows", [False, True])
 @pytest.mark.parametrize("kernel", OWN)
 @pytest.mark.parametrize("name", NAMES)
