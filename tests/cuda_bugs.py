@@ -42,13 +42,7 @@ BUGS = {
         *(LSTM, "LSTM", FORWARD, "barrier_wait(barriers + even, (step - begin - 1) >> 1 & 1);", "")
     ),
     "forward: wait for the other phase": bug(
-        *(
-            LSTM,
-            "LSTM",
-            FORWARD,
-            "even, (step - begin - 1) >> 1 & 1)",
-            "even, (step - begin) >> 1 & 1)",
-        )
+        *(LSTM, "LSTM", FORWARD, "even, (step - begin - 1) >> 1 & 1)", "even, (step - begin) >> 1 & 1)")
     ),
     "forward: armed for half": bug(
         *(LSTM, "LSTM", FORWARD, "kRows * kShapeOf.hidden * 4;", "kRows * kShapeOf.hidden * 2;")
@@ -143,13 +137,7 @@ BUGS = {
         *(LSTM_BACK, "LSTM", CLUSTER, "buffers + even * kBufferSize;", "buffers;")
     ),
     "backward, cluster: no wait": bug(
-        *(
-            LSTM_BACK,
-            "LSTM",
-            CLUSTER,
-            "barrier_wait(barriers + even, (step - begin - 1) >> 1 & 1);",
-            "",
-        )
+        *(LSTM_BACK, "LSTM", CLUSTER, "barrier_wait(barriers + even, (step - begin - 1) >> 1 & 1);", "")
     ),
     "backward, cluster: armed for half": bug(
         *(LSTM_BACK, "LSTM", CLUSTER, "kCluster * kCells * 4;", "kCluster * kCells * 2;")
