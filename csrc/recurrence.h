@@ -266,6 +266,8 @@ struct Plan {
   int64_t blocks;        // of one direction
   int64_t chunk;         // steps a launch, products of the next ones running beside it; 0: all T
   double step_us;        // one time step of all rows and directions, products included
+  double recurrence_us;  // of it, the recurrence alone, as estimated
+  double waves;          // of blocks or clusters, one after the other; 0 without
   bool measured;         // step_us was measured on the device, not estimated
 };
 
@@ -276,8 +278,25 @@ struct Setting {
   bool tf32;  // the products may use TF32: torch's switch for RNNs
 };
 
-// One time step, products included, of a class of problems: H and B are the largest of their class
-// (class_of), L is 1, or 2 for more. `tile` is -1 but for persistent kernels.
+// Sizes are measured by class, never one by one: H up to the next of these, or of the powers of two
+// above them; B up to the next power of two. A class is named by its largest member.
+constexpr int64_t power_above(int64_t n) {
+  int64_t power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+constexpr int64_t class_of_H(int64_t H) {
+  constexpr int kSizes[] = {32, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024};
+  for (const int size : kSizes) {
+    if (H <= size) return size;
+  }
+  return power_above(H);
+}
+constexpr int64_t class_of_B(int64_t B) { return power_above(B); }
+constexpr int64_t class_of_L(int64_t L) { return L > 1 ? 2 : 1; }
+
+// One time step, products included, of a class of problems, as the members below name it.
+// `tile` is -1 but for persistent kernels.
 struct Measured {
   Cell cell;  // kRnnTanh stands for both nonlinearities
   Pass pass;
@@ -311,6 +330,7 @@ constexpr int kTileShift = 8;
 Plan plan(Pass pass, const Problem& problem, const Setting& setting, const Device& device,
           const Experience& experience, unsigned allowed, Rejected rejected = nullptr,
           void* context = nullptr);
+int tile_count();  // persistent kernels there are
 
 // These return 0 or a cudaError_t, which error_string() names. `stream` is a cudaStream_t.
 Device device(int index, int* error);

@@ -321,4 +321,6 @@ Plan plan(Pass pass, const Problem& problem, const Setting& setting, const Devic
   return Planner(pass, problem, setting, device, experience, allowed).cheapest(rejected, context);
 }
 
+int tile_count() { return kTileCount; }
+
 }  // namespace fusedrnn::cuda

@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "ops/by_torch.h"
 #include "ops/check.h"
@@ -221,6 +222,97 @@ bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T
                           dtype == "float16" || dtype == "bfloat16");
 }
 
+cuda::Kernel kernel_named(const std::string& name) {
+  for (const cuda::Kernel kernel : {cuda::Kernel::kBlock, cuda::Kernel::kCluster,
+                                    cuda::Kernel::kStepwise, cuda::Kernel::kTorch}) {
+    if (name == name_of(kernel)) return kernel;
+  }
+  TORCH_CHECK_VALUE(false, "fusedrnn: no CUDA kernel is named ", name);
+}
+
+void check_index(int index) {
+  TORCH_CHECK_VALUE(index >= 0, "fusedrnn: a CUDA device's number is not negative, got ", index);
+}
+
+cuda::Measured measured_of(const py::dict& d) {
+  cuda::Measured m{};
+  try {
+    m.cell = cell_of(d["mode"].cast<std::string>());
+    if (m.cell == Cell::kRnnRelu) m.cell = Cell::kRnnTanh;
+    m.pass = d["backward"].cast<bool>() ? cuda::Pass::kBackward : cuda::Pass::kForward;
+    m.training = d["training"].cast<bool>();
+    m.tf32 = d["tf32"].cast<bool>();
+    m.H = d["H"].cast<int>();
+    m.B = d["B"].cast<int>();
+    m.D = d["D"].cast<int>();
+    m.L = d["L"].cast<int>();
+    m.kernel = kernel_named(d["kernel"].cast<std::string>());
+    m.tile = d["tile"].cast<int>();
+    m.step_us = d["step_us"].cast<double>();
+  } catch (const py::cast_error&) {
+    TORCH_CHECK_TYPE(false, "fusedrnn: not a measurement: ", py::repr(d).cast<std::string>());
+  }
+  const bool sizes = cuda::class_of_H(m.H) == m.H && cuda::class_of_B(m.B) == m.B &&
+                     cuda::class_of_L(m.L) == m.L && (m.D == 1 || m.D == 2);
+  const bool persistent = m.kernel == cuda::Kernel::kBlock || m.kernel == cuda::Kernel::kCluster;
+  const bool tile = persistent ? 0 <= m.tile && m.tile < cuda::tile_count() : m.tile == -1;
+  TORCH_CHECK_VALUE(
+      sizes && tile && std::isfinite(m.step_us) && m.step_us > 0,
+      "fusedrnn: not a measurement of a class of problems: ", py::repr(d).cast<std::string>());
+  return m;
+}
+
+// Replaces what was measured on device `index`. Each entry is a dict: mode, backward, training,
+// tf32, H and B (largest of their class, see cuda_class), D, L (2: more than one), kernel, tile
+// (-1 but for persistent kernels), step_us.
+void set_measured_of(int index, const std::vector<py::dict>& entries) {
+  check_index(index);
+  std::vector<cuda::Measured> measured;
+  for (const py::dict& entry : entries) measured.push_back(measured_of(entry));
+  set_measured(index, std::move(measured));
+}
+
+void exclude_tile(int index, bool backward, int tile) {
+  check_index(index);
+  TORCH_CHECK_VALUE(0 <= tile && tile < cuda::tile_count(),
+                    "fusedrnn: tile must be a row of csrc/cuda/tiles.h, got ", tile);
+  exclude(index, backward ? cuda::Pass::kBackward : cuda::Pass::kForward, tile);
+}
+
+// {"excluded": (tiles going forward, tiles going back), "measured": dicts as set_measured takes}.
+py::dict experience_dict(int index) {
+  check_index(index);
+  const cuda::Experience known = experience_of(index);
+  std::vector<int> excluded[2];
+  for (int tile = 0; tile < 64; ++tile) {
+    for (const int pass : {0, 1}) {
+      if (known.excluded[pass] >> tile & 1) excluded[pass].push_back(tile);
+    }
+  }
+  constexpr const char* kModes[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
+  py::list measured;
+  for (int64_t i = 0; i < known.count; ++i) {
+    const cuda::Measured& m = known.measured[i];
+    py::dict d;
+    d["mode"] = kModes[int(m.cell)];
+    d["backward"] = m.pass == cuda::Pass::kBackward;
+    d["training"] = m.training;
+    d["tf32"] = m.tf32;
+    d["H"] = m.H;
+    d["B"] = m.B;
+    d["D"] = m.D;
+    d["L"] = m.L;
+    d["kernel"] = name_of(m.kernel);
+    d["tile"] = m.tile;
+    d["step_us"] = m.step_us;
+    measured.append(d);
+  }
+  py::dict d;
+  d["excluded"] = py::make_tuple(excluded[0], excluded[1]);
+  d["measured"] = measured;
+  return d;
+}
+
 int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P,
                       const std::string& device) {
   const Problem p = problem_of(mode, dtype, 0, 0, 0, H, P, true, nullptr);
@@ -342,4 +434,13 @@ PYBIND11_MODULE(_C, m) {
         py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("packed"),
         py::arg("training"), py::arg("device"), py::arg("allowed"), py::arg("L") = 1,
         py::arg("tf32") = true, py::arg("index") = -1);
+  m.def(
+      "cuda_class",
+      [](int64_t H, int64_t B) {
+        return std::pair(fusedrnn::cuda::class_of_H(H), fusedrnn::cuda::class_of_B(B));
+      },
+      py::arg("H"), py::arg("B"));
+  m.def("set_measured", &ops::set_measured_of, py::arg("index"), py::arg("measured"));
+  m.def("exclude_tile", &ops::exclude_tile, py::arg("index"), py::arg("backward"), py::arg("tile"));
+  m.def("experience", &ops::experience_dict, py::arg("index"));
 }
