@@ -267,7 +267,7 @@ struct Plan {
   int64_t chunk;         // steps a launch, products of the next ones running beside it; 0: all T
   double step_us;        // one time step of all rows and directions, products included
   double recurrence_us;  // of it, the recurrence alone, as estimated
-  double waves;          // of blocks or clusters, one after the other; 0 without
+  bool yields;           // in more waves than are trusted unmeasured: cuDNN's where that may serve
   bool measured;         // step_us was measured on the device, not estimated
 };
 

@@ -438,7 +438,7 @@ OTHERS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], type[Exc
             ({**GPU, "sm": "90"}, TypeError),
             ({**GPU, "sm": 90.5}, TypeError),
             ({**GPU, "shared_bytes": 0}, ValueError),
-            ({**GPU, "clock_ghz": 0}, ValueError),
+            ({**GPU, "clock_ghz": -1}, ValueError),
             ({**GPU, "clock_ghz": "1"}, TypeError),
             ({**GPU, "clusters": []}, ValueError),
             ({**GPU, "clusters": 5}, TypeError),

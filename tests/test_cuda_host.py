@@ -33,7 +33,8 @@ def units(csrc: Path = CSRC) -> list[Path]:
     """What is linked: the kernels, but not the one source that asks the CUDA runtime about the
     device, the plan, and the test with its shim."""
     device = [path for path in (csrc / "cuda").glob("*.cu") if path.stem != "device"]
-    return [*sorted(device), csrc / "cuda" / "plan.cpp", *map(SHIM.joinpath, TEST_UNITS)]
+    plan = sorted((csrc / "cuda").glob("*.cpp"))
+    return [*sorted(device), *plan, *map(SHIM.joinpath, TEST_UNITS)]
 
 
 TEST_UNITS = ["kernels_test.cpp", *UNWATCHED]

@@ -45,9 +45,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch_flags += ["-fopenmp", "-fvisibility=hidden", "-DTORCH_EXTENSION_NAME=_C"]
     torch_flags += ["-DTORCH_API_INCLUDE_EXTENSION_H"]
     operators = [ROOT / "csrc" / "ops" / f"{name}.cpp" for name in WATCHED]
-    plan, bindings = ROOT / "csrc" / "cuda" / "plan.cpp", ROOT / "csrc" / "ops" / "python.cpp"
+    plan, bindings = (ROOT / "csrc" / "cuda").glob("*.cpp"), ROOT / "csrc" / "ops" / "python.cpp"
     objects = compiled(compiler(), [bindings], ["-O0", "-fPIC", *torch_flags], place)
-    objects += compiled(compiler(), [*operators, plan], [*ADDRESS, *torch_flags], place)
+    objects += compiled(compiler(), [*operators, *plan], [*ADDRESS, *torch_flags], place)
     library = place / "fusedrnn" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     library.parent.mkdir()
     for source in (ROOT / "fusedrnn").glob("*.py"):

@@ -1,56 +1,17 @@
-// Which kernel runs a problem on a GPU: the cheapest by a model of what one time step costs. A pure
-// function of plain data, compiled whether or not there is CUDA: a plan for any GPU can be made,
-// and tested, on any machine.
-//
-// No constant below was measured on a GPU by this project yet. Where a figure says "simulated", the
-// compiled code of these kernels (sm_90) was run through a model of the instruction issue; the rest
-// are published figures or guesses, as marked. Measurements are to replace them.
+// Which kernel runs a problem on a GPU: the cheapest, as measured on the device, or by a model of
+// what a time step costs (cost.h) while nothing is measured. A pure function of plain data,
+// compiled whether or not there is CUDA: a plan for any GPU can be made, and tested, on any
+// machine.
 #include <algorithm>
 #include <cstdio>
 
-#include "cuda/tiles.h"
+#include "cuda/cost.h"
+#include "cuda/tuning.h"
 
 namespace fusedrnn::cuda {
 namespace {
 
-// A persistent kernel's step is the multiply-adds of the blocks on a multiprocessor, which they
-// share, and a wait in which it does none: reduction, activations, barrier; in a cluster also the
-// exchange of h. Simulated for an LSTM going forward, in cycles, against this formula: H=128, one
-// block of 1, 2, 4 rows 1215, 1839, 3353 (1170, 1890, 3330); H=256, 4 blocks 1287 (1390), 8 blocks
-// of 2 rows 1619 (1470); H=512, 16 blocks 1334 (1390).
-constexpr double kIssue = 1.25;  // cycles for what the multiply-add units could do in one
-constexpr double kBlockWait = 530, kClusterWait = 750;
-constexpr double kRowWait = 80;  // each row but the first
-
-// Assumed for an H100: 45 of 67 TFLOP/s in fp32 matrix products of these sizes, 5.5 TB/s from L2.
-constexpr double kProductShare = 0.67;  // of the peak
-constexpr double kL2Bytes = 21;         // a cycle and multiprocessor, all of them reading
-constexpr double kL2BytesAlone = 32;    // one of few that read; a guess
-
-// Kernels one after the other in a stream, microseconds: a product and an element-wise one a step
-// cannot take less than 4.7. Guesses.
-constexpr double kLaunch = 2.2, kPointwise = 2.3, kLeastStep = 4.7;
-
-// cuDNN's own persistent kernel: 2.65 us a step (B=16, H=128, forward; published, GPU unstated).
-// Its other path launches as often as ours, but overlaps some of it: 0.9 is a guess.
-constexpr double kTorchPersistent = 2.65, kTorchShare = 0.9;
-
 constexpr double kMostRows = 2147483647;  // of x and y: persistent kernels count them in 32 bits
-
-struct Limits {
-  int threads;  // of a multiprocessor
-  int fp32;     // multiply-adds a cycle and multiprocessor
-  int fp64;
-};
-
-Limits limits_of(int sm) {
-  const bool large = sm == 80 || (sm >= 90 && sm < 120);
-  const int fp32 = sm <= 80 ? 64 : 128;
-  const bool full_fp64 = sm == 80 || sm == 90 || sm == 100;
-  return {sm < 80 ? 1024 : large ? 2048 : 1536, fp32, full_fp64 ? fp32 / 2 : 2};
-}
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 const char* name_of(Cell cell) {
   return cell == Cell::kLstm ? "LSTM" : cell == Cell::kGru ? "GRU" : "RNN";
@@ -68,7 +29,9 @@ enum class Obstacle {
   kClusters,
   kClusterSize,
   kSharedMemory,
-  kTorch
+  kTorch,
+  kWaves,
+  kUnmeasured
 };
 
 struct Candidate {
@@ -94,20 +57,16 @@ class Planner {
           const Experience& experience, unsigned allowed)
       : pass_(pass),
         p_(problem),
-        directions_(setting.directions),
+        setting_(setting),
         device_(device),
-        limits_(limits_of(device.sm)),
         experience_(experience),
-        allowed_(allowed) {}
+        allowed_(allowed),
+        cost_(pass, problem, setting, device) {}
 
   Plan cheapest(Rejected rejected, void* context) {
     collect();
-    const Candidate* best = nullptr;
-    for (int i = 0; i < count_; ++i) {
-      const Candidate& c = candidates_[i];
-      if (c.obstacle != Obstacle::kNone) continue;
-      if (!best || c.plan.step_us < best->plan.step_us) best = &c;
-    }
+    prefer_what_is_known();
+    const Candidate* best = choice();
     for (int i = 0; rejected && i < count_; ++i) {
       const Candidate& c = candidates_[i];
       if (&c == best) continue;
@@ -133,8 +92,45 @@ class Planner {
                                     : other_dtype ? Obstacle::kDType
                                                   : Obstacle::kHidden};
     }
-    add(plan_of(Kernel::kStepwise, -1, stepwise_us()));
-    add(plan_of(Kernel::kTorch, -1, torch_us()));
+    add(plan_of(Kernel::kStepwise, -1, cost_.stepwise()));
+    add(plan_of(Kernel::kTorch, -1, cost_.torch()));
+  }
+
+  // A measured candidate goes before all that are not; where none is, many waves of blocks leave
+  // the problem to cuDNN, if that may take it.
+  void prefer_what_is_known() {
+    const Candidate& torch = candidates_[count_ - 1];
+    bool measured = false;
+    for (int i = 0; i < count_; ++i)
+      measured |= is_open(candidates_[i]) && candidates_[i].plan.measured;
+    for (int i = 0; i < count_; ++i) {
+      Candidate& c = candidates_[i];
+      if (!is_open(c) || c.plan.measured) continue;
+      if (measured)
+        c.obstacle = Obstacle::kUnmeasured;
+      else if (c.plan.yields && is_open(torch))
+        c.obstacle = Obstacle::kWaves;
+    }
+  }
+
+  static bool is_open(const Candidate& c) { return c.obstacle == Obstacle::kNone; }
+
+  const Candidate* choice() const {
+    const Candidate *best = nullptr, *block = nullptr;
+    for (int i = 0; i < count_; ++i) {
+      const Candidate& c = candidates_[i];
+      if (!is_open(c)) continue;
+      if (!best || c.plan.step_us < best->plan.step_us) best = &c;
+      if (c.plan.kernel != Kernel::kBlock) continue;
+      if (!block || c.plan.step_us < block->plan.step_us) block = &c;
+    }
+    return best && block && keeps_block(best->plan, block->plan) ? block : best;
+  }
+
+  // The exchange in a cluster is estimated: a small gain by it may be none.
+  static bool keeps_block(const Plan& best, const Plan& block) {
+    return best.kernel == Kernel::kCluster && !best.measured &&
+           best.step_us > (1 - kClusterMargin) * block.step_us;
   }
 
   bool is_ours(const Tile& tile) const { return gates_of(tile.cell) == gates_of(p_.cell); }
@@ -146,6 +142,7 @@ class Planner {
     plan.hidden = int(p_.H);
     plan.cluster = 1;
     plan.step_us = step_us;
+    plan.recurrence_us = step_us;
     return plan;
   }
 
@@ -160,14 +157,37 @@ class Planner {
     plan.threads = shape.threads;
     plan.registers = shape.registers();
     plan.shared_bytes = shape.shared_bytes;
-    plan.blocks = ceil_div(p_.B, tile.rows) * tile.cluster;
+    plan.blocks = (p_.B + tile.rows - 1) / tile.rows * tile.cluster;
     return plan;
   }
 
   void add(const Plan& plan) {
     Candidate& c = candidates_[count_++];
     c = {plan, obstacle_of(plan)};
-    if (c.obstacle == Obstacle::kNone && plan.tile >= 0) c.plan.step_us = persistent_us(plan);
+    if (!is_open(c)) return;
+    if (plan.tile >= 0) cost_.persistent(c.plan);
+    measure(c.plan);
+  }
+
+  bool is_class_of(const Measured& m) const {
+    const Cell cell = p_.cell == Cell::kRnnRelu ? Cell::kRnnTanh : p_.cell;
+    return m.cell == cell && m.pass == pass_ && m.training == p_.training &&
+           m.tf32 == setting_.tf32 && m.H == class_of_H(p_.H) && m.B == class_of_B(p_.B) &&
+           m.D == setting_.directions;
+  }
+
+  // Takes over what was measured of the problem's class. Our layers run one after the other, so
+  // that a figure for another number of them serves too.
+  void measure(Plan& plan) const {
+    if (p_.dtype != DType::kFloat32 || p_.projected) return;
+    for (int64_t i = 0; i < experience_.count; ++i) {
+      const Measured& m = experience_.measured[i];
+      if (m.kernel != plan.kernel || m.tile != plan.tile || !is_class_of(m)) continue;
+      const bool same = m.L == class_of_L(setting_.L);
+      if (!same && (plan.kernel == Kernel::kTorch || plan.measured)) continue;
+      plan.step_us = m.step_us;
+      plan.measured = true;
+    }
   }
 
   Obstacle obstacle_of(const Plan& plan) const {
@@ -183,7 +203,7 @@ class Planner {
     if (plan.kernel == Kernel::kCluster) {
       // 12.x has clusters too, but not the shared memory that these kernels were cut up for.
       if (device_.sm < 90 || device_.sm >= 120) return Obstacle::kClusters;
-      if (clusters_at_once(plan.cluster) == 0) return Obstacle::kClusterSize;
+      if (cost_.places(plan.cluster) == 0) return Obstacle::kClusterSize;
     }
     return plan.shared_bytes > device_.shared_bytes ? Obstacle::kSharedMemory : Obstacle::kNone;
   }
@@ -205,8 +225,18 @@ class Planner {
     const int major = device_.sm / 10, minor = device_.sm % 10;
     switch (c.obstacle) {
       case Obstacle::kNone:
-        return Text("estimated %.2f us a step, the cheapest %.2f", c.plan.step_us,
-                    best->plan.step_us);
+        if (c.plan.step_us < best->plan.step_us) {
+          return Text("estimated %.2f us a step, unmeasured and hardly below the block's %.2f",
+                      c.plan.step_us, best->plan.step_us);
+        }
+        return Text(c.plan.measured ? "measured %.2f us a step, the cheapest %.2f"
+                                    : "estimated %.2f us a step, the cheapest %.2f",
+                    c.plan.step_us, best->plan.step_us);
+      case Obstacle::kWaves:
+        return Text("over %.0f waves of blocks are left to cuDNN until measured",
+                    double(kTrustedWaves));
+      case Obstacle::kUnmeasured:
+        return Text("estimated %.2f us a step, while others were measured", c.plan.step_us);
       case Obstacle::kNotAllowed:
         return Text("not among the kernels allowed");
       case Obstacle::kExcluded:
@@ -236,80 +266,13 @@ class Planner {
                 double(c.plan.shared_bytes) / 1024, double(device_.shared_bytes) / 1024);
   }
 
-  int clusters_at_once(int blocks) const {
-    int log2 = 0;
-    while (1 << log2 < blocks) ++log2;
-    return device_.clusters[log2];
-  }
-
-  // Blocks of a kernel that fit on a multiprocessor. Beside the weights a kernel uses, as
-  // compiled for sm_90, about 48 registers with no row and 16 more with each. A cluster has its
-  // multiprocessors to itself, as the number of clusters in Device was counted.
-  int64_t blocks_at_once(const Plan& plan) const {
-    const Tile& tile = kTiles[plan.tile];
-    const Cut& cut = pass_ == Pass::kForward ? tile.forward : tile.backward;
-    const int used = std::min(plan.registers, 4 * cut.registers + 48 + 16 * plan.rows);
-    const int64_t registers = (used + 7) / 8 * 8 * plan.threads;
-    constexpr int64_t kReserved = 1024;  // of every block, by the system
-    const int64_t by_memory = (device_.shared_bytes + kReserved) / (plan.shared_bytes + kReserved);
-    const int64_t most = std::min<int64_t>(limits_.threads / plan.threads, 65536 / registers);
-    return std::max<int64_t>(1, std::min(most, by_memory));
-  }
-
-  double persistent_us(const Plan& plan) const {
-    const bool cluster = plan.cluster > 1;
-    const double weights = double(gates_of(p_.cell) * plan.hidden * plan.hidden) / plan.cluster;
-    const double work = kIssue * weights * plan.rows / limits_.fp32;
-    const double wait = (cluster ? kClusterWait : kBlockWait) + kRowWait * (plan.rows - 1);
-    // Units of blocks or clusters: `places` run side by side, `depth` of them share a place.
-    const int64_t units = ceil_div(p_.B, plan.rows) * directions_;
-    const int64_t places = cluster ? clusters_at_once(plan.cluster) : device_.multiprocessors;
-    const int64_t depth = cluster ? 1 : blocks_at_once(plan);
-    const int64_t waves = units / (places * depth), rest = units % (places * depth);
-    const int64_t last_depth = ceil_div(rest, places);
-    const double step = double(waves) * (work * double(depth) + wait) +
-                        (rest ? work * double(last_depth) + wait : 0);
-    const double loaded = 4 * weights * double(units * plan.cluster);
-    const double load = std::max(loaded / (kL2Bytes * device_.multiprocessors),
-                                 4 * weights * double(waves * depth + last_depth) / kL2BytesAlone);
-    return us(step) + per_step(us(load) + kLaunch);
-  }
-
-  double us(double cycles) const { return cycles / (device_.clock_ghz * 1e3); }
-  double per_step(double once) const { return p_.T > 0 ? once / double(p_.T) : once; }
-
-  // A matrix product of B rows with a matrix of `weights` elements.
-  double product_us(double weights) const {
-    const int rate = p_.dtype == DType::kFloat32 ? limits_.fp32 : limits_.fp64;
-    const double arithmetic = weights * double(p_.B) / (kProductShare * rate);
-    const double traffic = weights * double(size_of(p_.dtype)) / kL2Bytes;
-    return us(std::max(arithmetic, traffic) / device_.multiprocessors);
-  }
-
-  double stepwise_us() const {
-    const double weights = double(gates_of(p_.cell) * p_.H * p_.P);
-    double step = std::max(kLeastStep, kLaunch + product_us(weights) + kPointwise);
-    if (p_.projected) step += kLaunch + product_us(double(p_.H * p_.P));
-    return step * directions_;
-  }
-
-  double torch_us() const {
-    const bool forward = pass_ == Pass::kForward, elman = gates_of(p_.cell) == 1;
-    const int64_t most = elman ? (forward ? 384 : 256) : (forward ? 192 : 128);
-    const bool plain = p_.dtype == DType::kFloat32 && !p_.projected && !p_.offsets;
-    if (!plain || p_.H > most) return kTorchShare * stepwise_us();
-    const double weights = double(gates_of(p_.cell) * p_.H * p_.H);
-    const double step = (kTorchPersistent + product_us(weights)) * directions_;
-    return step + per_step(us(4 * weights / kL2Bytes) + kLaunch);
-  }
-
   const Pass pass_;
   const Problem& p_;
-  const int directions_;
+  const Setting& setting_;
   const Device& device_;
-  const Limits limits_;
   const Experience& experience_;
   const unsigned allowed_;
+  const Cost cost_;
   Candidate candidates_[kCandidates];
   int count_ = 0, most_hidden_ = 0;
 };

@@ -79,13 +79,23 @@ bool torch_is_cheaper(const Problem& p, const cuda::Setting& setting, const cuda
   constexpr unsigned kTorch = bit_of(cuda::Kernel::kTorch);
   if (!(allowed & kTorch) || allowed == kTorch) return allowed == kTorch;
   if (!cuda::torch_takes(p) || half) return cuda::torch_takes(p);
-  double ours = 0, theirs = 0;
+  struct Way {
+    double us = 0;
+    bool measured = true, yields = false;
+
+    void add(const cuda::Plan& plan) {
+      us += plan.step_us;
+      measured = measured && plan.measured;
+      yields = yields || (plan.yields && !plan.measured);
+    }
+  } ours, theirs;
   for (const cuda::Pass pass : {cuda::Pass::kForward, cuda::Pass::kBackward}) {
     if (pass == cuda::Pass::kBackward && !p.training) continue;
-    ours += cuda_plan(pass, p, setting, device, experience, allowed & ~kTorch).step_us;
-    theirs += cuda_plan(pass, p, setting, device, experience, kTorch).step_us;
+    ours.add(cuda_plan(pass, p, setting, device, experience, allowed & ~kTorch));
+    theirs.add(cuda_plan(pass, p, setting, device, experience, kTorch));
   }
-  return theirs < ours;
+  if (ours.measured != theirs.measured) return theirs.measured;
+  return theirs.us < ours.us || ours.yields;
 }
 
 namespace {

@@ -29,8 +29,9 @@ cuda::Plan cuda_plan(cuda::Pass pass, const Problem& problem, const cuda::Settin
                      const cuda::Device& device, const cuda::Experience& experience,
                      unsigned allowed, Rejections* rejections = nullptr);
 
-// Whether torch.nn's path is allowed, takes the problem, and is estimated to be cheaper than every
-// kernel of ours, forward and, when training, backward together: who went forward has to go back.
+// Whether torch.nn's path is allowed, takes the problem, and is cheaper than every kernel of ours,
+// forward and, when training, backward together: who went forward has to go back. A way that was
+// measured goes before one that is estimated; a plan that yields leaves the problem to torch.
 // Half precision (`half`) it stores and multiplies; ours converts it, and is not compared.
 bool torch_is_cheaper(const Problem& problem, const cuda::Setting& setting,
                       const cuda::Device& device, const cuda::Experience& experience,

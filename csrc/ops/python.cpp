@@ -148,9 +148,10 @@ cuda::Device device_of(const py::dict& d) {
                      py::repr(d).cast<std::string>());
   }
   TORCH_CHECK_VALUE(device.sm > 0 && device.multiprocessors > 0 && device.shared_bytes > 0 &&
-                        device.clock_ghz > 0,
-                    "fusedrnn: a GPU's sm, multiprocessors, shared_bytes and clock_ghz must be ",
-                    "greater than zero, got ", py::repr(d).cast<std::string>());
+                        device.clock_ghz >= 0,
+                    "fusedrnn: a GPU's sm, multiprocessors and shared_bytes must be greater than ",
+                    "zero, its clock_ghz too or, if unknown, zero; got ",
+                    py::repr(d).cast<std::string>());
   TORCH_CHECK_VALUE(clusters.size() == std::size(device.clusters),
                     "fusedrnn: clusters must have a count for 1, 2, 4, 8 and 16 blocks, got ",
                     clusters.size(), " counts");
@@ -209,6 +210,7 @@ py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string&
   d["blocks"] = plan.blocks;
   d["chunk"] = plan.chunk;
   d["step_us"] = plan.step_us;
+  d["recurrence_us"] = plan.recurrence_us;
   d["measured"] = plan.measured;
   d["rejected"] = rejected;
   return d;

@@ -1,0 +1,215 @@
+// See cost.h.
+#include "cuda/cost.h"
+
+#include <algorithm>
+
+#include "cuda/tuning.h"
+
+namespace fusedrnn::cuda {
+namespace {
+
+int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr int64_t kSchedulers = 4;  // of a multiprocessor: each issues for a quarter of the warps
+constexpr int64_t kRegisters = 65536;
+constexpr int64_t kReserved = 1024;  // bytes of shared memory, of every block, by the system
+
+const Cut& cut_of(const Plan& plan, Pass pass) {
+  const Tile& tile = kTiles[plan.tile];
+  return pass == Pass::kForward ? tile.forward : tile.backward;
+}
+
+Shape shape_of(const Plan& plan, Pass pass) {
+  const Tile& tile = kTiles[plan.tile];
+  return pass == Pass::kForward ? forward_shape(tile) : backward_shape(tile);
+}
+
+}  // namespace
+
+Limits limits_of(int sm) {
+  const bool large = sm == 80 || (sm >= 90 && sm < 120);
+  const int fp32 = sm <= 80 ? 64 : 128;
+  const bool full_fp64 = sm == 80 || sm == 90 || sm == 100;
+  const int tf32 = sm < 80     ? 0
+                   : sm == 80  ? 512
+                   : sm < 90   ? 256
+                   : sm < 100  ? 1024
+                   : sm >= 120 ? 128
+                               : 2048;
+  return {sm < 80 ? 1024 : large ? 2048 : 1536, fp32, full_fp64 ? fp32 / 2 : 2, tf32};
+}
+
+Cost::Cost(Pass pass, const Problem& problem, const Setting& setting, const Device& device)
+    : pass_(pass),
+      p_(problem),
+      setting_(setting),
+      device_(device),
+      limits_(limits_of(device.sm)),
+      clock_(device.clock_ghz > 0 ? device.clock_ghz : kAssumedClock) {}
+
+// A product of `rows` rows with a matrix. Its activations, or where a step does it alone its
+// weights, come from L2.
+double Cost::product(double rows, double in, double out, bool weights_anew,
+                     bool tensor_cores) const {
+  const bool single = p_.dtype == DType::kFloat32;
+  const bool tf32 = single && setting_.tf32 && tensor_cores && limits_.tf32 > 0;
+  const double rate = tf32     ? kTf32Share * limits_.tf32
+                      : single ? kProductShare * limits_.fp32
+                               : kProductShare * limits_.fp64;
+  const double elements = weights_anew ? in * out : rows * (in + out);
+  const double traffic = elements * double(size_of(p_.dtype)) / kL2Bytes;
+  return us(std::max(rows * in * out / rate, traffic) / device_.multiprocessors);
+}
+
+double Cost::products() const {
+  const double rows = double(p_.B), I = double(p_.I);
+  const double gates = double(gates_of(p_.cell) * p_.H);
+  const double input = product(rows, I, gates);
+  if (pass_ == Pass::kForward) return input * setting_.directions;
+  // dx, dW_ih, dW_hh.
+  return (2 * input + product(rows, double(p_.P), gates)) * setting_.directions;
+}
+
+// Products and, going back, two sums for the biases and h of the steps before.
+double Cost::launches() const {
+  return kLaunch * setting_.directions * (pass_ == Pass::kForward ? 1 : 6);
+}
+
+double Cost::step_product(bool tensor_cores) const {
+  return product(double(p_.B), double(p_.P), double(gates_of(p_.cell) * p_.H),
+                 /*weights_anew=*/true, tensor_cores);
+}
+
+// Blocks of a kernel that fit on a multiprocessor. A cluster has its multiprocessors to itself, as
+// the number of clusters in Device was counted.
+int64_t Cost::blocks_at_once(const Plan& plan) const {
+  const int used = std::min(plan.registers, 4 * cut_of(plan, pass_).registers +
+                                                int(kUsedRegisters + kRowRegisters * plan.rows));
+  const int64_t registers = (used + 7) / 8 * 8 * plan.threads;
+  const int64_t by_memory = (device_.shared_bytes + kReserved) / (plan.shared_bytes + kReserved);
+  const int64_t most = std::min<int64_t>(limits_.threads / plan.threads, kRegisters / registers);
+  return std::max<int64_t>(1, std::min(most, by_memory));
+}
+
+int64_t Cost::places(int cluster) const {
+  if (cluster == 1) return device_.multiprocessors;
+  int log2 = 0;
+  while (1 << log2 < cluster) ++log2;
+  return device_.clusters[log2];
+}
+
+Cost::Units Cost::units_of(const Plan& plan) const {
+  Units u{};
+  u.count = quotient_up(p_.B, int64_t(plan.rows)) * setting_.directions;
+  u.places = places(plan.cluster);
+  u.depth = plan.cluster > 1 ? 1 : blocks_at_once(plan);
+  u.waves = u.count / (u.places * u.depth);
+  u.last_depth = quotient_up(u.count % (u.places * u.depth), u.places);
+  return u;
+}
+
+// Multiply-adds, or shared memory: weights that registers have no room for are read once a step, h
+// once a row. The warps of the blocks on a multiprocessor are dealt to its four schedulers.
+double Cost::multiply_cycles(const Plan& plan, int64_t depth) const {
+  const Shape s = shape_of(plan, pass_);
+  const int64_t warps = depth * s.threads / 32;
+  const double each = 4.0 * s.quads * plan.rows;  // multiply-adds of a thread
+  const double turns = double(quotient_up(warps, kSchedulers) * kSchedulers) * 32;
+  const double shared =
+      double(warps) * (kWeightRead * s.shared_quads + kStateRead * s.lane_quads * plan.rows);
+  return std::max(kIssue * turns * each / limits_.fp32, shared);
+}
+
+double Cost::recurrence(const Plan& plan, const Units& u) const {
+  const double wait = (plan.cluster > 1 ? kClusterWait : kBlockWait) + kRowWait * (plan.rows - 1);
+  double cycles = double(u.waves) * (multiply_cycles(plan, u.depth) + wait);
+  if (u.last_depth > 0) cycles += multiply_cycles(plan, u.last_depth) + wait;
+  return us(cycles);
+}
+
+double Cost::load(const Plan& plan, const Units& u) const {
+  const double bytes = 4.0 * double(gates_of(p_.cell)) * plan.hidden * plan.hidden / plan.cluster;
+  const double all = bytes * double(u.count * plan.cluster);
+  const double one = bytes * double(u.waves * u.depth + u.last_depth);
+  return us(std::max(all / (kL2Bytes * device_.multiprocessors), one / kL2BytesAlone));
+}
+
+// All steps, `steps` a launch: the products of a chunk run beside the recurrence of its neighbour,
+// on the multiprocessors that this leaves; those of the first (going back, the last) run alone.
+double Cost::chunked(const Plan& plan, const Units& u, int64_t steps) const {
+  const double count = double(quotient_up(p_.T, steps)), each = double(p_.T) / count;
+  const double busy = double(std::min<int64_t>(u.count, u.places) * plan.cluster);
+  const double left = 1 - busy / device_.multiprocessors;
+  const double recur = each * recurrence(plan, u) + load(plan, u) + kLaunch;
+  const double multiply = each * products();
+  const double beside =
+      left < kLeastBeside ? recur + multiply : std::max(recur, multiply / (left * kBesideShare));
+  const double host = std::max<double>(beside + launches(), kChunkHost);
+  return multiply + launches() + (count - 1) * host + recur;
+}
+
+// Of a chunk, so that the slots of two fit in what they may take; T where nothing but the products
+// needs them after (in training, the reserve holds them).
+int64_t Cost::most_steps() const {
+  const bool kept = p_.training && gates_of(p_.cell) > 1;
+  if (pass_ == Pass::kBackward || kept) return p_.T;
+  const double step = 4.0 * double(p_.B) * double(gates_of(p_.cell) * p_.H) * setting_.directions;
+  if (step * double(p_.T) <= kMostSlots) return p_.T;
+  return std::max(int64_t(kMostSlots / (2 * step)), int64_t(kLeastChunk));
+}
+
+void Cost::persistent(Plan& plan) const {
+  const Units u = units_of(plan);
+  plan.recurrence_us = recurrence(plan, u) + (load(plan, u) + kLaunch) / steps();
+  plan.yields = setting_.tf32 && limits_.tf32 > 0 &&
+                double(u.count) > kTrustedWaves * double(u.places * u.depth);
+  const int64_t most = most_steps();
+  double all = plan.recurrence_us * steps() + products() * steps() + launches();
+  double best = most < p_.T ? -1 : all * (1 - kChunkGain);
+  for (int64_t chunk = std::min(int64_t(kLeastChunk), most); chunk < p_.T && chunk <= most;
+       chunk = chunk < most ? std::min(2 * chunk, most) : p_.T) {
+    const double us = chunked(plan, u, chunk);
+    if (best >= 0 && us > best) continue;
+    best = all = us;
+    plan.chunk = chunk;
+  }
+  plan.step_us = all / steps();
+}
+
+double Cost::stepwise() const {
+  const double pointwise = pass_ == Pass::kForward ? kPointwise : kPointwiseBack;
+  double step = kLaunch + step_product() + pointwise;
+  if (p_.projected) {
+    step += kLaunch + product(double(p_.B), double(p_.H), double(p_.P), /*weights_anew=*/true);
+  }
+  step = std::max<double>(step, kHostStep);
+  return step * setting_.directions + products() + launches() / steps();
+}
+
+double Cost::torch() const {
+  const bool forward = pass_ == Pass::kForward, elman = gates_of(p_.cell) == 1;
+  const double D = setting_.directions;
+  // The standard path: a wavefront shares the latency of a step, never the work.
+  double step = kLaunch + step_product() + (forward ? kPointwise : kPointwiseBack);
+  double work = step_product();
+  if (p_.projected) {
+    const double projection =
+        product(double(p_.B), double(p_.H), double(p_.P), /*weights_anew=*/true);
+    step += kLaunch + projection;
+    work += projection;
+  }
+  step = kTorchShare * std::max<double>(step, kLeastStep);
+  double found = std::max(step / std::min(double(setting_.L), double(kWavefront)), work) * D;
+  // Its persistent kernel, for the sizes it takes: in fp32, whatever the switch says.
+  const int64_t most = elman ? (forward ? 384 : 256) : (forward ? 192 : 128);
+  const bool plain = p_.dtype == DType::kFloat32 && !p_.projected && !p_.offsets;
+  if (plain && p_.H <= most) {
+    const double bytes = 4.0 * double(gates_of(p_.cell) * p_.H) * double(p_.H);
+    const double once = us(bytes / kL2Bytes) + kLaunch;
+    const double all = (kTorchPersistent + step_product(/*tensor_cores=*/false)) * D;
+    found = std::min(found, all + once / steps());
+  }
+  return found + products() + launches() / steps();
+}
+
+}  // namespace fusedrnn::cuda

@@ -1,0 +1,72 @@
+// Every constant of the cost model, in one table. None was measured on a GPU by this project: each
+// says where it comes from. "Simulated": the compiled code of the kernels (sm_90), run through a
+// model of the instruction issue. "Counted in SASS": read off that code. "Published": by others,
+// on a GPU of theirs. "Estimate": reasoned, or guessed. `fusedrnn tune` measures whole steps on the
+// user's GPU and so takes the model's place there.
+#pragma once
+
+namespace fusedrnn::cuda {
+
+struct Constant {
+  double value;
+  const char* unit;
+  const char* source;
+  const char* date;
+  constexpr operator double() const { return value; }
+};
+
+// A persistent kernel's step: the multiply, in which a multiprocessor does what takes it longer,
+// multiply-adds or shared memory; then a wait for reduction, activations and barrier, in a cluster
+// also for the exchange of h. Simulated for an LSTM going forward, in cycles, against this formula:
+// H=128, one block of 1, 2, 4 rows 1215, 1839, 3353 (1170, 1890, 3330); H=256, 4 blocks 1287
+// (1390); H=512, 16 blocks 1334 (1390).
+inline constexpr Constant kIssue{1.25, "issue slots a multiply-add", "simulated", "2026-11"};
+inline constexpr Constant kBlockWait{530, "cycles", "simulated", "2026-11"};
+inline constexpr Constant kClusterWait{750, "cycles", "simulated", "2026-11"};
+inline constexpr Constant kRowWait{80, "cycles a row but the first", "simulated", "2026-11"};
+inline constexpr Constant kWeightRead{4, "cycles a warp's float4", "counted in SASS", "2026-11"};
+inline constexpr Constant kStateRead{2, "cycles a warp's float4", "counted in SASS", "2026-11"};
+inline constexpr Constant kUsedRegisters{48, "a thread, no row", "counted in SASS", "2026-11"};
+inline constexpr Constant kRowRegisters{16, "a thread and row", "counted in SASS", "2026-11"};
+
+// Reading weights from L2: 5.5 TB/s on an H100 if all multiprocessors read.
+inline constexpr Constant kL2Bytes{21, "bytes a cycle and multiprocessor", "estimate", "2026-11"};
+inline constexpr Constant kL2BytesAlone{32, "the same, few reading", "estimate", "2026-11"};
+
+// Matrix products: on an H200 45 of 67 TFLOP/s in fp32, 250 of 535 in TF32.
+inline constexpr Constant kProductShare{0.67, "of the fp32 peak", "estimate", "2026-11"};
+inline constexpr Constant kTf32Share{0.47, "of the TF32 peak", "estimate", "2026-11"};
+
+// Kernels one after the other in a stream. Our stepwise path is a torch product and a kernel from
+// the host each step: the host takes longer than the device.
+inline constexpr Constant kLaunch{2.2, "us", "estimate", "2026-11"};
+inline constexpr Constant kPointwise{2.3, "us", "estimate", "2026-11"};
+inline constexpr Constant kPointwiseBack{2.8, "us", "estimate", "2026-11"};
+inline constexpr Constant kLeastStep{4.7, "us on the device", "estimate", "2026-11"};
+inline constexpr Constant kHostStep{9, "us on the host", "estimate", "2026-11"};
+
+// cuDNN. Its own persistent kernel: B=16, H=128, LSTM forward, GPU unstated. Its standard path
+// launches as our stepwise one, overlaps some of it, and runs the layers of a stack side by side,
+// as a wavefront.
+inline constexpr Constant kTorchPersistent{2.65, "us a step", "published", "2026-11"};
+inline constexpr Constant kTorchShare{0.9, "of such steps", "estimate", "2026-11"};
+inline constexpr Constant kWavefront{3, "layers at once", "estimate", "2026-11"};
+
+// Products in chunks beside the recurrence. They have the multiprocessors it leaves, and lose some
+// to sharing L2; each chunk takes the host time for launches and events.
+inline constexpr Constant kBesideShare{0.8, "of a product's rate", "estimate", "2026-11"};
+inline constexpr Constant kLeastBeside{0.1, "of the multiprocessors", "estimate", "2026-11"};
+inline constexpr Constant kChunkHost{20, "us of host a chunk", "estimate", "2026-11"};
+inline constexpr Constant kLeastChunk{16, "steps", "estimate", "2026-11"};
+inline constexpr Constant kChunkGain{0.05, "of the time", "estimate", "2026-11"};
+inline constexpr Constant kMostSlots{268435456, "bytes of slots at once", "estimate", "2026-11"};
+
+// What is not trusted before a GPU has measured it: the exchange in a cluster, where a block kernel
+// costs little more; a queue of waves, where cuDNN may use tensor cores.
+inline constexpr Constant kClusterMargin{0.15, "of the cost of a block", "estimate", "2026-11"};
+inline constexpr Constant kTrustedWaves{2, "waves of blocks", "estimate", "2026-11"};
+
+// A device that reports no clock.
+inline constexpr Constant kAssumedClock{1, "GHz", "estimate", "2026-11"};
+
+}  // namespace fusedrnn::cuda
