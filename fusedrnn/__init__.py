@@ -12,11 +12,11 @@ _binary.load()
 
 from . import functional
 from . import hooks as hooks  # for torch.compile, torch.onnx and opacus
+from ._explain import explain
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, to_torch
 from .modules import GRU, LSTM, RNN
 from .patch import Patch, patch
-from .plan import explain
 
 __version__: str = _binary.build_info()["version"]
 

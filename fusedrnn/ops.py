@@ -28,6 +28,7 @@ explain = _C.explain
 fma_peak = _C.fma_peak
 hands_to_torch = _C.hands_to_torch
 reserve_width = _C.reserve_width
+rnn_takes_tf32 = _C.rnn_takes_tf32
 
 
 def _warn_of_missing_cuda() -> None:

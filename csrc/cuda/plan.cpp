@@ -176,14 +176,14 @@ class Planner {
            m.D == setting_.directions;
   }
 
-  // Takes over what was measured of the problem's class. Our layers run one after the other, so
-  // that a figure for another number of them serves too.
+  // Takes over what was measured of the problem's class. Our layers run one after the other: one
+  // layer's figure serves any number, and comes before one of more.
   void measure(Plan& plan) const {
     if (p_.dtype != DType::kFloat32 || p_.projected) return;
     for (int64_t i = 0; i < experience_.count; ++i) {
       const Measured& m = experience_.measured[i];
       if (m.kernel != plan.kernel || m.tile != plan.tile || !is_class_of(m)) continue;
-      const bool same = m.L == class_of_L(setting_.L);
+      const bool same = m.L == (plan.kernel == Kernel::kTorch ? class_of_L(setting_.L) : 1);
       if (!same && (plan.kernel == Kernel::kTorch || plan.measured)) continue;
       plan.step_us = m.step_us;
       plan.measured = true;

@@ -442,6 +442,7 @@ PYBIND11_MODULE(_C, m) {
         return std::pair(fusedrnn::cuda::class_of_H(H), fusedrnn::cuda::class_of_B(B));
       },
       py::arg("H"), py::arg("B"));
+  m.def("rnn_takes_tf32", &ops::rnn_takes_tf32);
   m.def("set_measured", &ops::set_measured_of, py::arg("index"), py::arg("measured"));
   m.def("exclude_tile", &ops::exclude_tile, py::arg("index"), py::arg("backward"), py::arg("tile"));
   m.def("experience", &ops::experience_dict, py::arg("index"));
