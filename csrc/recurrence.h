@@ -267,7 +267,7 @@ struct Plan {
   int64_t chunk;         // steps a launch, products of the next ones running beside it; 0: all T
   double step_us;        // one time step of all rows and directions, products included
   double recurrence_us;  // of it, the recurrence alone, as estimated
-  bool yields;           // in more waves than are trusted unmeasured: cuDNN's where that may serve
+  bool yields;           // more waves than are trusted unmeasured: rather cuDNN, if it may
   bool measured;         // step_us was measured on the device, not estimated
 };
 
@@ -327,6 +327,7 @@ using Rejected = void (*)(void* context, const char* candidate, const char* reas
 constexpr unsigned kAnyKernel = 0xf;
 // Above these bits, 1 + the only tile that persistent kernels may use; 0: any.
 constexpr int kTileShift = 8;
+constexpr unsigned kNoneYields = 0x10;  // this bit leaves out plans that yield to cuDNN
 Plan plan(Pass pass, const Problem& problem, const Setting& setting, const Device& device,
           const Experience& experience, unsigned allowed, Rejected rejected = nullptr,
           void* context = nullptr);

@@ -108,7 +108,7 @@ class Planner {
       if (!is_open(c) || c.plan.measured) continue;
       if (measured)
         c.obstacle = Obstacle::kUnmeasured;
-      else if (c.plan.yields && is_open(torch))
+      else if (c.plan.yields && (is_open(torch) || allowed_ & kNoneYields))
         c.obstacle = Obstacle::kWaves;
     }
   }

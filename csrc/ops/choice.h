@@ -31,8 +31,9 @@ cuda::Plan cuda_plan(cuda::Pass pass, const Problem& problem, const cuda::Settin
 
 // Whether torch.nn's path is allowed, takes the problem, and is cheaper than every kernel of ours,
 // forward and, when training, backward together: who went forward has to go back. A way that was
-// measured goes before one that is estimated; a plan that yields leaves the problem to torch.
-// Half precision (`half`) it stores and multiplies; ours converts it, and is not compared.
+// measured goes before one that is estimated; where ours yields, a plan that does not must be
+// cheaper too. Half precision (`half`) it stores and multiplies; ours converts it, and is not
+// compared.
 bool torch_is_cheaper(const Problem& problem, const cuda::Setting& setting,
                       const cuda::Device& device, const cuda::Experience& experience,
                       unsigned allowed, bool half);
