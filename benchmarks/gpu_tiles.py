@@ -5,7 +5,7 @@
 One line for each row of csrc/cuda/tiles.h and pass, and DIR/gpu_tiles.json. Every kernel runs alone
 (as many batch rows as one block or cluster takes) and on the whole GPU (as many as fill it once):
 the first gives the wait in a step, the second shows what sharing the GPU costs. These are the
-figures to put in place of the estimates in csrc/cuda/plan.cpp. Kernel times come from the profiler,
+figures to put in place of the estimates in csrc/cuda/tuning.h. Kernel times come from the profiler,
 without the products before and after. `--estimates sm_90` needs no GPU and prints the plan's side.
 """
 
@@ -150,7 +150,7 @@ def costs(tile: Tile, limits: dict[str, Any], device: torch.device | None) -> li
                     units,
                     B,
                     us,
-                    plan["step_us"],
+                    plan["recurrence_us"],
                     plan["threads"],
                     plan["shared_bytes"],
                 )

@@ -236,7 +236,9 @@ class _Cuda:
             cheapest = ops.cuda_plan(backward=backward, **problem, allowed=allowed)
             reasons, names = dict(cheapest["rejected"]), dict(plan["rejected"])
             own = {} if by_torch else {n: why for n, why in names.items() if n != "cuDNN"}
-            rejected = [(name, own.get(name, why)) for name, why in reasons.items() if name in names]
+            rejected = [
+                (name, own.get(name, why)) for name, why in reasons.items() if name in names
+            ]
             for name in names.keys() - reasons.keys():  # the cheapest of this pass, if not taken
                 how = "measured" if cheapest["measured"] else "estimated"
                 cost = f"{how} {cheapest['step_us']:.2f} us a step"

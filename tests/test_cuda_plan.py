@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from itertools import pairwise, product
 from math import log2
 from pathlib import Path
@@ -70,10 +71,15 @@ def plan(
     P: int = 0,
     D: int = 1,
     packed: bool = False,
+    training: bool = True,
     allowed: int = ANY,
+    L: int = 1,
+    tf32: bool = True,
+    index: int = -1,
 ) -> dict[str, Any]:
     device = GPUS[gpu] if isinstance(gpu, str) else gpu
-    return _C.cuda_plan(backward, mode, dtype, T, B, H, H, P, D, packed, True, device, allowed)
+    sizes = (T, B, H, H, P, D, packed, training)
+    return _C.cuda_plan(backward, mode, dtype, *sizes, device, allowed, L, tf32, index)
 
 
 def reasons(**options: Any) -> dict[str, str]:
@@ -201,7 +207,7 @@ def test_float64_and_projections_are_left_to_the_paths_that_can(gpu: str) -> Non
     assert projected["persistent LSTM"] == "h is not projected in it, P = 32"
     for options in ({"dtype": "float64"}, {"P": 32}):
         assert plan(gpu, **options, allowed=OURS)["kernel"] == "stepwise"
-    single = plan(gpu, H=1024, B=1024, allowed=STEPWISE)["step_us"]
+    single = plan(gpu, H=1024, B=1024, allowed=STEPWISE, tf32=False)["step_us"]
     double_us = plan(gpu, H=1024, B=1024, dtype="float64", allowed=STEPWISE)["step_us"]
     full_rate = gpu in ("sm_80", "sm_90", "sm_100")
     assert 1.5 * single < double_us < 3 * single if full_rate else double_us > 20 * single
@@ -295,7 +301,9 @@ def test_more_rows_or_steps_never_cost_less(gpu: str) -> None:
         options: dict[str, Any] = {"mode": mode, "H": H, "backward": backward}
         for allowed in (ANY, STEPWISE, TORCH):
             by_rows = [plan(gpu, B=B, allowed=allowed, **options)["step_us"] for B in BATCHES]
-            assert all(a <= b for a, b in pairwise(by_rows)), (options, by_rows)
+            # A block is kept until a cluster costs 15 % less, and ours until cuDNN costs less.
+            least = 0.85 if allowed == ANY else 1
+            assert all(least * a <= b for a, b in pairwise(by_rows)), (options, by_rows)
             steps = [1, 2, 3, 10, 35, 100, 1000, 70000]
             by_steps = [T * plan(gpu, T=T, allowed=allowed, **options)["step_us"] for T in steps]
             assert all(a < b for a, b in pairwise(by_steps)), (options, by_steps)
@@ -307,11 +315,11 @@ def test_rows_share_a_block_once_the_multiprocessors_are_taken() -> None:
 
 
 def test_both_directions_run_side_by_side_while_there_is_room() -> None:
-    one, two = (plan(D=D)["step_us"] for D in (1, 2))
+    one, two = (plan(D=D)["recurrence_us"] for D in (1, 2))
     assert one < two < 1.1 * one  # the weights of twice the blocks are loaded once
-    assert plan(B=132, D=2)["step_us"] > 1.3 * plan(B=132)["step_us"]
+    assert plan(B=132, D=2)["recurrence_us"] > 1.3 * plan(B=132)["recurrence_us"]
     stepwise = [plan(D=D, allowed=STEPWISE)["step_us"] for D in (1, 2)]
-    assert stepwise[1] == 2 * stepwise[0]
+    assert stepwise[1] == pytest.approx(2 * stepwise[0])
 
 
 def test_fewer_clusters_at_once_cost_more() -> None:
@@ -322,8 +330,8 @@ def test_fewer_clusters_at_once_cost_more() -> None:
 
 
 def test_one_step_does_not_pay_for_weights_kept_on_chip() -> None:
-    assert plan(T=1, allowed=OURS)["kernel"] == "stepwise"
-    assert plan(T=10, allowed=OURS)["kernel"] == "block"
+    assert plan(T=1, B=1024, allowed=OURS)["kernel"] == "stepwise"
+    assert plan(T=10, B=1024, allowed=OURS)["kernel"] == "block"
 
 
 @pytest.mark.parametrize("gpu", GPUS)
@@ -401,3 +409,283 @@ def test_each_tile_can_be_had_by_its_number(tiles: list[dict[str, int]]) -> None
 def test_the_same_question_has_the_same_answer() -> None:
     assert plan() == plan()
     assert plan("sm_75", B=1000, backward=True) == plan("sm_75", B=1000, backward=True)
+
+
+def test_each_tile_costs_more_with_more_rows(tiles: list[dict[str, int]]) -> None:
+    modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
+    for tile, tf32 in product(tiles, (False, True)):
+        only = BLOCK | CLUSTER | (tile["index"] + 1) << 8
+        options: dict[str, Any] = {"mode": modes[tile["cell"]], "H": tile["hidden"], "tf32": tf32}
+        options |= {"backward": bool(tile["backward"]), "allowed": only}
+        by_rows = [plan(B=B, **options)["step_us"] for B in BATCHES]
+        # Chunks of products are made from a gain of 5 % on.
+        assert all(0.95 * a <= b for a, b in pairwise(by_rows)), (tile, by_rows)
+
+
+def multiply_cycles(threads: int, quads: int, shared_quads: int, lane_quads: int, rows: int) -> int:
+    """Of one block on a multiprocessor of 128 multiply-adds a cycle: the slower of multiply-adds,
+    of which a step issues 5 slots for 4 and the busiest of four schedulers decides, and shared
+    memory, 4 cycles for a warp's float4 of weights and 2 for one of h."""
+    warps = threads // 32
+    return max(
+        5 * -(-warps // 4) * 4 * quads * rows // 4,
+        warps * (4 * shared_quads + 2 * lane_quads * rows),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "shared", "multiply_adds"),
+    [  # threads, quads, shared quads, quads of a lane, rows; counted by hand from the machine code
+        ("LSTM 128, 1 row, forward", (256, 64, 15, 8, 1), 608, 512),
+        ("LSTM 128, 1 row, backward", (256, 64, 20, 8, 1), 768, 512),
+        ("LSTM 128, 2 rows, forward", (256, 64, 18, 8, 2), 832, 1024),
+        ("LSTM 128, 4 rows, forward", (256, 64, 31, 8, 4), 1504, 2048),
+        ("RNN 256, forward", (256, 64, 14, 8, 1), 576, 512),
+    ],
+)
+def test_cycles_are_counted_as_in_the_machine_code(
+    name: str, block: tuple[int, ...], shared: int, multiply_adds: int
+) -> None:
+    assert multiply_cycles(*block) == max(shared, multiply_adds * 5 // 4), name
+
+
+def test_a_step_multiplies_as_long_as_the_slower_of_its_two_parts(
+    tiles: list[dict[str, int]],
+) -> None:
+    modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
+    waits: dict[tuple[bool, int], set[int]] = {}
+    for tile in tiles:
+        only = BLOCK | CLUSTER | (tile["index"] + 1) << 8
+        found = plan(
+            mode=modes[tile["cell"]],
+            T=1_000_000,
+            B=tile["rows"],
+            H=tile["hidden"],
+            backward=bool(tile["backward"]),
+            allowed=only,
+        )
+        lane_quads = tile["quads"] // tile["outputs"]
+        cycles = multiply_cycles(
+            tile["threads"], tile["quads"], tile["shared_quads"], lane_quads, tile["rows"]
+        )
+        rest = found["recurrence_us"] * GPUS["sm_90"]["clock_ghz"] * 1e3 - cycles
+        waits.setdefault((tile["cluster"] > 1, tile["rows"]), set()).add(round(rest))
+    # What remains depends on the kind of kernel and on the rows, not on the tile.
+    assert all(len(rest) == 1 for rest in waits.values()), waits
+    assert all(400 < rest.pop() < 1200 for rest in waits.values())
+
+
+def test_warps_that_four_schedulers_share_unevenly_cost_what_the_busiest_does() -> None:
+    # Six warps: two schedulers have two, two have one.
+    six, eight = (multiply_cycles(n * 32, 48, 0, 6, 1) for n in (6, 8))
+    assert six == eight
+
+
+def test_a_device_that_reports_no_clock_has_a_plan_all_the_same() -> None:
+    silent = GPUS["sm_90"] | {"clock_ghz": 0}
+    for backward, allowed in product((False, True), (ANY, OURS, TORCH)):
+        found = plan(silent, backward=backward, allowed=allowed)
+        assert 0 < found["step_us"] < 1000
+        assert found["kernel"] == plan(backward=backward, allowed=allowed)["kernel"]
+
+
+CHUNKED: dict[str, Any] = {"T": 1000, "B": 64, "tf32": False, "allowed": OURS}
+
+
+def test_products_run_beside_the_recurrence_where_that_pays() -> None:
+    for backward in (False, True):
+        found = plan(backward=backward, **CHUNKED)
+        assert found["kernel"] == "block"
+        assert 16 <= found["chunk"] < 1000
+        assert found == plan(backward=backward, **CHUNKED)
+    # Forward, most of the product is hidden: less remains than it takes by itself.
+    hidden, alone = (plan(**CHUNKED | {"T": T}) for T in (1000, 16))
+    assert alone["chunk"] == 0
+    beside = [p["step_us"] - p["recurrence_us"] for p in (hidden, alone)]
+    assert beside[0] < 0.6 * beside[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"B": 132},  # no multiprocessor is left
+        {"T": 31},  # not two chunks of 16 steps
+        {"B": 1, "H": 32},  # too little to hide
+        {"allowed": STEPWISE},
+        {"allowed": TORCH},
+    ],
+    ids=str,
+)
+def test_one_launch_serves_where_chunks_would_gain_little(options: dict[str, Any]) -> None:
+    for backward in (False, True):
+        assert plan(backward=backward, **CHUNKED | options)["chunk"] == 0
+
+
+def test_inference_keeps_few_slots_at_once() -> None:
+    sizes: dict[str, Any] = {"T": 500, "B": 256, "H": 512, "allowed": CLUSTER}
+    found = plan(training=False, **sizes)
+    slots = 4 * 4 * 256 * 512
+    assert 500 * slots > 1 << 30 - 1
+    assert 16 <= found["chunk"] <= 500
+    assert 2 * found["chunk"] * slots <= 256 << 20
+    # In training, the reserve holds them; an Elman cell has none.
+    assert plan(**sizes)["chunk"] == 0
+    elman = plan(mode="RNN_TANH", T=2000, B=256, H=512, allowed=CLUSTER)
+    assert 0 < 2 * elman["chunk"] * slots // 4 <= 256 << 20
+    assert plan(training=False, **sizes | {"T": 30})["chunk"] == 0
+    # Rows so many that 16 steps are too much: chunks are no shorter.
+    assert plan(training=False, T=100, B=20_000, H=512, allowed=CLUSTER)["chunk"] == 16
+
+
+def test_classes_are_named_by_their_largest_member() -> None:
+    assert _C.cuda_class(1, 1) == (32, 1)
+    assert _C.cuda_class(100, 65) == (128, 128)
+    assert _C.cuda_class(129, 64) == (160, 64)
+    assert _C.cuda_class(1025, 1000) == (2048, 1024)
+    for H, B in product(SIZES, BATCHES):
+        largest = _C.cuda_class(H, B)
+        assert largest[0] >= H
+        assert largest[1] >= B
+        assert _C.cuda_class(*largest) == largest
+
+
+ENTRY = {
+    "mode": "LSTM",
+    "backward": False,
+    "training": True,
+    "tf32": True,
+    "H": 128,
+    "B": 64,
+    "D": 1,
+    "L": 1,
+    "kernel": "stepwise",
+    "tile": -1,
+    "step_us": 0.5,
+}
+
+
+@pytest.fixture
+def index() -> Iterator[int]:
+    """Of a device that nobody has, with nothing measured before and after."""
+    _C.set_measured(77, [])
+    yield 77
+    _C.set_measured(77, [])
+
+
+def test_what_was_measured_comes_before_what_is_estimated(index: int) -> None:
+    free = plan(index=index)
+    assert not free["measured"]
+    row = free["tile"]
+    slow = ENTRY | {"kernel": "block", "tile": row, "step_us": 8.5}
+    _C.set_measured(index, [slow])
+    found = plan(index=index, B=50, H=100)  # of the same class
+    assert (found["tile"], found["step_us"], found["measured"]) == (row, 8.5, True)
+    assert dict(found["rejected"])["cuDNN"].endswith("us a step, while others were measured")
+    _C.set_measured(index, [slow, ENTRY])
+    found = plan(index=index)
+    assert (found["kernel"], found["step_us"], found["measured"]) == ("stepwise", 0.5, True)
+    told = dict(found["rejected"])
+    assert told["block LSTM H<=128, 1 row"] == "measured 8.50 us a step, the cheapest 0.50"
+    # Where nothing that was measured may run, estimates serve.
+    found = plan(index=index, allowed=TORCH)
+    assert (found["kernel"], found["measured"]) == ("torch", False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"B": 65},
+        {"H": 129},
+        {"D": 2},
+        {"mode": "GRU"},
+        {"backward": True},
+        {"training": False},
+        {"tf32": False},
+        {"P": 8},
+        {"dtype": "float64"},
+        {"index": 78},
+    ],
+    ids=str,
+)
+def test_a_measurement_serves_its_class_alone(index: int, options: dict[str, Any]) -> None:
+    _C.set_measured(index, [ENTRY])
+    assert plan(index=index)["measured"]
+    asked: dict[str, Any] = {"index": index} | options
+    assert not plan(**asked)["measured"]
+    assert plan(**asked) == plan(**asked | {"index": -1})
+
+
+def test_both_nonlinearities_share_measurements_and_ours_any_number_of_layers(index: int) -> None:
+    theirs = ENTRY | {"kernel": "torch", "L": 2, "step_us": 0.25}
+    _C.set_measured(index, [entry | {"mode": "RNN_RELU"} for entry in (ENTRY, theirs)])
+    for mode in ("RNN_TANH", "RNN_RELU"):
+        assert plan(mode=mode, index=index)["kernel"] == "stepwise"
+        for L in (2, 3):
+            assert plan(mode=mode, index=index, L=L)["kernel"] == "torch"
+            ours = plan(mode=mode, index=index, L=L, allowed=OURS)
+            assert (ours["kernel"], ours["measured"]) == ("stepwise", True)
+
+
+def hands(index: int) -> bool:
+    sizes = ("LSTM", "float32", 100, 64, 128, 128, 0, 1)
+    return _C.hands_to_torch(*sizes, False, True, GPUS["sm_90"], ANY, 1, True, index)
+
+
+def test_a_stack_goes_the_way_that_was_measured(index: int) -> None:
+    ours = [ENTRY | {"backward": back, "step_us": 50} for back in (False, True)]
+    theirs = [entry | {"kernel": "torch", "step_us": 40} for entry in ours]
+    assert not hands(index)
+    _C.set_measured(index, theirs)
+    assert hands(index)
+    _C.set_measured(index, ours)
+    assert not hands(index)
+    _C.set_measured(index, ours + theirs)
+    assert hands(index)
+    _C.set_measured(index, [entry | {"step_us": 30} for entry in ours] + theirs)
+    assert not hands(index)
+    _C.set_measured(index, theirs[:1])  # one pass alone is no comparison
+    assert not hands(index)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"B": 65}, ValueError),
+        ({"H": 100}, ValueError),
+        ({"L": 3}, ValueError),
+        ({"D": 3}, ValueError),
+        ({"tile": 0}, ValueError),
+        ({"kernel": "block"}, ValueError),
+        ({"kernel": "block", "tile": 64}, ValueError),
+        ({"kernel": "fast"}, ValueError),
+        ({"step_us": 0}, ValueError),
+        ({"step_us": float("nan")}, ValueError),
+        ({"step_us": "1"}, TypeError),
+    ],
+    ids=str,
+)
+def test_what_is_no_measurement_is_refused(
+    index: int, change: dict[str, Any], error: type[Exception]
+) -> None:
+    _C.set_measured(index, [ENTRY])
+    with pytest.raises(error, match="fusedrnn: "):
+        _C.set_measured(index, [ENTRY | change])
+    assert _C.experience(index)["measured"] == [ENTRY]
+
+
+def test_a_tile_that_failed_is_taken_out_for_its_pass_and_device() -> None:
+    index = 76  # of a device that nobody has; what is taken out stays out
+    before = plan(index=index)
+    _C.exclude_tile(index, False, before["tile"])
+    assert before["tile"] in _C.experience(index)["excluded"][0]
+    after = plan(index=index)
+    assert after["tile"] != before["tile"]
+    assert "was taken out: it failed on this device" in dict(after["rejected"]).values()
+    assert plan(index=index, backward=True) == plan(backward=True)
+    assert plan(index=75) == plan()
+    for bad in (-1, 64):
+        with pytest.raises(ValueError, match="tile must be a row"):
+            _C.exclude_tile(index, False, bad)
+    for wrong in (lambda: _C.experience(-1), lambda: _C.set_measured(-1, [])):
+        with pytest.raises(ValueError, match="number is not negative"):
+            wrong()

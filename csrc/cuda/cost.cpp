@@ -45,7 +45,9 @@ Cost::Cost(Pass pass, const Problem& problem, const Setting& setting, const Devi
       setting_(setting),
       device_(device),
       limits_(limits_of(device.sm)),
-      clock_(device.clock_ghz > 0 ? device.clock_ghz : kAssumedClock) {}
+      clock_(device.clock_ghz > 0 ? device.clock_ghz : kAssumedClock),
+      products_(products()),
+      launches_(launches()) {}
 
 // A product of `rows` rows with a matrix. Its activations, or where a step does it alone its
 // weights, come from L2.
@@ -100,7 +102,7 @@ int64_t Cost::places(int cluster) const {
 
 Cost::Units Cost::units_of(const Plan& plan) const {
   Units u{};
-  u.count = quotient_up(p_.B, int64_t(plan.rows)) * setting_.directions;
+  u.count = quotient_up(p_.B, plan.rows) * setting_.directions;
   u.places = places(plan.cluster);
   u.depth = plan.cluster > 1 ? 1 : blocks_at_once(plan);
   u.waves = u.count / (u.places * u.depth);
@@ -110,8 +112,7 @@ Cost::Units Cost::units_of(const Plan& plan) const {
 
 // Multiply-adds, or shared memory: weights that registers have no room for are read once a step, h
 // once a row. The warps of the blocks on a multiprocessor are dealt to its four schedulers.
-double Cost::multiply_cycles(const Plan& plan, int64_t depth) const {
-  const Shape s = shape_of(plan, pass_);
+double Cost::multiply_cycles(const Plan& plan, const Shape& s, int64_t depth) const {
   const int64_t warps = depth * s.threads / 32;
   const double each = 4.0 * s.quads * plan.rows;  // multiply-adds of a thread
   const double turns = double(quotient_up(warps, kSchedulers) * kSchedulers) * 32;
@@ -120,32 +121,30 @@ double Cost::multiply_cycles(const Plan& plan, int64_t depth) const {
   return std::max(kIssue * turns * each / limits_.fp32, shared);
 }
 
-double Cost::recurrence(const Plan& plan, const Units& u) const {
+Cost::Launch Cost::launch_of(const Plan& plan, const Units& u) const {
+  const Shape shape = shape_of(plan, pass_);
   const double wait = (plan.cluster > 1 ? kClusterWait : kBlockWait) + kRowWait * (plan.rows - 1);
-  double cycles = double(u.waves) * (multiply_cycles(plan, u.depth) + wait);
-  if (u.last_depth > 0) cycles += multiply_cycles(plan, u.last_depth) + wait;
-  return us(cycles);
-}
-
-double Cost::load(const Plan& plan, const Units& u) const {
+  double cycles = 0;
+  if (u.waves > 0) cycles = double(u.waves) * (multiply_cycles(plan, shape, u.depth) + wait);
+  if (u.last_depth > 0) cycles += multiply_cycles(plan, shape, u.last_depth) + wait;
   const double bytes = 4.0 * double(gates_of(p_.cell)) * plan.hidden * plan.hidden / plan.cluster;
   const double all = bytes * double(u.count * plan.cluster);
   const double one = bytes * double(u.waves * u.depth + u.last_depth);
-  return us(std::max(all / (kL2Bytes * device_.multiprocessors), one / kL2BytesAlone));
+  const double load = std::max(all / (kL2Bytes * device_.multiprocessors), one / kL2BytesAlone);
+  const double busy = double(std::min(u.count, u.places) * plan.cluster);
+  return {us(cycles), us(load) + kLaunch, 1 - busy / device_.multiprocessors};
 }
 
 // All steps, `steps` a launch: the products of a chunk run beside the recurrence of its neighbour,
 // on the multiprocessors that this leaves; those of the first (going back, the last) run alone.
-double Cost::chunked(const Plan& plan, const Units& u, int64_t steps) const {
+double Cost::chunked(const Launch& launch, int64_t steps) const {
   const double count = double(quotient_up(p_.T, steps)), each = double(p_.T) / count;
-  const double busy = double(std::min<int64_t>(u.count, u.places) * plan.cluster);
-  const double left = 1 - busy / device_.multiprocessors;
-  const double recur = each * recurrence(plan, u) + load(plan, u) + kLaunch;
-  const double multiply = each * products();
-  const double beside =
-      left < kLeastBeside ? recur + multiply : std::max(recur, multiply / (left * kBesideShare));
-  const double host = std::max<double>(beside + launches(), kChunkHost);
-  return multiply + launches() + (count - 1) * host + recur;
+  const double recur = each * launch.step + launch.once, multiply = each * products_;
+  const double both = launch.left < kLeastBeside
+                          ? recur + multiply
+                          : std::max(recur, multiply / (launch.left * kBesideShare));
+  const double chunk = std::max<double>(both + launches_, kChunkHost);
+  return multiply + launches_ + (count - 1) * chunk + recur;
 }
 
 // Of a chunk, so that the slots of two fit in what they may take; T where nothing but the products
@@ -160,15 +159,16 @@ int64_t Cost::most_steps() const {
 
 void Cost::persistent(Plan& plan) const {
   const Units u = units_of(plan);
-  plan.recurrence_us = recurrence(plan, u) + (load(plan, u) + kLaunch) / steps();
+  const Launch launch = launch_of(plan, u);
+  plan.recurrence_us = launch.step + launch.once / steps();
   plan.yields = setting_.tf32 && limits_.tf32 > 0 &&
                 double(u.count) > kTrustedWaves * double(u.places * u.depth);
   const int64_t most = most_steps();
-  double all = plan.recurrence_us * steps() + products() * steps() + launches();
+  double all = launch.once + launches_ + (launch.step + products_) * steps();
   double best = most < p_.T ? -1 : all * (1 - kChunkGain);
   for (int64_t chunk = std::min(int64_t(kLeastChunk), most); chunk < p_.T && chunk <= most;
        chunk = chunk < most ? std::min(2 * chunk, most) : p_.T) {
-    const double us = chunked(plan, u, chunk);
+    const double us = chunked(launch, chunk);
     if (best >= 0 && us > best) continue;
     best = all = us;
     plan.chunk = chunk;
@@ -183,7 +183,7 @@ double Cost::stepwise() const {
     step += kLaunch + product(double(p_.B), double(p_.H), double(p_.P), /*weights_anew=*/true);
   }
   step = std::max<double>(step, kHostStep);
-  return step * setting_.directions + products() + launches() / steps();
+  return step * setting_.directions + products_ + launches_ / steps();
 }
 
 double Cost::torch() const {
@@ -209,7 +209,7 @@ double Cost::torch() const {
     const double all = (kTorchPersistent + step_product(/*tensor_cores=*/false)) * D;
     found = std::min(found, all + once / steps());
   }
-  return found + products() + launches() / steps();
+  return found + products_ + launches_ / steps();
 }
 
 }  // namespace fusedrnn::cuda

@@ -26,26 +26,29 @@ class Cost {
   double stepwise() const;
   double torch() const;
 
-  // A persistent plan is made of units, a block or a cluster each, of which `places` run side by
+  int64_t places(int cluster) const;  // for clusters of so many blocks; 0: there are none
+
+ private:
+  // A persistent kernel is made of units, a block or a cluster each, of which `places` run side by
   // side and `depth` share a place.
   struct Units {
     int64_t count, places, depth, waves, last_depth;
   };
+  struct Launch {
+    double step, once;  // the recurrence; loading W_hh and the launch itself
+    double left;        // the share of the multiprocessors that the recurrence leaves
+  };
   Units units_of(const Plan& plan) const;
-  int64_t places(int cluster) const;  // 0: the device runs no such cluster
-
- private:
-  double multiply_cycles(const Plan& plan, int64_t depth) const;
-  double recurrence(const Plan& plan, const Units& units) const;              // a step
-  double load(const Plan& plan, const Units& units) const;                    // W_hh, a launch
-  double chunked(const Plan& plan, const Units& units, int64_t steps) const;  // all steps
+  Launch launch_of(const Plan& plan, const Units& units) const;
+  double multiply_cycles(const Plan& plan, const Shape& shape, int64_t depth) const;
+  double chunked(const Launch& launch, int64_t steps) const;  // all steps
   int64_t most_steps() const;
 
   int64_t blocks_at_once(const Plan& plan) const;
   double product(double rows, double in, double out, bool weights_anew = false,
                  bool tensor_cores = true) const;
-  double products() const;                              // with all inputs, a step
-  double launches() const;                              // of these, a layer
+  double products() const;
+  double launches() const;
   double step_product(bool tensor_cores = true) const;  // h_prev W_hh', or what goes back
   double us(double cycles) const { return cycles / (clock_ * 1e3); }
   double steps() const { return double(p_.T > 0 ? p_.T : 1); }
@@ -55,7 +58,9 @@ class Cost {
   const Setting& setting_;
   const Device& device_;
   const Limits limits_;
-  const double clock_;  // GHz
+  const double clock_;     // GHz
+  const double products_;  // with all inputs, a step
+  const double launches_;  // of these, a layer or a chunk of it
 };
 
 }  // namespace fusedrnn::cuda

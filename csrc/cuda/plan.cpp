@@ -65,6 +65,7 @@ class Planner {
 
   Plan cheapest(Rejected rejected, void* context) {
     collect();
+    take_measured();
     prefer_what_is_known();
     const Candidate* best = choice();
     for (int i = 0; rejected && i < count_; ++i) {
@@ -164,9 +165,7 @@ class Planner {
   void add(const Plan& plan) {
     Candidate& c = candidates_[count_++];
     c = {plan, obstacle_of(plan)};
-    if (!is_open(c)) return;
-    if (plan.tile >= 0) cost_.persistent(c.plan);
-    measure(c.plan);
+    if (is_open(c) && plan.tile >= 0) cost_.persistent(c.plan);
   }
 
   bool is_class_of(const Measured& m) const {
@@ -178,15 +177,20 @@ class Planner {
 
   // Takes over what was measured of the problem's class. Our layers run one after the other: one
   // layer's figure serves any number, and comes before one of more.
-  void measure(Plan& plan) const {
+  void take_measured() {
     if (p_.dtype != DType::kFloat32 || p_.projected) return;
     for (int64_t i = 0; i < experience_.count; ++i) {
       const Measured& m = experience_.measured[i];
-      if (m.kernel != plan.kernel || m.tile != plan.tile || !is_class_of(m)) continue;
-      const bool same = m.L == (plan.kernel == Kernel::kTorch ? class_of_L(setting_.L) : 1);
-      if (!same && (plan.kernel == Kernel::kTorch || plan.measured)) continue;
-      plan.step_us = m.step_us;
-      plan.measured = true;
+      if (!is_class_of(m)) continue;
+      const bool torch = m.kernel == Kernel::kTorch;
+      const bool same = m.L == (torch ? class_of_L(setting_.L) : 1);
+      for (int k = 0; k < count_; ++k) {
+        Plan& plan = candidates_[k].plan;
+        if (!is_open(candidates_[k]) || m.kernel != plan.kernel || m.tile != plan.tile) continue;
+        if (!same && (torch || plan.measured)) continue;
+        plan.step_us = m.step_us;
+        plan.measured = true;
+      }
     }
   }
 

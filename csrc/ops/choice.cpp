@@ -88,16 +88,20 @@ bool torch_is_cheaper(const Problem& p, const cuda::Setting& setting, const cuda
       measured = measured && plan.measured;
       yields = yields || (plan.yields && !plan.measured);
     }
-  } ours, trusted, theirs;
+  };
+  const auto way = [&](unsigned kernels) {
+    Way both;
+    for (const cuda::Pass pass : {cuda::Pass::kForward, cuda::Pass::kBackward}) {
+      if (pass == cuda::Pass::kBackward && !p.training) continue;
+      both.add(cuda_plan(pass, p, setting, device, experience, kernels));
+    }
+    return both;
+  };
   constexpr unsigned kTrusted = cuda::kNoneYields | bit_of(cuda::Kernel::kStepwise);
-  for (const cuda::Pass pass : {cuda::Pass::kForward, cuda::Pass::kBackward}) {
-    if (pass == cuda::Pass::kBackward && !p.training) continue;
-    ours.add(cuda_plan(pass, p, setting, device, experience, allowed & ~kTorch));
-    trusted.add(cuda_plan(pass, p, setting, device, experience, (allowed & ~kTorch) | kTrusted));
-    theirs.add(cuda_plan(pass, p, setting, device, experience, kTorch));
-  }
+  const Way ours = way(allowed & ~kTorch), theirs = way(kTorch);
   if (ours.measured != theirs.measured) return theirs.measured;
-  return theirs.us < ours.us || (ours.yields && theirs.us < trusted.us);
+  if (theirs.us < ours.us || !ours.yields) return theirs.us < ours.us;
+  return theirs.us < way((allowed & ~kTorch) | kTrusted).us;
 }
 
 namespace {
