@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu_plan import (
+    ANY,
     BATCHES,
     MODES,
     SIZES,
@@ -90,17 +91,35 @@ def test_more_layers_and_tensor_cores_move_the_border(verdicts: Walk) -> None:
 
 @pytest.mark.parametrize("gpu", ["sm_90", "sm_100"])
 def test_a_cluster_takes_a_blocks_place_only_for_a_clear_gain(gpu: str) -> None:
-    compared = 0
+    kept = 0
     for mode, H, B, tf32 in product(MODES, SIZES, BATCHES, (False, True)):
         case = Case(gpu, mode, B, H, tf32=tf32)
         most = {"LSTM": 128, "GRU": 128, "RNN_TANH": 256}[mode]
         if most < H:
             continue
-        for free, block in zip(plans(case, BLOCK | CLUSTER), plans(case, BLOCK), strict=True):
-            compared += 1
+        ways = (plans(case, allowed) for allowed in (BLOCK | CLUSTER, BLOCK, CLUSTER))
+        for free, block, cluster in zip(*ways, strict=True):
             if free["kernel"] == "cluster":
                 assert free["step_us"] <= 0.85 * block["step_us"] + 1e-9, case
-    assert compared > 500
+            elif cluster["step_us"] < block["step_us"]:
+                kept += 1
+                assert any("hardly below the block's" in why for _, why in free["rejected"])
+    assert kept
+
+
+@pytest.mark.parametrize("gpu", ["sm_90", "sm_100"])
+def test_a_queue_of_waves_is_left_to_cudnn_only_where_it_may_use_tensor_cores(gpu: str) -> None:
+    starred = [
+        v
+        for tf32 in (False, True)
+        for v in walk(gpu, tf32=tf32)
+        if v.by_torch and v.ours_us < v.theirs_us
+    ]
+    assert starred
+    for v in starred:
+        assert str(v).endswith("*")
+        whys = [why for plan in plans(v.case, ANY) for _, why in plan["rejected"]]
+        assert "over 2 waves of blocks are left to cuDNN until measured" in whys
 
 
 # The review's shapes (H200, forward and backward with all products, torch's default TF32, I = H):
