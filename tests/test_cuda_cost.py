@@ -136,3 +136,18 @@ def test_inference_keeps_few_slots_at_once() -> None:
     assert plan(training=False, **sizes | {"T": 30})["chunk"] == 0
     # Rows so many that 16 steps are too much: chunks are no shorter.
     assert plan(training=False, T=100, B=20_000, H=512, allowed=CLUSTER)["chunk"] == 16
+
+
+def test_a_stack_shares_the_latency_of_cudnns_steps_but_not_their_work() -> None:
+    def steps(**options: Any) -> list[float]:
+        return [plan(allowed=TORCH, L=L, **options)["step_us"] for L in (1, 2, 3, 9)]
+
+    for backward in (False, True):
+        small = steps(H=512, B=1, backward=backward)
+        assert small[1] < 0.55 * small[0]
+        assert small[2] < 0.4 * small[0]
+        assert small[2] == small[3]  # three layers at once, no more
+        large = steps(H=1024, B=1024, backward=backward)
+        assert large[3] > 0.85 * large[0]
+    ours = [plan(allowed=OURS, L=L) for L in (1, 3)]
+    assert ours[0] == ours[1]

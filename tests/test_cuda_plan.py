@@ -290,7 +290,7 @@ def test_a_kernel_that_alone_is_allowed_is_taken(gpu: str, kernel: str, bit: int
 
 
 def test_a_cluster_is_taken_when_told_where_there_are_clusters() -> None:
-    assert plan(H=128, allowed=CLUSTER)["hidden"] == 160
+    assert plan(H=129, allowed=CLUSTER)["hidden"] == 160
     assert plan("sm_100", H=500, allowed=CLUSTER)["hidden"] == 512
 
 
