@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "cuda/tuning.h"
-
 namespace fusedrnn::cuda {
 namespace {
 
@@ -24,27 +22,22 @@ Shape shape_of(const Plan& plan, Pass pass) {
   return pass == Pass::kForward ? forward_shape(tile) : backward_shape(tile);
 }
 
-}  // namespace
-
-Limits limits_of(int sm) {
-  const bool large = sm == 80 || (sm >= 90 && sm < 120);
-  const int fp32 = sm <= 80 ? 64 : 128;
-  const bool full_fp64 = sm == 80 || sm == 90 || sm == 100;
-  const int tf32 = sm < 80     ? 0
-                   : sm == 80  ? 512
-                   : sm < 90   ? 256
-                   : sm < 100  ? 1024
-                   : sm >= 120 ? 128
-                               : 2048;
-  return {sm < 80 ? 1024 : large ? 2048 : 1536, fp32, full_fp64 ? fp32 / 2 : 2, tf32};
+const Rates& rates_of(int sm) {
+  const Rates* found = kRates;
+  for (const Rates& rates : kRates) {
+    if (rates.sm <= sm) found = &rates;
+  }
+  return *found;
 }
+
+}  // namespace
 
 Cost::Cost(Pass pass, const Problem& problem, const Setting& setting, const Device& device)
     : pass_(pass),
       p_(problem),
       setting_(setting),
       device_(device),
-      limits_(limits_of(device.sm)),
+      rates_(rates_of(device.sm)),
       clock_(device.clock_ghz > 0 ? device.clock_ghz : kAssumedClock),
       products_(products()),
       launches_(launches()) {}
@@ -54,10 +47,10 @@ Cost::Cost(Pass pass, const Problem& problem, const Setting& setting, const Devi
 double Cost::product(double rows, double in, double out, bool weights_anew,
                      bool tensor_cores) const {
   const bool single = p_.dtype == DType::kFloat32;
-  const bool tf32 = single && setting_.tf32 && tensor_cores && limits_.tf32 > 0;
-  const double rate = tf32     ? kTf32Share * limits_.tf32
-                      : single ? kProductShare * limits_.fp32
-                               : kProductShare * limits_.fp64;
+  const bool tf32 = single && setting_.tf32 && tensor_cores && rates_.tf32 > 0;
+  const double rate = tf32     ? kTf32Share * rates_.tf32
+                      : single ? kProductShare * rates_.fp32
+                               : kProductShare * rates_.fp64;
   const double elements = weights_anew ? in * out : rows * (in + out);
   const double traffic = elements * double(size_of(p_.dtype)) / kL2Bytes;
   return us(std::max(rows * in * out / rate, traffic) / device_.multiprocessors);
@@ -89,7 +82,7 @@ int64_t Cost::blocks_at_once(const Plan& plan) const {
                                                 int(kUsedRegisters + kRowRegisters * plan.rows));
   const int64_t registers = (used + 7) / 8 * 8 * plan.threads;
   const int64_t by_memory = (device_.shared_bytes + kReserved) / (plan.shared_bytes + kReserved);
-  const int64_t most = std::min<int64_t>(limits_.threads / plan.threads, kRegisters / registers);
+  const int64_t most = std::min<int64_t>(rates_.threads / plan.threads, kRegisters / registers);
   return std::max<int64_t>(1, std::min(most, by_memory));
 }
 
@@ -118,7 +111,7 @@ double Cost::multiply_cycles(const Plan& plan, const Shape& s, int64_t depth) co
   const double turns = double(quotient_up(warps, kSchedulers) * kSchedulers) * 32;
   const double shared =
       double(warps) * (kWeightRead * s.shared_quads + kStateRead * s.lane_quads * plan.rows);
-  return std::max(kIssue * turns * each / limits_.fp32, shared);
+  return std::max(kIssue * turns * each / rates_.fp32, shared);
 }
 
 Cost::Launch Cost::launch_of(const Plan& plan, const Units& u) const {
@@ -161,7 +154,7 @@ void Cost::persistent(Plan& plan) const {
   const Units u = units_of(plan);
   const Launch launch = launch_of(plan, u);
   plan.recurrence_us = launch.step + launch.once / steps();
-  plan.yields = setting_.tf32 && limits_.tf32 > 0 &&
+  plan.yields = setting_.tf32 && rates_.tf32 > 0 &&
                 double(u.count) > kTrustedWaves * double(u.places * u.depth);
   const int64_t most = most_steps();
   double all = launch.once + launches_ + (launch.step + products_) * steps();
@@ -201,9 +194,10 @@ double Cost::torch() const {
   step = kTorchShare * std::max<double>(step, kLeastStep);
   double found = std::max(step / std::min(double(setting_.L), double(kWavefront)), work) * D;
   // Its persistent kernel, for the sizes it takes: in fp32, whatever the switch says.
-  const int64_t most = elman ? (forward ? 384 : 256) : (forward ? 192 : 128);
+  const double most = elman ? (forward ? kTorchMostElman : kTorchMostElmanBack)
+                            : (forward ? kTorchMost : kTorchMostBack);
   const bool plain = p_.dtype == DType::kFloat32 && !p_.projected && !p_.offsets;
-  if (plain && p_.H <= most) {
+  if (plain && double(p_.H) <= most) {
     const double bytes = 4.0 * double(gates_of(p_.cell) * p_.H) * double(p_.H);
     const double once = us(bytes / kL2Bytes) + kLaunch;
     const double all = (kTorchPersistent + step_product(/*tensor_cores=*/false)) * D;

@@ -3,18 +3,9 @@
 #pragma once
 
 #include "cuda/tiles.h"
+#include "cuda/tuning.h"
 
 namespace fusedrnn::cuda {
-
-// What follows from a compute capability, a cycle and multiprocessor.
-struct Limits {
-  int threads;  // at most
-  int fp32;     // multiply-adds
-  int fp64;
-  int tf32;  // on tensor cores; 0: none
-};
-
-Limits limits_of(int sm);
 
 class Cost {
  public:
@@ -57,7 +48,7 @@ class Cost {
   const Problem& p_;
   const Setting& setting_;
   const Device& device_;
-  const Limits limits_;
+  const Rates& rates_;
   const double clock_;     // GHz
   const double products_;  // with all inputs, a step
   const double launches_;  // of these, a layer or a chunk of it

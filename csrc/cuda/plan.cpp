@@ -6,7 +6,6 @@
 #include <cstdio>
 
 #include "cuda/cost.h"
-#include "cuda/tuning.h"
 
 namespace fusedrnn::cuda {
 namespace {

@@ -45,10 +45,14 @@ inline constexpr Constant kPointwiseBack{2.8, "us", "estimate", "2026-11"};
 inline constexpr Constant kLeastStep{4.7, "us on the device", "estimate", "2026-11"};
 inline constexpr Constant kHostStep{9, "us on the host", "estimate", "2026-11"};
 
-// cuDNN. Its own persistent kernel: B=16, H=128, LSTM forward, GPU unstated. Its standard path
-// launches as our stepwise one, overlaps some of it, and runs the layers of a stack side by side,
-// as a wavefront.
+// cuDNN. Its own persistent kernel (xwang233/code-snippet: B=16, H=128, LSTM forward, GPU unstated)
+// serves up to some H. Its standard path launches as our stepwise one, overlaps some of it, and
+// runs the layers of a stack side by side, as a wavefront.
 inline constexpr Constant kTorchPersistent{2.65, "us a step", "published", "2026-11"};
+inline constexpr Constant kTorchMost{192, "H, LSTM and GRU, forward", "published", "2026-11"};
+inline constexpr Constant kTorchMostBack{128, "the same, backward", "published", "2026-11"};
+inline constexpr Constant kTorchMostElman{384, "H, RNN, forward", "published", "2026-11"};
+inline constexpr Constant kTorchMostElmanBack{256, "the same, backward", "published", "2026-11"};
 inline constexpr Constant kTorchShare{0.9, "of such steps", "estimate", "2026-11"};
 inline constexpr Constant kWavefront{3, "layers at once", "estimate", "2026-11"};
 
@@ -65,6 +69,19 @@ inline constexpr Constant kMostSlots{268435456, "bytes of slots at once", "estim
 // costs little more; a queue of waves, where cuDNN may use tensor cores.
 inline constexpr Constant kClusterMargin{0.15, "of the cost of a block", "estimate", "2026-11"};
 inline constexpr Constant kTrustedWaves{2, "waves of blocks", "estimate", "2026-11"};
+
+// What a multiprocessor of a compute capability, and of those up to the next, has at most: threads,
+// and multiply-adds a cycle in fp32, fp64 and, on tensor cores, TF32. Published by NVIDIA, 2020 to
+// 2025; 12.x as of a GeForce.
+struct Rates {
+  int sm;
+  int threads, fp32, fp64, tf32;
+};
+inline constexpr Rates kRates[] = {
+    {0, 1024, 64, 2, 0},       {80, 2048, 64, 32, 512},  {81, 1536, 128, 2, 256},
+    {90, 2048, 128, 64, 1024}, {91, 2048, 128, 2, 1024}, {100, 2048, 128, 64, 2048},
+    {101, 2048, 128, 2, 2048}, {120, 1536, 128, 2, 128},
+};
 
 // A device that reports no clock.
 inline constexpr Constant kAssumedClock{1, "GHz", "estimate", "2026-11"};
