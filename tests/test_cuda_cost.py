@@ -151,3 +151,12 @@ def test_a_stack_shares_the_latency_of_cudnns_steps_but_not_their_work() -> None
         assert large[3] > 0.85 * large[0]
     ours = [plan(allowed=OURS, L=L) for L in (1, 3)]
     assert ours[0] == ours[1]
+
+
+def test_cudnns_persistent_kernel_multiplies_in_fp32_whatever_the_switch() -> None:
+    alone = []
+    for tf32 in (False, True):
+        theirs, ours = (plan(B=256, tf32=tf32, allowed=allowed) for allowed in (TORCH, BLOCK))
+        alone.append(theirs["step_us"] - (ours["step_us"] - ours["recurrence_us"]))
+    assert alone[0] == pytest.approx(alone[1])
+    assert alone[0] > 2.65

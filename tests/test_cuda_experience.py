@@ -101,6 +101,13 @@ def test_both_nonlinearities_share_measurements_and_ours_any_number_of_layers(in
             assert plan(mode=mode, index=index, L=L)["kernel"] == "torch"
             ours = plan(mode=mode, index=index, L=L, allowed=OURS)
             assert (ours["kernel"], ours["measured"]) == ("stepwise", True)
+    # One layer's own figure comes before a stack's, in either order.
+    stack = ENTRY | {"mode": "RNN_TANH", "L": 2, "step_us": 9}
+    layer = stack | {"L": 1, "step_us": 3}
+    for entries in ([stack, layer], [layer, stack]):
+        _C.set_measured(index, entries)
+        found = [plan(mode="RNN_TANH", index=index, L=L)["step_us"] for L in (1, 2)]
+        assert found == [3, 3]
 
 
 def hands(index: int) -> bool:
