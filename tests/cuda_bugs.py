@@ -42,7 +42,7 @@ BUGS = {
         *(LSTM, "LSTM", FORWARD, "barrier_wait(barriers + even, (step - begin - 1) >> 1 & 1);", "")
     ),
     "forward: wait for the other phase": bug(
-        *(LSTM, "LSTM", FORWARD, "even, (step - begin - 1) >> 1 & 1)", "even, (step - begin) >> 1 & 1)")
+        *(LSTM, "LSTM", FORWARD, "(step - begin - 1) >> 1 & 1)", "(step - begin) >> 1 & 1)")
     ),
     "forward: armed for half": bug(
         *(LSTM, "LSTM", FORWARD, "kRows * kShapeOf.hidden * 4;", "kRows * kShapeOf.hidden * 2;")
@@ -101,10 +101,40 @@ BUGS = {
     "forward: both directions ascend": bug(
         *(RNN, "RNN", FORWARD, "T, B, direction == 1};", "T, B, false};")
     ),
+    "forward: a part starts on the first rows": bug(
+        *(LSTM, "LSTM", FORWARD, "row_of(steps(begin), i)", "row_of(steps(0), i)")
+    ),
+    "forward: a part looks ahead from the first step": bug(
+        *(RNN, "RNN", FORWARD, "row_of(steps(begin + 1), i)", "row_of(steps(1), i)")
+    ),
+    "forward: a part starts on the other buffer": bug(
+        *(GRU, "GRU", FORWARD, "even = (step - begin) & 1;", "even = step & 1;")
+    ),
+    "forward: a part waits for the phase of a whole": bug(
+        *(LSTM, "LSTM", FORWARD, "(step - begin - 1) >> 1 & 1)", "(step - 1) >> 1 & 1)")
+    ),
+    "forward: a part sends after its last step": bug(
+        *(LSTM, "LSTM", FORWARD, "(step + 1 < end)", "(step + 1 < T)")
+    ),
     # Backward.
+    "backward: a part starts on the last rows": bug(
+        *(LSTM_BACK, "LSTM", BACKWARD, "now_ = steps(begin).row", "now_ = steps(0).row")
+    ),
+    "backward: a part stops with the sequence": bug(
+        *(GRU_BACK, "GRU", BLOCK, "step < end; ++step", "step < int(p.problem.T); ++step")
+    ),
+    "backward, cluster: a part looks ahead from the last step": bug(
+        *(
+            LSTM_BACK,
+            "LSTM",
+            CLUSTER,
+            "ahead = steps(begin + step + 3);",
+            "ahead = steps(step + 3);",
+        )
+    ),
     "backward: no barrier": bug(*(LSTM_BACK, "LSTM", BLOCK, "      block_sync();\n", "")),
     "backward: one buffer of gate gradients": bug(
-        *(LSTM_BACK, "LSTM", BLOCK, "buffers + (step & 1) * kBufferSize;", "buffers;")
+        *(LSTM_BACK, "LSTM", BLOCK, "buffers + ((step - begin) & 1) * kBufferSize;", "buffers;")
     ),
     "backward: dh lost where a row has no step": bug(
         *(GRU_BACK, "GRU", BACKWARD, "unweighted_ = active ? dh.v : dh_;", "unweighted_ = dh.v;")
@@ -137,7 +167,7 @@ BUGS = {
         *(LSTM_BACK, "LSTM", CLUSTER, "buffers + even * kBufferSize;", "buffers;")
     ),
     "backward, cluster: no wait": bug(
-        *(LSTM_BACK, "LSTM", CLUSTER, "barrier_wait(barriers + even, (step - begin - 1) >> 1 & 1);", "")
+        *(LSTM_BACK, "LSTM", CLUSTER, "barrier_wait(barriers + even, (step - 1) >> 1 & 1);", "")
     ),
     "backward, cluster: armed for half": bug(
         *(LSTM_BACK, "LSTM", CLUSTER, "kCluster * kCells * 4;", "kCluster * kCells * 2;")
