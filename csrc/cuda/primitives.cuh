@@ -64,6 +64,22 @@ FUSEDRNN_DEVICE float4 load_if(bool wanted, const float4* from) {
       : "memory");
   return value;
 }
+// The lower half of what lies at `from`, or `otherwise` where not `wanted`. In a register of each
+// thread: in one of the warp, into which the compiler would move it, it is waited for at once.
+FUSEDRNN_DEVICE int load_or(bool wanted, const int64_t* from, int otherwise) {
+  int value;
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.s32 wanted, %2, 0;\n"
+      "mov.s32 %0, %3;\n"
+      "@wanted ld.global.s32 %0, [%1];\n"
+      "}"
+      : "=&r"(value)
+      : "l"(from), "r"(int(wanted)), "r"(otherwise)
+      : "memory");
+  return value;
+}
 
 // x, of which the compiler knows nothing before this place: what follows from it is computed here.
 FUSEDRNN_DEVICE int known_here(int x) {

@@ -200,10 +200,10 @@ struct Steps {
   bool descending;
 
   FUSEDRNN_DEVICE RowRange operator()(int step) const {
-    if (step >= T) return {0, 0};
+    const bool is_step = step < T, packed = is_step && offsets;
     const int t = descending ? T - 1 - step : step;
-    if (offsets) return {int(offsets[t]), int(offsets[t + 1])};
-    return {t * B, t * B + B};
+    return {load_or(packed, offsets + t, is_step ? t * B : 0),
+            load_or(packed, offsets + t + 1, is_step ? t * B + B : 0)};
   }
 };
 constexpr int kPadding = 0x7fffffff;  // a batch row that no step has

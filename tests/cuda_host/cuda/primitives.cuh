@@ -38,6 +38,9 @@ template <class T>
 inline T load_if(bool wanted, const T* from) {
   return wanted ? *from : T{};
 }
+inline int load_or(bool wanted, const int64_t* from, int otherwise) {
+  return wanted ? int(*from) : otherwise;
+}
 
 inline int known_here(int x) { return x; }
 inline float add_here(float a, float b) { return a + b; }
