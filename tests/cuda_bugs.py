@@ -53,7 +53,25 @@ BUGS = {
         *(GRU, "GRU", FORWARD, "      block_sync();\n      cluster_sync();\n", "block_sync();\n")
     ),
     "forward: copies send to the same block": bug(
-        *(LSTM, "LSTM", FORWARD, "const int target = d + split.copy;", "const int target = d;")
+        *(LSTM, "LSTM", FORWARD, "send(to, split.copy, h, barrier);", "send(to, 0, h, barrier);")
+    ),
+    "forward: four units go to the same blocks": bug(
+        *(LSTM, "LSTM", FORWARD, "sender = split.copy * 4 + unit % 4;", "sender = split.copy * 4;")
+    ),
+    "forward: four units to the place of one": bug(
+        *(LSTM, "LSTM", FORWARD, "float4*>(to - unit % 4);", "float4*>(to);")
+    ),
+    "forward: units of the wrong lane": bug(
+        *(
+            LSTM,
+            "LSTM",
+            TILE,
+            "odd = unit & 1, last = unit & 2;",
+            "odd = unit & 2, last = unit & 1;",
+        )
+    ),
+    "forward: units a lane too far": bug(
+        *(GRU, "GRU", TILE, "? kStride << kBits >> 1 : 1;", "? kStride << kBits >> 2 : 1;")
     ),
     # Forward: what goes where.
     "forward: a row past its length": bug(
@@ -188,6 +206,21 @@ BUGS = {
     ),
     "backward, cluster: every copy sends": bug(
         *(GRU_BACK, "GRU", CLUSTER, "if (split.copy == 0) {\n        const", "{\n        const")
+    ),
+    "backward, cluster: a share of each row after the other": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "own_unit = thread / kRows,", "own_unit = thread % kUnits,")
+    ),
+    "backward, cluster: shares of the first row only": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "% kUnits * kRows + split", "% kUnits + split")
+    ),
+    "backward, cluster: values of a send in the wrong order": bug(
+        *(
+            LSTM_BACK,
+            "LSTM",
+            CLUSTER,
+            "make_float2(values[0], values[1])",
+            "make_float2(values[1], values[0])",
+        )
     ),
     # Stepwise.
     "stepwise: a state carried past its length": bug(

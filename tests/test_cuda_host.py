@@ -172,6 +172,8 @@ FAULTS = [
     ("sent and not awaited", "plain", "its block ended before|to a block that has ended"),
     ("sent to nowhere", "plain", "where to send is not in shared memory"),
     ("sent to a block that ended", "plain", "to a block that has ended"),
+    ("four to a place for two", "plain", "where to send is not in shared memory, or not aligned"),
+    ("sent past shared memory", "plain", "where to send is not in shared memory, or not aligned"),
 ]
 
 
@@ -200,7 +202,7 @@ def test_the_shim_reports_a_fault(
 
 
 @pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("case", ["neighbours", "warp sum", "ring", "geometry"])
+@pytest.mark.parametrize("case", ["neighbours", "warp sum", "ring", "wide ring", "geometry"])
 def test_the_shim_runs_what_is_right_in_any_order(
     shim_tests: dict[str, str], build: str, case: str
 ) -> None:

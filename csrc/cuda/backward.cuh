@@ -135,7 +135,7 @@ struct BackwardTile {
   static constexpr int kLanes = kShapeOf.backward.lanes, kCluster = kShapeOf.cluster;
   static constexpr int kThreads = kShape.threads, kUnits = kShape.units;
   static constexpr int kOutputs = kShape.outputs;
-  static constexpr int kRowQuads = kShape.lane_quads * kLanes;  // float4 of a row of gate gradients
+  static constexpr int kRowQuads = kShape.row_quads;
 
   using Split = LaneSplit<kOutputs * kRows, 1, kLanes>;
   using ThreadWeights = Weights<kShape.quads, kShape.shared_quads, kThreads, 4>;

@@ -18,6 +18,7 @@ struct BackwardCluster : BackwardTile<kTile> {
   static constexpr int kCluster = Base::kCluster, kOutputs = Base::kOutputs;
   static constexpr int kBufferSize = kRows * kRowQuads * 4;
   static constexpr int kCells = kUnits * kRows;         // one a thread, of the first threads
+  static constexpr int kStates = Split::kStates;        // sums of a lane, side by side in a share
   static constexpr int kBytes = kCluster * kCells * 4;  // that a block receives a step
   static_assert(kCells <= kThreads && kUnits % kOutputs == 0);
 
@@ -30,7 +31,7 @@ struct BackwardCluster : BackwardTile<kTile> {
     const Split split(thread);
     float4* shared = reinterpret_cast<float4*>(shared_memory());
     float* buffers = reinterpret_cast<float*>(shared + Base::kShape.shared_quads * kThreads);
-    float* shares = buffers + 2 * kBufferSize;  // [2][block][row][unit]
+    float* shares = buffers + 2 * kBufferSize;  // [2][block][unit][row]
     uint64_t* barriers = reinterpret_cast<uint64_t*>(shares + 2 * kCluster * kCells);
 
     typename Base::ThreadWeights weights(shared, thread);
@@ -47,7 +48,7 @@ struct BackwardCluster : BackwardTile<kTile> {
     cluster_sync();
 
     const bool has_cell = thread < kCells;
-    const int row = thread / kUnits, unit = rank * kUnits + thread % kUnits;
+    const int row = thread % kRows, own_unit = thread / kRows, unit = rank * kUnits + own_unit;
     const Steps steps = State::steps_of(p, direction);
     State state(p, direction, first_row + row, unit, has_cell && first_row + row < B && unit < H);
 
@@ -71,7 +72,7 @@ struct BackwardCluster : BackwardTile<kTile> {
         state.step(p, true, gates);
 #pragma unroll
         for (int g = 0; g < kGates; ++g)
-          buffer[row * (kRowQuads * 4) + g * kUnits + thread % kUnits] = gates[g];
+          buffer[row * (kRowQuads * 4) + g * kUnits + own_unit] = gates[g];
       }
       block_sync();
       state.load_next(p);
@@ -80,14 +81,9 @@ struct BackwardCluster : BackwardTile<kTile> {
       state.look_ahead(ahead);
       if (split.copy == 0) {
         const int target = split.group * kOutputs / kUnits;
-#pragma unroll
-        for (int i = 0; i < Split::kStates; ++i) {
-          const int pair = split.first_pair + i;
-          const int column = split.group * kOutputs % kUnits + pair / kRows;
-          float* to =
-              shares + ((1 - even) * kCluster + rank) * kCells + pair % kRows * kUnits + column;
-          send(to, target, sums[i], barriers + (1 - even));
-        }
+        const int first_cell = split.group * kOutputs % kUnits * kRows + split.first_pair;
+        float* to = shares + ((1 - even) * kCluster + rank) * kCells + first_cell;
+        send_all(to, target, sums, barriers + (1 - even));
       }
     }
     if (has_cell) {
@@ -97,6 +93,22 @@ struct BackwardCluster : BackwardTile<kTile> {
     // Every send has been awaited; that no block leaves while others run is the rule for clusters
     // that reach into each other's memory, and costs nothing here.
     cluster_sync();
+  }
+
+ private:
+  // The fewest sends there can be: up to four values each.
+  static FUSEDRNN_DEVICE void send_all(float* to, int rank, const float (&values)[kStates],
+                                       uint64_t* barrier) {
+    if constexpr (kStates == 1) {
+      send(to, rank, values[0], barrier);
+    } else if constexpr (kStates == 2) {
+      send(reinterpret_cast<float2*>(to), rank, make_float2(values[0], values[1]), barrier);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kStates; i += 4)
+        send(reinterpret_cast<float4*>(to + i), rank,
+             make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]), barrier);
+    }
   }
 };
 

@@ -21,7 +21,7 @@ struct ForwardKernel {
   static constexpr int kGates = int(gates_of(kCell)), kUnits = units_of_thread(kCell);
   static constexpr int kRows = kShapeOf.rows, kLanes = kShapeOf.forward.lanes;
   static constexpr int kCluster = kShapeOf.cluster, kThreads = kShape.threads;
-  static constexpr int kRowQuads = kShape.lane_quads * kLanes;  // float4 of a row of h
+  static constexpr int kRowQuads = kShape.row_quads;
   static constexpr int kBufferSize = kRows * kRowQuads * 4;
   static constexpr int kBytes = kRows * kShapeOf.hidden * 4;  // of h, a step
 
@@ -33,6 +33,9 @@ struct ForwardKernel {
   static constexpr int kSlots = CellType::kSlots;
   static constexpr int kTrainingSlots = int(slots_of(kCell, true));
   static constexpr int kLaneUnits = ceil_div(kStates, kRows);
+  // A lane of a cluster sends h of its unit to as many blocks as there are copies of it. Where that
+  // is not all of them, four lanes share their units and the blocks: a fourth of the sends.
+  static constexpr bool kSendsFour = kCluster > Split::kCopies;
 
   // GRU's n: its b_hh stays with h W_hh', inside of r.
   static constexpr FUSEDRNN_DEVICE bool is_inner(int gate) {
@@ -106,6 +109,21 @@ struct ForwardKernel {
       }
     }
     split.reduce(parts, sums);
+  }
+
+  // h of a unit, or of its four units together, to every block of the cluster. `to` is the unit's.
+  static FUSEDRNN_DEVICE void send_h(const Split& split, int unit, float* to, float h,
+                                     uint64_t* barrier) {
+    if constexpr (kSendsFour) {
+      const float4 four = FourUnits<kUnits, Split::kStride>::gather(h, unit);
+      const int sender = split.copy * 4 + unit % 4;
+      float4* const all = reinterpret_cast<float4*>(to - unit % 4);
+#pragma unroll
+      for (int d = 0; d < kCluster; d += 4 * Split::kCopies)
+        if (d + sender < kCluster) send(all, d + sender, four, barrier);
+    } else if (split.copy < kCluster) {
+      send(to, split.copy, h, barrier);
+    }
   }
 
   static FUSEDRNN_DEVICE void run(const Forward& p) {
@@ -233,11 +251,7 @@ struct ForwardKernel {
         if constexpr (kCluster == 1) {
           if (split.copy == 0) *to = h[i];
         } else if (step + 1 < end) {
-#pragma unroll
-          for (int d = 0; d < kCluster; d += Split::kCopies) {
-            const int target = d + split.copy;
-            if (target < kCluster) send(to, target, h[i], barriers + (1 - even));
-          }
+          send_h(split, unit(i), to, h[i], barriers + (1 - even));
         }
       }
       if constexpr (kCluster == 1) block_sync();

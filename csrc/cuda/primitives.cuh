@@ -169,13 +169,29 @@ FUSEDRNN_DEVICE void barrier_wait(uint64_t* barrier, int parity) {
       "r"(parity)
       : "memory");
 }
-// Stores value where `to` lies in the shared memory of block `rank`, and counts 4 bytes on that
-// block's `barrier`.
+// Stores value where `to` lies in the shared memory of block `rank`, and counts its 4, 8 or 16
+// bytes on that block's `barrier`; `to` is a multiple of as many.
 FUSEDRNN_DEVICE void send(float* to, int rank, float value, uint64_t* barrier) {
   asm volatile(
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
           shared_address_in(to, rank)),
       "r"(__float_as_uint(value)), "r"(shared_address_in(barrier, rank))
+      : "memory");
+}
+FUSEDRNN_DEVICE void send(float2* to, int rank, float2 value, uint64_t* barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::
+          "r"(shared_address_in(to, rank)),
+      "r"(__float_as_uint(value.x)), "r"(__float_as_uint(value.y)),
+      "r"(shared_address_in(barrier, rank))
+      : "memory");
+}
+FUSEDRNN_DEVICE void send(float4* to, int rank, float4 value, uint64_t* barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(shared_address_in(to, rank)),
+      "r"(__float_as_uint(value.x)), "r"(__float_as_uint(value.y)), "r"(__float_as_uint(value.z)),
+      "r"(__float_as_uint(value.w)), "r"(shared_address_in(barrier, rank))
       : "memory");
 }
 #else
@@ -185,7 +201,8 @@ FUSEDRNN_DEVICE void cluster_sync() {}
 FUSEDRNN_DEVICE void barrier_init(uint64_t*) {}
 FUSEDRNN_DEVICE void barrier_arm(uint64_t*, int) {}
 FUSEDRNN_DEVICE void barrier_wait(uint64_t*, int) {}
-FUSEDRNN_DEVICE void send(float*, int, float, uint64_t*) {}
+template <class T>
+FUSEDRNN_DEVICE void send(T*, int, T, uint64_t*) {}
 #endif
 
 }  // namespace fusedrnn::cuda

@@ -97,6 +97,27 @@ struct LaneSplit {
   }
 };
 
+// What the four lanes own of a row's units from a multiple of four on, by unit, given to all four:
+// they are in one warp. kUnits are those of a group, of which a lane has one.
+template <int kUnits, int kStride>
+struct FourUnits {
+  // The lane that differs in one bit of the unit: within a group its bits count down from the first
+  // stage of the reduction, above they are the group's.
+  static constexpr int kBits = log2_of(kUnits);
+  static constexpr int kFirst = kBits > 0 ? kStride << kBits >> 1 : 1;
+  static constexpr int kSecond = kBits > 1 ? kStride << kBits >> 2 : 2 >> kBits;
+  static_assert(kBits > 1 || kSecond < kStride);
+
+  static FUSEDRNN_DEVICE float4 gather(float own, int unit) {
+    const bool odd = unit & 1, last = unit & 2;
+    const float other = shuffle_xor(own, kFirst);
+    const float low = odd ? other : own, high = odd ? own : other;
+    const float other_low = shuffle_xor(low, kSecond), other_high = shuffle_xor(high, kSecond);
+    return make_float4(last ? other_low : low, last ? other_high : high, last ? low : other_low,
+                       last ? high : other_high);
+  }
+};
+
 // A thread's float4 of weights: in registers, but for kShared of them, which are spread evenly
 // among the others, kGrain at a time, so that their loads hide behind multiply-adds.
 template <int kQuads, int kShared, int kThreads, int kGrain>

@@ -35,6 +35,7 @@ struct Shape {
   int lane_quads;  // of these, a lane's, the last lanes' padded with zeros
   int quads;
   int shared_quads;
+  int row_quads;  // float4 from a batch row's operands of the sums to the next one's
   int64_t shared_bytes;
 
   // Of 65536, in four parts that each serve whole warps.
@@ -58,10 +59,10 @@ constexpr Shape forward_shape(const Tile& tile) {
   s.lane_quads = ceil_div(s.sum_quads, tile.forward.lanes);
   s.quads = s.outputs * s.lane_quads;
   s.shared_quads = s.quads > tile.forward.registers ? s.quads - tile.forward.registers : 0;
+  s.row_quads = s.lane_quads * tile.forward.lanes;
   // Two buffers of h.
-  s.shared_bytes = int64_t(16) * (s.shared_quads * s.threads +
-                                  2 * tile.rows * s.lane_quads * tile.forward.lanes) +
-                   kBarrierBytes;
+  s.shared_bytes =
+      int64_t(16) * (s.shared_quads * s.threads + 2 * tile.rows * s.row_quads) + kBarrierBytes;
   return s;
 }
 
@@ -74,9 +75,12 @@ constexpr Shape backward_shape(const Tile& tile) {
   s.lane_quads = ceil_div(s.sum_quads, tile.backward.lanes);
   s.quads = s.outputs * s.lane_quads;
   s.shared_quads = s.quads > tile.backward.registers ? s.quads - tile.backward.registers : 0;
+  // In a cluster a warp writes gate gradients of 32 / rows units of every row: a shift between rows
+  // gives each its own banks.
+  s.row_quads =
+      s.lane_quads * tile.backward.lanes + (tile.cluster > 1 && tile.rows > 1 ? 8 / tile.rows : 0);
   // Two buffers of gate gradients and, in a cluster, two of what every block sends.
-  s.shared_bytes = int64_t(16) * (s.shared_quads * s.threads +
-                                  2 * tile.rows * s.lane_quads * tile.backward.lanes) +
+  s.shared_bytes = int64_t(16) * (s.shared_quads * s.threads + 2 * tile.rows * s.row_quads) +
                    (tile.cluster > 1 ? 8 * tile.cluster * s.units * tile.rows : 0) + kBarrierBytes;
   return s;
 }
@@ -92,8 +96,8 @@ inline constexpr Tile kTiles[] = {
     {Cell::kLstm, 128, 1, 1, {4, 49}, {16, 44}},
     {Cell::kLstm, 128, 1, 2, {4, 46}, {16, 44}},
     {Cell::kLstm, 128, 1, 4, {4, 33}, {16, 36}},
-    {Cell::kLstm, 160, 2, 1, {8, 30}, {16, 28}},
-    {Cell::kLstm, 160, 2, 2, {8, 25}, {16, 24}},
+    {Cell::kLstm, 160, 2, 1, {8, 29}, {16, 20}},
+    {Cell::kLstm, 160, 2, 2, {8, 25}, {16, 20}},
     {Cell::kLstm, 192, 4, 1, {16, 24}, {16, 24}},
     {Cell::kLstm, 192, 4, 2, {16, 24}, {16, 24}},
     {Cell::kLstm, 256, 4, 1, {8, 52}, {8, 44}},
@@ -103,7 +107,7 @@ inline constexpr Tile kTiles[] = {
     {Cell::kLstm, 384, 16, 1, {16, 48}, {4, 48}},
     {Cell::kLstm, 384, 16, 2, {16, 46}, {4, 48}},
     {Cell::kLstm, 512, 16, 1, {16, 52}, {4, 44}},
-    {Cell::kLstm, 512, 16, 2, {16, 49}, {4, 44}},
+    {Cell::kLstm, 512, 16, 2, {16, 48}, {4, 44}},
     {Cell::kLstm, 512, 16, 4, {16, 38}, {4, 36}},
 
     {Cell::kGru, 32, 1, 1, {8, 12}, {16, 16}},

@@ -70,7 +70,8 @@ static_assert(sizeof(Phase) == sizeof(uint64_t));
 
 struct Message {
   float* to;
-  float value;
+  float values[4];
+  int count;
   uint64_t* barrier;
   Block* target;
   Site site;

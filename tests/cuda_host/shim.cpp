@@ -5,6 +5,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -94,8 +95,10 @@ void settle(uint64_t* barrier, Block& block, const Site& site) {
 }
 
 void deliver(const Message& message) {
-  std::memcpy(message.to, &message.value, sizeof message.value);
-  reinterpret_cast<Phase*>(message.barrier)->bytes -= int(sizeof message.value);
+  const int bytes = message.count * int(sizeof(float));
+  volatile float* const to = message.to;  // a call of memcpy would be watched by ThreadSanitizer
+  for (int i = 0; i < message.count; ++i) to[i] = message.values[i];
+  reinterpret_cast<Phase*>(message.barrier)->bytes -= bytes;
   settle(message.barrier, *message.target, message.site);
 }
 
@@ -466,17 +469,19 @@ void barrier_wait(uint64_t* barrier, int parity, const Site& site) {
   order_after(token_of(*fiber->block, offset, parity & 1));
 }
 
-void send(float* to, int rank, float value, uint64_t* barrier, const Site& site) {
-  const int64_t to_offset = offset_of(to, sizeof *to, "where to send", site);
+void send(float* to, int rank, const float* values, int count, uint64_t* barrier,
+          const Site& site) {
+  const int64_t to_offset = offset_of(to, count * int64_t(sizeof *to), "where to send", site);
   const int64_t barrier_offset = offset_of(barrier, sizeof *barrier, "the barrier", site);
   if (rank < 0 || rank >= machine.grid.cluster) fail(site, "a store sent to rank %d", rank);
   Block& target = machine.blocks[size_t(rank)];
   if (target.live == 0) fail(site, "a store sent to a block that has ended, of rank %d", rank);
   unsigned char* const shared = target.memory + kGuard;
-  const Message message{reinterpret_cast<float*>(shared + to_offset), value,
-                        reinterpret_cast<uint64_t*>(shared + barrier_offset), &target, site};
+  Message message{reinterpret_cast<float*>(shared + to_offset),         {},      count,
+                  reinterpret_cast<uint64_t*>(shared + barrier_offset), &target, site};
+  std::copy_n(values, count, message.values);
   const Phase& phase = phase_of(message.barrier, site);
-  if (__tsan_write4) __tsan_write4(message.to);
+  for (int i = 0; __tsan_write4 && i < count; ++i) __tsan_write4(message.to + i);
   order_before(token_of(target, barrier_offset, phase.parity));
   if (machine.schedule.order == Order::kInOrder || watches_threads()) {
     deliver(message);

@@ -49,7 +49,8 @@ float shuffle_xor(float value, int mask, const Site& site);
 void barrier_init(uint64_t* barrier, const Site& site);
 void barrier_arm(uint64_t* barrier, int bytes, const Site& site);
 void barrier_wait(uint64_t* barrier, int parity, const Site& site);
-void send(float* to, int rank, float value, uint64_t* barrier, const Site& site);
+// `count` floats, 1, 2 or 4, to an address that is a multiple of their size.
+void send(float* to, int rank, const float* values, int count, uint64_t* barrier, const Site& site);
 
 struct Grid {
   int64_t blocks;

@@ -104,6 +104,35 @@ void ring(Params p) {
     send(buffers + thread, target, 0, barriers);
   }
 }
+// As the ring, with two and four floats a send from every other thread and every fourth.
+void wide_ring(Params p) {
+  float* const buffer = reinterpret_cast<float*>(shared_memory());
+  uint64_t* const barrier = reinterpret_cast<uint64_t*>(buffer + 2 * kThreads);
+  const int thread = thread_index(), target = (cluster_rank() + 1) % 4;
+  if (thread == 0) {
+    barrier_init(barrier);
+    barrier_arm(barrier, 2 * kThreads * 4);
+  }
+  block_sync();
+  cluster_sync();
+  const float value = float(thread + 100 * cluster_rank());
+  float* const fours = buffer + kThreads;
+  if (thread % 2 == 0)
+    send(reinterpret_cast<float2*>(buffer + thread), target, make_float2(value, value + 1),
+         barrier);
+  if (thread % 4 == 0 && p.is("sent past shared memory"))
+    send(reinterpret_cast<float4*>(buffer + 2 * kThreads + 4), target, make_float4(0, 0, 0, 0),
+         barrier);
+  if (thread % 4 == 0)
+    send(reinterpret_cast<float4*>(fours + thread + (p.is("four to a place for two") ? 2 : 0)),
+         target, make_float4(value, value + 1, value + 2, value + 3), barrier);
+  barrier_wait(barrier, 0);
+  p.out[block_index() * kThreads + thread] = buffer[thread] + fours[thread];
+}
+float wide_ring_result(int block, int thread) {
+  return float(2 * (thread + 100 * ((block % 4 + 3) % 4)));
+}
+
 float ring_result(int block, int thread) {
   return float(thread + 100 * ((block % 4 + 4 * kSteps - kSteps) % 4) + kSteps);
 }
@@ -123,6 +152,7 @@ struct Kernel {
 constexpr Kernel kNeighbours{neighbours, neighbours_result, 2, 1, 1, 2 * kThreads * 4};
 constexpr Kernel kWarpSum{warp_sum, warp_sum_result, 2, 1, 1, kThreads * 4};
 constexpr Kernel kRing{ring, ring_result, 8, 1, 4, 2 * kThreads * 4 + 16};
+constexpr Kernel kWideRing{wide_ring, wide_ring_result, 8, 1, 4, 2 * kThreads * 4 + 16};
 constexpr Kernel kGeometry{geometry, geometry_result, 3, 2, 1, 0};
 
 struct Case {
@@ -155,6 +185,9 @@ constexpr Case kCases[] = {
     {"sent and not awaited", kRing},
     {"sent to nowhere", kRing},
     {"sent to a block that ended", kRing},
+    {"wide ring", kWideRing},
+    {"four to a place for two", kWideRing},
+    {"sent past shared memory", kWideRing},
     {"geometry", kGeometry},
 };
 

@@ -66,7 +66,15 @@ inline void barrier_wait(uint64_t* barrier, int parity, Site site = Site::curren
   shim::barrier_wait(barrier, parity, site);
 }
 inline void send(float* to, int rank, float value, uint64_t* barrier, Site site = Site::current()) {
-  shim::send(to, rank, value, barrier, site);
+  shim::send(to, rank, &value, 1, barrier, site);
+}
+inline void send(float2* to, int rank, float2 value, uint64_t* barrier,
+                 Site site = Site::current()) {
+  shim::send(&to->x, rank, &value.x, 2, barrier, site);
+}
+inline void send(float4* to, int rank, float4 value, uint64_t* barrier,
+                 Site site = Site::current()) {
+  shim::send(&to->x, rank, &value.x, 4, barrier, site);
 }
 
 }  // namespace fusedrnn::cuda
