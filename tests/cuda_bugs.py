@@ -134,6 +134,24 @@ BUGS = {
     "forward: a part sends after its last step": bug(
         *(LSTM, "LSTM", FORWARD, "(step + 1 < end)", "(step + 1 < T)")
     ),
+    "forward: a prefetch past the rows": bug(
+        *(
+            LSTM,
+            "LSTM",
+            TILE,
+            "return row < uint32_t(rows) ? int(row) : kNoRow;",
+            "return int(row);",
+        )
+    ),
+    "forward: a prefetch the other way": bug(
+        *(
+            RNN,
+            "RNN",
+            TILE,
+            "4u * uint32_t(next) - 3u * uint32_t(before)",
+            "3u * uint32_t(before) - 2u * uint32_t(next)",
+        )
+    ),
     # Backward.
     "backward: a part starts on the last rows": bug(
         *(LSTM_BACK, "LSTM", BACKWARD, "now_ = steps(begin).row", "now_ = steps(0).row")

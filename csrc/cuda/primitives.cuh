@@ -64,6 +64,18 @@ FUSEDRNN_DEVICE float4 load_if(bool wanted, const float4* from) {
       : "memory");
   return value;
 }
+// Asks for what lies at `from` to be brought into the L2 cache, where `wanted`. Nothing waits for
+// it.
+FUSEDRNN_DEVICE void prefetch_if(bool wanted, const float* from) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.s32 wanted, %1, 0;\n"
+      "@wanted prefetch.global.L2 [%0];\n"
+      "}" ::"l"(from),
+      "r"(int(wanted)));
+}
+
 // The lower half of what lies at `from`, or `otherwise` where not `wanted`. In a register of each
 // thread: in one of the warp, into which the compiler would move it, it is waited for at once.
 FUSEDRNN_DEVICE int load_or(bool wanted, const int64_t* from, int otherwise) {

@@ -220,6 +220,9 @@ struct Steps {
   int T, B;
   bool descending;
 
+  // Rows of all steps together.
+  FUSEDRNN_DEVICE int rows() const { return load_or(offsets, offsets + T, T * B); }
+
   FUSEDRNN_DEVICE RowRange operator()(int step) const {
     const bool is_step = step < T, packed = is_step && offsets;
     const int t = descending ? T - 1 - step : step;
@@ -228,6 +231,13 @@ struct Steps {
   }
 };
 constexpr int kPadding = 0x7fffffff;  // a batch row that no step has
+
+// A guess at a batch row's row three steps after `next`, from that of the step before: right where
+// all steps between have as many rows, and always a row of the matrix, or else kNoRow.
+FUSEDRNN_DEVICE int row_ahead(int before, int next, int rows) {
+  const uint32_t row = 4u * uint32_t(next) - 3u * uint32_t(before);
+  return row < uint32_t(rows) ? int(row) : kNoRow;
+}
 
 // Row `row` of a matrix whose rows lie `stride` apart. In bytes, and
 // unsigned, or the compiler scales afterwards: one wide multiply-add.

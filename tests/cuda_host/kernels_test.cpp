@@ -98,6 +98,21 @@ void note(std::string& wrong, const std::string& other) {
   if (wrong.empty()) wrong = other;
 }
 
+// What stands in `slots` must have been prefetched from the fifth step on, where every step has as
+// many rows.
+std::string check_prefetched(const Drawn& d, int way, int direction, Buffer<float>& slots) {
+  const Problem& p = d.problem;
+  const int64_t columns = gates_of(p.cell) * p.H;
+  for (int64_t step = 4; way != kStepwise && !p.offsets && step < p.T; ++step) {
+    const int64_t first = (direction == 1 ? p.T - 1 - step : step) * p.B;
+    for (int64_t i = 0; i < p.B * columns; ++i) {
+      if (!shim::was_prefetched(&slots(first + i / columns, i % columns)))
+        return "x of step " + std::to_string(step) + " is not prefetched";
+    }
+  }
+  return "";
+}
+
 template <class T>
 std::string check_forward(const Drawn& d, int way, bool training) {
   Problem p = d.problem;
@@ -129,6 +144,8 @@ std::string check_forward(const Drawn& d, int way, bool training) {
   std::string wrong;
   int error = 0;
   if constexpr (sizeof(T) == 4) {
+    for (int i = 0; i < d.directions; ++i)
+      shim::allow_prefetch(tensors[i].slots.data(), N * tensors[i].slots.columns());
     if (way != kStepwise) {
       const Plan plan = way == kPlanned ? planned(Pass::kForward, p, d.directions, wrong)
                                         : plan_of(way, Pass::kForward, p);
@@ -145,6 +162,11 @@ std::string check_forward(const Drawn& d, int way, bool training) {
     error |= stepwise_forward(p, i == 1, tensors[i], d.ldy);
   if (error) note(wrong, error_string(error));
 
+  if constexpr (sizeof(T) == 4) {
+    for (int i = 0; i < d.directions; ++i)
+      note(wrong, check_prefetched(d, way, i, tensors[i].slots));
+    shim::forget_prefetch();
+  }
   note(wrong, y.difference("y", side_by_side(d, &Recurrence::y)));
   for (int i = 0; i < d.directions; ++i) {
     const Recurrence& r = d.direction[i];

@@ -77,6 +77,12 @@ struct Message {
   Site site;
 };
 
+// Floats that may be prefetched, and which were.
+struct Prefetched {
+  const float* first;
+  std::vector<bool> done;
+};
+
 class Queue {
  public:
   void reset(size_t most) {

@@ -42,6 +42,7 @@ struct Machine {
   Queue ready, starved;
   std::vector<Message> sent;
   bool sent_starved = false;
+  std::vector<Prefetched> prefetched;
   Stack main;
   Fiber* current = nullptr;
   Token begin, end;
@@ -488,6 +489,31 @@ void send(float* to, int rank, const float* values, int count, uint64_t* barrier
   } else {
     machine.sent.push_back(message);
   }
+}
+
+void prefetch(const float* from, const Site& site) {
+  if (machine.prefetched.empty()) return;
+  for (Prefetched& range : machine.prefetched) {
+    const int64_t i = from - range.first;
+    if (i < 0 || i >= int64_t(range.done.size())) continue;
+    range.done[size_t(i)] = true;
+    return;
+  }
+  fail(site, "a prefetch of what is not to be prefetched");
+}
+
+void allow_prefetch(const float* first, int64_t count) {
+  machine.prefetched.push_back({first, std::vector<bool>(size_t(count))});
+}
+
+void forget_prefetch() { machine.prefetched.clear(); }
+
+bool was_prefetched(const float* from) {
+  for (const Prefetched& range : machine.prefetched) {
+    const int64_t i = from - range.first;
+    if (i >= 0 && i < int64_t(range.done.size())) return range.done[size_t(i)];
+  }
+  return false;
 }
 
 }  // namespace fusedrnn::shim

@@ -52,6 +52,13 @@ void barrier_wait(uint64_t* barrier, int parity, const Site& site);
 // `count` floats, 1, 2 or 4, to an address that is a multiple of their size.
 void send(float* to, int rank, const float* values, int count, uint64_t* barrier, const Site& site);
 
+// A prefetch reads nothing here, but must point into memory that is to be prefetched, where the
+// caller has said which that is. Nothing is said at first.
+void prefetch(const float* from, const Site& site);
+void allow_prefetch(const float* first, int64_t count);  // besides what is allowed already
+void forget_prefetch();
+bool was_prefetched(const float* from);
+
 struct Grid {
   int64_t blocks;
   int rows, threads, cluster;

@@ -38,6 +38,9 @@ template <class T>
 inline T load_if(bool wanted, const T* from) {
   return wanted ? *from : T{};
 }
+inline void prefetch_if(bool wanted, const float* from, Site site = Site::current()) {
+  if (wanted) shim::prefetch(from, site);
+}
 inline int load_or(bool wanted, const int64_t* from, int otherwise) {
   return wanted ? int(*from) : otherwise;
 }
