@@ -10,6 +10,11 @@
 #define FUSEDRNN_DEVICE __device__ __forceinline__
 #define FUSEDRNN_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 
+// What a device's assert() calls: says where and ends the kernel with cudaErrorAssert. Declared
+// here since <cassert> leaves it out under NDEBUG.
+extern "C" __device__ void __assertfail(const char* condition, const char* file, unsigned line,
+                                        const char* function, size_t size) [[gnu::noreturn]];
+
 namespace fusedrnn::cuda {
 
 FUSEDRNN_DEVICE unsigned char* shared_memory() {
@@ -167,19 +172,35 @@ FUSEDRNN_DEVICE void barrier_arm(uint64_t* barrier, int bytes) {
                "r"(bytes)
                : "memory");
 }
-// Waits for the end of the phase of this parity. The model asks for .acquire.cluster, which adds an
-// L1 invalidation a step; the data lies in this block's own shared memory, and for that the default
-// .acquire.cta suffices in practice (CUTLASS waits for multicast copies so).
-FUSEDRNN_DEVICE void barrier_wait(uint64_t* barrier, int parity) {
+// Whether the phase of this parity has ended, after waiting for a while. The model asks for
+// .acquire.cluster, which adds an L1 invalidation a step; the data lies in this block's own shared
+// memory, and for that the default .acquire.cta suffices in practice (CUTLASS waits for multicast
+// copies so).
+FUSEDRNN_DEVICE bool barrier_try(uint64_t* barrier, int parity) {
+  int done;
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
-      "WAIT_%=:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra WAIT_%=;\n"
-      "}" ::"r"(shared_address(barrier)),
-      "r"(parity)
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.s32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(shared_address(barrier)), "r"(parity)
       : "memory");
+  return done;
+}
+// Waits for it, but not for ever: blocks of a cluster run together and are a step apart at most, so
+// that a wait lasts microseconds. An attempt takes 40 cycles or more, and all of them a second at
+// the least; whoever waits for longer waits for a block that is lost. Attempts are counted, not
+// time, which goes on where a kernel is interrupted or slowed down by a tool.
+constexpr uint32_t kMostAttempts = 1u << 26;
+FUSEDRNN_DEVICE void barrier_wait(uint64_t* barrier, int parity) {
+  uint32_t left = kMostAttempts;
+#pragma unroll 1
+  while (!barrier_try(barrier, parity)) {
+    if (--left == 0)
+      __assertfail("the blocks of a cluster hear of each other", "fusedrnn", 0, "recurrence", 1);
+  }
 }
 // Stores value where `to` lies in the shared memory of block `rank`, and counts its 4, 8 or 16
 // bytes on that block's `barrier`; `to` is a multiple of as many.
