@@ -63,13 +63,15 @@ class Kernel(NamedTuple):
     threads: int
     registers: int
     shared_bytes: int
+    lanes: int  # threads of a warp that split a sum
+    outputs: int  # sums of a thread for one batch row
 
 
 def kernels(folder: Path) -> list[Kernel]:
     """The whole table, by a program that includes it and is built in `folder`."""
     program = str(folder / "tiles_table")
     output_of([*cxx(), "-std=c++20", f"-I{CSRC}", str(SHIM / "tiles_table.cpp"), "-o", program])
-    lines = re.findall(r"^(\d+) (\w+) (\w+)((?: \d+){6})$", output_of([program]), re.MULTILINE)
+    lines = re.findall(r"^(\d+) (\w+) (\w+)((?: \d+){8})$", output_of([program]), re.MULTILINE)
     table = [
         Kernel(int(row), direction, cell, *map(int, rest.split()))
         for row, direction, cell, rest in lines
