@@ -45,8 +45,11 @@ MIN_SETUPTOOLS = 77  # the first that reads the licence in pyproject.toml
 LOCAL_VERSION = os.environ.get("FUSEDRNN_LOCAL_VERSION")
 
 # What is compiled where no GPU is in sight: real code for each family, 8.6's serving 8.9; PTX for
-# what comes later. Blackwell's two have toolkits from 12.8 on; the PTX of the first serves 11.0.
-CUDA_ARCHES = "7.5;8.0;8.6;9.0"
+# what comes later. That of 8.0 takes no time to compile and serves 8.7, to which 8.6's code is not
+# promised. 9.0's st.async is PTX 8.1, known to toolkits from 12.1 on. Blackwell's two have toolkits
+# from 12.8 on; the PTX of the first serves 11.0.
+CUDA_ARCHES = "7.5;8.0+PTX;8.6"
+CUDA_ARCHES_12_1 = "9.0"
 CUDA_ARCHES_12_8 = "10.0+PTX;12.0+PTX"
 MIN_CAPABILITY = (7, 5)
 
@@ -151,11 +154,26 @@ def cuda_wish(environment: Mapping[str, str]) -> bool | None:
     return True if environment.get("FORCE_CUDA") == "1" else None
 
 
+def numbers(release: str) -> tuple[int, int]:
+    """A toolkit's release to compare: (12, 8); one that cannot be read counts as the oldest."""
+    known = re.fullmatch(r"(\d+)\.(\d+)", release)
+    return (int(known[1]), int(known[2])) if known else (0, 0)
+
+
 def all_arches(release: str) -> str:
     """Every architecture that the kernels are made for and this release of CUDA knows."""
-    known = re.fullmatch(r"(\d+)\.(\d+)", release)
-    blackwell = known is not None and (int(known[1]), int(known[2])) >= (12, 8)
-    return f"{CUDA_ARCHES};{CUDA_ARCHES_12_8}" if blackwell else f"{CUDA_ARCHES}+PTX"
+    arches = [CUDA_ARCHES]
+    if numbers(release) >= (12, 1):
+        arches.append(CUDA_ARCHES_12_1)
+    if numbers(release) >= (12, 8):
+        return ";".join([*arches, CUDA_ARCHES_12_8])
+    return ";".join(arches) + "+PTX"
+
+
+def check_arches(arches: str, release: str) -> None:
+    """Unusable where nvcc knows an architecture, but not all that the kernels use of it."""
+    if numbers(release) < (12, 1) and re.search(r"\b9\.0|hopper", arches, re.IGNORECASE):
+        raise Unusable(f"for 9.0 the kernels need CUDA 12.1 (st.async, PTX 8.1), not {release}")
 
 
 def arches_of(capabilities: Iterable[tuple[int, int]]) -> str:
@@ -196,6 +214,7 @@ def usable_toolkit(torch: ModuleType, compiler: Compiler, wish: bool | None) -> 
         told(f"trying CUDA {toolkit.release} in {toolkit.home} for {arches}")
         build = Build(extension(compiler, toolkit), compiler, toolkit, arches, None)
         try:
+            check_arches(arches, toolkit.release)
             toolchain.try_out(toolkit, compiler, build.extension, toolchain.gencode(arches))
         except Unusable as reason:
             reasons.append(str(reason))
@@ -284,11 +303,11 @@ def openmp(libraries: Iterable[str]) -> str:
     return bundled[0] if bundled else "-lgomp"
 
 
-def cudart(libraries: Iterable[str]) -> str:
-    """The name to link CUDA's runtime by: the toolkits that pip installs have no libcudart.so."""
-    found = [path for folder in libraries for path in sorted(Path(folder).glob("libcudart.so*"))]
-    plain = not found or any(path.name == "libcudart.so" for path in found)
-    return "cudart" if plain else f":{found[0].name}"
+def linked(name: str, folders: Iterable[str]) -> str:
+    """What to link a library of CUDA by: pip's packages have libcudart.so.13, no libcudart.so."""
+    found = [path for each in folders for path in sorted(Path(each).glob(f"lib{name}.so*"))]
+    plain = not found or any(path.name == f"lib{name}.so" for path in found)
+    return name if plain else f":{found[0].name}"
 
 
 def extension(compiler: Compiler, toolkit: Toolkit | None) -> Extension:
@@ -302,8 +321,10 @@ def extension(compiler: Compiler, toolkit: Toolkit | None) -> Extension:
     if toolkit:
         ext.include_dirs += toolkit.includes
         ext.library_dirs += [*toolkit.libraries, str(toolkit.home / "lib")]
-        name = cudart(ext.library_dirs)
-        ext.libraries = [name if each == "cudart" else each for each in ext.libraries]
+        # By its own name too: where torch links it statically, it is nowhere else.
+        names = [*ext.libraries, "cublasLt"]
+        of_cuda = {each: linked(each, ext.library_dirs) for each in ("cudart", "cublasLt")}
+        ext.libraries = [of_cuda.get(each, each) for each in names]
         ext.define_macros += [("FUSEDRNN_WITH_CUDA", None)]
     # torch's headers are system headers: the warnings left are our own. The language standard is
     # torch's to choose, since its headers ask for it.

@@ -109,16 +109,28 @@ def test_any_other_wish_is_refused(build: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("release", "arches"),
     [
-        ("13.0", "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"),
-        ("12.8", "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"),
-        ("12.6", "7.5;8.0;8.6;9.0+PTX"),
-        ("unknown", "7.5;8.0;8.6;9.0+PTX"),
+        ("13.0", "7.5;8.0+PTX;8.6;9.0;10.0+PTX;12.0+PTX"),
+        ("12.8", "7.5;8.0+PTX;8.6;9.0;10.0+PTX;12.0+PTX"),
+        ("12.6", "7.5;8.0+PTX;8.6;9.0+PTX"),
+        ("12.1", "7.5;8.0+PTX;8.6;9.0+PTX"),
+        ("12.0", "7.5;8.0+PTX;8.6+PTX"),
+        ("unknown", "7.5;8.0+PTX;8.6+PTX"),
     ],
 )
 def test_all_architectures_are_those_the_toolkit_has(
     build: ModuleType, release: str, arches: str
 ) -> None:
     assert build.all_arches(release) == arches
+
+
+@pytest.mark.parametrize("arches", ["9.0+PTX", "8.0;9.0a", "Ampere Hopper"])
+def test_a_toolkit_that_lacks_instructions_of_an_architecture_is_refused(
+    build: ModuleType, arches: str
+) -> None:
+    build.check_arches(arches, "12.1")
+    build.check_arches("8.6+PTX", "12.0")
+    with pytest.raises(build.Unusable, match=r"for 9\.0 the kernels need CUDA 12\.1 .*not 12\.0"):
+        build.check_arches(arches, "12.0")
 
 
 @dataclass
@@ -151,7 +163,7 @@ def fake_torch(*capabilities: tuple[int, int], cuda: str | None = "13.0") -> Any
         ([(8, 9), (8, 6), (8, 9)], "", None, "8.6;8.9+PTX"),
         ([(7, 0), (8, 0)], "", None, "8.0+PTX"),  # 7.0 is too old, its neighbour is served
         ([(9, 0)], "", True, "9.0+PTX"),
-        ([], "", True, "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"),
+        ([], "", True, "7.5;8.0+PTX;8.6;9.0;10.0+PTX;12.0+PTX"),
         ([(9, 0)], "8.0", None, "8.0"),
         ([], "8.0;9.0", None, "8.0;9.0"),
         ([(9, 0)], "native", None, "9.0+PTX"),
@@ -226,7 +238,7 @@ def test_the_first_toolkit_that_works_builds_the_cuda_half(
     monkeypatch.setenv("FORCE_CUDA", "1")
     made = decided(["12.8", "13.1", "13.0"], ["nvcc dies"], fake_torch())
     assert made.toolkit.release == "13.0"  # of 12.8 the major differs, 13.1 does not work
-    assert made.arches == "7.5;8.0;8.6;9.0;10.0+PTX;12.0+PTX"
+    assert made.arches == "7.5;8.0+PTX;8.6;9.0;10.0+PTX;12.0+PTX"
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == made.arches
     assert os.environ["PYTORCH_NVCC"] == "/cuda-13.0/bin/nvcc"
     assert made.cuda_missing is None
@@ -236,6 +248,7 @@ def test_the_first_toolkit_that_works_builds_the_cuda_half(
     ("toolkits", "failures", "a_torch", "reason"),
     [
         (["13.0"], ["no cuda_runtime_api.h"], fake_torch((9, 0)), "no cuda_runtime_api.h"),
+        (["12.0"], [], fake_torch((9, 0), cuda="12.6"), "need CUDA 12.1"),
         (["12.8"], [], fake_torch((9, 0)), "is of CUDA 12.8, torch of CUDA 13.0"),
         ([], [], fake_torch((9, 0)), "there is no nvcc of CUDA 13.0: put it on PATH or set"),
         (["13.0"], [], fake_torch((9, 0), cuda=None), "2.14.1, has no CUDA"),
@@ -337,14 +350,14 @@ def test_torch_and_fusedrnn_share_one_openmp() -> None:
     assert len({line.split()[-1] for line in maps.splitlines() if "gomp" in line}) == 1
 
 
-def test_a_toolkit_without_a_plain_libcudart_is_linked_by_its_version(
+def test_a_library_without_a_plain_name_is_linked_by_its_version(
     build: ModuleType, tmp_path: Path
 ) -> None:
-    assert build.cudart([str(tmp_path)]) == "cudart"
+    assert build.linked("cudart", [str(tmp_path)]) == "cudart"
     (tmp_path / "libcudart.so.13").touch()
-    assert build.cudart([str(tmp_path)]) == ":libcudart.so.13"
+    assert build.linked("cudart", [str(tmp_path)]) == ":libcudart.so.13"
     (tmp_path / "libcudart.so").touch()
-    assert build.cudart([str(tmp_path)]) == "cudart"
+    assert build.linked("cudart", [str(tmp_path)]) == "cudart"
 
 
 def test_build_info_agrees_with_the_distribution_and_torch() -> None:

@@ -111,6 +111,46 @@ def test_each_toolkit_is_named_once(
     assert homes.count(tmp_path / "cuda") == 1
 
 
+def headers(folder: Path, *names: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return str(folder)
+
+
+@pytest.mark.parametrize("packages", ["of CUDA 13", "of CUDA 12", "none"])
+def test_headers_that_a_toolkit_lacks_are_those_of_pip(
+    toolchain: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packages: str
+) -> None:
+    home, nvidia = tmp_path / "cuda", tmp_path / "nvidia"
+    nvcc(home, "12.8" if packages == "of CUDA 12" else "13.0")
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    behind = []
+    if packages == "of CUDA 13":
+        behind = [headers(nvidia / "cu13" / "include", *toolchain.LIBRARY_HEADERS)]
+    elif packages == "of CUDA 12":
+        headers(nvidia / "cu13" / "include", *toolchain.LIBRARY_HEADERS)
+        behind = [
+            headers(nvidia / "cublas" / "include", "cublas_v2.h", "cublasLt.h"),
+            headers(nvidia / "cusparse" / "include", "cusparse.h"),
+            headers(nvidia / "cusolver" / "include", "cusolverDn.h"),
+        ]
+    found = first(toolchain, tmp_path)
+    assert found.includes == (str(home / "include"), *behind)
+    libraries = [path.replace("include", "lib") for path in behind]
+    assert found.libraries == (str(home / "lib"), *libraries)
+
+
+def test_headers_that_a_toolkit_has_come_from_nowhere_else(
+    toolchain: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nvcc(tmp_path / "cuda")
+    own = headers(tmp_path / "cuda" / "include", *toolchain.LIBRARY_HEADERS)
+    headers(tmp_path / "nvidia" / "cu13" / "include", *toolchain.LIBRARY_HEADERS)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    assert first(toolchain, tmp_path).includes == (own,)
+
+
 def test_an_nvcc_that_does_not_answer_is_no_toolkit(
     toolchain: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -175,7 +215,7 @@ def test_a_toolkit_that_cannot_compile_is_unusable(
     says = "echo 'crt.h: fatal error: gone' >&2; exit 1" if broken == "the compiler" else "exit 0"
     fake = script(tmp_path / "bin" / "nvcc", says)
     toolkit = toolchain.Toolkit(fake, tmp_path, "13.0", (), ())
-    reason = "gone" if broken == "the compiler" else r"(c10|cuda_runtime_api)\S*\.h: No such file"
+    reason = "gone" if broken == "the compiler" else r"CUDAContextLight\.h: No such file"
     with pytest.raises(toolchain.Unusable, match=rf"CUDA 13\.0 in {tmp_path} does not .*{reason}"):
         toolchain.try_out(toolkit, toolchain.cxx(), flags(cxx=[], link=[]), [])
 
@@ -191,5 +231,5 @@ def test_a_real_toolkit_that_works_is_usable(toolchain: Any) -> None:
     include = [f for path in cpp_extension.include_paths() for f in ("-isystem", path)]
     include += [f for path in toolkit.includes for f in ("-isystem", path)]
     libraries = [f"-L{path}" for path in (*cpp_extension.library_paths(), *toolkit.libraries)]
-    ext = flags(cxx=include, link=[*libraries, "-lcudart", "-lc10", "-lc10_cuda"])
+    ext = flags(cxx=include, link=[*libraries, "-lcudart", "-lc10", "-lc10_cuda", "-ltorch_cuda"])
     toolchain.try_out(toolkit, toolchain.cxx(), ext, toolchain.gencode("9.0"))

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,19 @@ int launch(float* x, int n) {
 }
 """
 GLUE = """
+#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 int launch(float* x, int n);
-int start() { return launch(nullptr, 0) + int(c10::cuda::getCurrentCUDAStream().device_index()); }
+int start() {
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  const bool has_handle = at::cuda::getCurrentCUDABlasLtHandle() != nullptr;
+  return launch(nullptr, 0) + int(stream.device_index()) + int(has_handle + cublasLtGetVersion());
+}
 """
+# What CUDAContextLight.h includes of CUDA's libraries.
+LIBRARY_HEADERS = ("cublas_v2.h", "cublasLt.h", "cusparse.h", "cusolverDn.h")
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ def toolkits(site: Path) -> Iterator[Toolkit]:
         toolkit = _asked(nvcc)
         if toolkit and toolkit.home not in seen:
             seen.add(toolkit.home)
-            yield toolkit
+            yield _with_libraries(toolkit, site)
 
 
 def _compilers(site: Path) -> Iterator[Path]:
@@ -127,6 +135,25 @@ def _asked(nvcc: Path) -> Toolkit | None:
         release=release[1],
         includes=folders("INCLUDES", "I"),
         libraries=folders("LIBRARIES", "L"),
+    )
+
+
+def _with_libraries(toolkit: Toolkit, site: Path) -> Toolkit:
+    """The toolkit, and behind its own folders those of pip's packages, which torch needs itself: a
+    toolkit may come without cuBLAS and its like. Where neither has them, try_out says so."""
+    known = (*toolkit.includes, str(toolkit.home / "include"), "/usr/include")
+    lacking = [name for name in LIBRARY_HEADERS if not any(Path(f, name).exists() for f in known)]
+    major = toolkit.release.split(".")[0]
+    packages = [site / "nvidia" / name for name in (f"cu{major}", "cublas", "cusparse", "cusolver")]
+    used = [
+        package
+        for package in packages
+        if any((package / "include" / header).exists() for header in lacking)
+    ]
+    return replace(
+        toolkit,
+        includes=(*toolkit.includes, *(str(package / "include") for package in used)),
+        libraries=(*toolkit.libraries, *(str(package / "lib") for package in used)),
     )
 
 

@@ -1,0 +1,235 @@
+"""Compiles the extension's C++ against every torch that setup.py admits, without installing them:
+
+    python tests/torch_versions.py [--cuda INCLUDE] [VERSION ...]
+
+A torch is its wheel's headers, the C++ standard that its cpp_extension passes, and the names that
+its libraries define. The first and the last are taken out of the wheel and kept in the user's
+cache, 60 MB a version; the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled
+as with the CUDA half, those that name FUSEDRNN_WITH_CUDA without it too. What torch has to define
+for the objects must be among the libraries' names. A version that pip does not offer is said to be
+left out. Exit status 1 where something does not fit.
+
+Optimization changes neither, so there is none. A precompiled header would save a tenth of the time
+(most goes into templates) and would hide a missing #include.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSIONS = ("2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1")  # and the newest there is
+LIBRARIES = ("c10", "torch_cpu", "torch_python", "c10_cuda", "torch_cuda")
+MACRO = "FUSEDRNN_WITH_CUDA"
+
+
+@dataclass(frozen=True)
+class Torch:
+    version: str  # such as "2.11.0+cu130"
+    folder: Path  # holds include/
+    standard: str  # such as "c++17"
+    symbols: frozenset[str]
+
+    @property
+    def has_cuda(self) -> bool:
+        return "+cu" in self.version
+
+    def flags(self, cuda: Sequence[Path]) -> list[str]:
+        include = self.folder / "include"
+        found = [include, include / "torch" / "csrc" / "api" / "include", *cuda]
+        found.append(Path(sysconfig.get_paths()["include"]))
+        system = [flag for path in found for flag in ("-isystem", str(path))]
+        return [f"-std={self.standard}", "-O0", "-g0", "-w", "-fPIC", "-fopenmp", *system]
+
+
+# --- torch's wheels
+
+
+def cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home, "fusedrnn", "torch")
+
+
+def pip(*arguments: str) -> str | None:
+    """What pip prints; None where it fails, as without a network."""
+    command = [sys.executable, "-m", "pip", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+def newest() -> str | None:
+    report = pip(
+        *["install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", "torch"]
+    )
+    return json.loads(report)["install"][0]["metadata"]["version"] if report else None
+
+
+def fetched(version: str, home: Path) -> Torch | None:
+    """The torch of a version, from `home` or by pip; None where pip has none. `===` takes the very
+    version: `==2.13.0` would be met by 2.13.0+cpu as well."""
+    folder = home / f"{version}-{sys.implementation.cache_tag}"
+    if not folder.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as work:
+            options = ["-q", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "-d", work]
+            if pip("download", *options, f"torch==={version}") is None:
+                return None
+            unpack(next(Path(work).glob("*.whl")), Path(work, "torch"))
+            Path(work, "torch").rename(folder)
+    return unpacked(folder)
+
+
+def unpack(wheel: Path, folder: Path) -> None:
+    """What is needed of a wheel: headers, cpp_extension, the names that the libraries define."""
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        for name in archive.namelist():
+            if name.startswith("torch/include/"):
+                archive.extract(name, work)
+        folder.mkdir()
+        shutil.move(Path(work, "torch", "include"), folder / "include")
+        for name in ("torch/utils/cpp_extension.py", "torch/version.py"):
+            (folder / Path(name).name).write_bytes(archive.read(name))
+        libraries = [f"torch/lib/lib{name}.so" for name in LIBRARIES]
+        there = [archive.extract(name, work) for name in libraries if name in archive.namelist()]
+        defined = {name for kind, name in names("-D", *there) if kind not in "Uw"}
+        (folder / "symbols").write_text("\n".join(sorted(filter(of_torch, defined))))
+
+
+def unpacked(folder: Path) -> Torch:
+    extension, version = (
+        (folder / name).read_text("utf-8") for name in ("cpp_extension.py", "version.py")
+    )
+    standard = re.search(r"cpp_flag = cpp_flag_prefix \+ '(c\+\+\d+)'", extension)
+    named = re.search(r"^__version__ = '(.+)'$", version, re.MULTILINE)
+    assert standard, f"{folder}: cpp_extension.py names its C++ standard in another way"
+    assert named
+    symbols = frozenset((folder / "symbols").read_text("utf-8").split())
+    return Torch(named[1], folder, standard[1], symbols)
+
+
+# --- names
+
+
+def names(*arguments: str) -> Iterator[tuple[str, str]]:
+    """(kind, name) of each symbol, by nm: `U` undefined, `w` weak and undefined."""
+    done = subprocess.run(["nm", *arguments], capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        if found := re.search(r"(?:^|\s)(\w) (\S+)$", line):
+            yield found[1], found[2].split("@")[0]
+
+
+def of_torch(name: str) -> bool:
+    """Whether a mangled name is torch's: of its namespaces or a template over them, not the
+    standard library's and not ours."""
+    if not name.startswith("_Z") or "8fusedrnn" in name or re.match(r"_ZN?[KVR]*S", name):
+        return False
+    return re.search(r"(?<!\d)(3c10|2at|5torch|6caffe2)|THP", name) is not None
+
+
+def missing(objects: Iterable[Path], torch: Torch) -> list[str]:
+    """What torch would have to define for these objects and does not."""
+    seen = list(names(*map(str, objects)))
+    needed = {name for kind, name in seen if kind == "U"} - {n for kind, n in seen if kind != "U"}
+    return sorted({name for name in needed if of_torch(name)} - torch.symbols)
+
+
+# --- compiling
+
+
+def units(root: Path, torch: Torch, cuda: Sequence[Path]) -> list[tuple[Path, bool]]:
+    """(source, with the CUDA half): what is compiled against this torch."""
+    sources = [path for path in sorted(root.glob("csrc/ops/**/*.cpp"))]
+    glue = root / "csrc" / "ops" / "cuda"
+    with_cuda = torch.has_cuda and bool(cuda)
+    found = [(path, True) for path in sources] if with_cuda else []
+    plain = [path for path in sources if glue not in path.parents]
+    found += [(path, False) for path in plain if not with_cuda or MACRO in path.read_text("utf-8")]
+    return found
+
+
+def check(root: Path, torch: Torch, cuda: Sequence[Path]) -> list[str]:
+    """What does not fit this torch: compilers' words, names that it lacks."""
+    compiler = os.environ.get("CXX", "c++").split()
+    with tempfile.TemporaryDirectory() as work:
+
+        def compile_one(unit: tuple[Path, bool]) -> tuple[Path, str]:
+            source, with_cuda = unit
+            made = Path(work, f"{source.parent.name}-{source.stem}-{with_cuda}.o")
+            macros = [f"-D{MACRO}"] if with_cuda else []
+            flags = [f"-I{root / 'csrc'}", "-DTORCH_EXTENSION_NAME=_C", *macros]
+            flags += torch.flags(cuda if with_cuda else ())
+            command = [*compiler, *flags, "-c", str(source), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            lines = done.stderr.splitlines() if done.returncode else []
+            errors = [line for line in lines if "error" in line] or lines
+            how = "with" if with_cuda else "without"
+            said = [f"{source.relative_to(root)}, {how} CUDA: {line}" for line in errors[:3]]
+            return made, "\n".join(said)
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            done = list(pool.map(compile_one, units(root, torch, cuda)))
+        problems = [said for _, said in done if said]
+        lacking = missing([made for made, _ in done if made.exists()], torch)
+        return problems + [f"{name} is in none of its libraries" for name in lacking]
+
+
+def toolkit(given: Sequence[Path]) -> list[Path]:
+    """Where the CUDA libraries' headers are: as given, else beside the torch of this Python."""
+    if given:
+        return list(given)
+    sites = [Path(path, "nvidia") for path in sys.path if path]
+    return [header.parent for site in sites for header in site.glob("*/include/cublas_v2.h")][:1]
+
+
+def report(torch: Torch, cuda: Sequence[Path]) -> bool:
+    started = time.monotonic()
+    problems = check(ROOT, torch, cuda)
+    how = "with and without CUDA" if torch.has_cuda and cuda else "without CUDA alone"
+    count = len(units(ROOT, torch, cuda))
+    fit = "do not fit" if problems else "fit"
+    seconds = time.monotonic() - started
+    print(f"torch {torch.version}: {count} compilations as {torch.standard}, {how}, {fit}", end="")
+    print(f" ({seconds:.0f} s)", *problems, sep="\n  " if problems else "", flush=True)
+    return not problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compile csrc/ops against other versions of torch")
+    parser.add_argument("--cuda", type=Path, action="append", default=[], metavar="INCLUDE")
+    parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION")
+    asked = parser.parse_args()
+    cuda = toolkit(asked.cuda)
+    if not cuda:
+        print("there is no cublas_v2.h beside this Python's torch: the CUDA half is left out")
+    versions = dict.fromkeys(asked.versions)
+    if asked.versions == VERSIONS and (latest := newest()):
+        versions[latest] = None
+    fit = True
+    for version in versions:
+        started = time.monotonic()
+        torch = fetched(version, cache())
+        if torch is None:
+            print(f"torch {version}: pip does not offer it here, NOT COMPILED AGAINST", flush=True)
+            continue
+        if (seconds := time.monotonic() - started) > 2:
+            print(f"torch {version}: fetched in {seconds:.0f} s", flush=True)
+        fit &= report(torch, cuda)
+    return 0 if fit else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
