@@ -231,5 +231,7 @@ def test_a_real_toolkit_that_works_is_usable(toolchain: Any) -> None:
     include = [f for path in cpp_extension.include_paths() for f in ("-isystem", path)]
     include += [f for path in toolkit.includes for f in ("-isystem", path)]
     libraries = [f"-L{path}" for path in (*cpp_extension.library_paths(), *toolkit.libraries)]
-    ext = flags(cxx=include, link=[*libraries, "-lcudart", "-lc10", "-lc10_cuda", "-ltorch_cuda"])
+    blas = next(found for path in toolkit.libraries for found in Path(path).glob("libcublasLt.so*"))
+    of_torch = ["-lc10", "-lc10_cuda", "-ltorch_cuda"]
+    ext = flags(cxx=include, link=[*libraries, "-lcudart", str(blas), *of_torch])
     toolchain.try_out(toolkit, toolchain.cxx(), ext, toolchain.gencode("9.0"))

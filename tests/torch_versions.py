@@ -1,13 +1,17 @@
 """Compiles the extension's C++ against every torch that setup.py admits, without installing them:
 
-    python tests/torch_versions.py [--cuda INCLUDE] [VERSION ...]
+    python tests/torch_versions.py [--site SITE-PACKAGES] [VERSION ...]
 
 A torch is its wheel's headers, the C++ standard that its cpp_extension passes, and the names that
 its libraries define. The first and the last are taken out of the wheel and kept in the user's
-cache, 60 MB a version; the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled
+cache, 70 MB a version; the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled
 as with the CUDA half, those that name FUSEDRNN_WITH_CUDA without it too. What torch has to define
 for the objects must be among the libraries' names. A version that pip does not offer is said to be
 left out. Exit status 1 where something does not fit.
+
+CUDA's headers are a toolkit's and, as cuBLAS's, of pip's packages in SITE-PACKAGES: where this
+Python's torch is. Those of CUDA 13 serve a torch of CUDA 12 too. Without them the CUDA half is left
+out, which is said.
 
 Optimization changes neither, so there is none. A precompiled header would save a tenth of the time
 (most goes into templates) and would hide a missing #include.
@@ -16,6 +20,7 @@ Optimization changes neither, so there is none. A precompiled header would save 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -32,9 +37,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import toolchain  # noqa: E402
+
 VERSIONS = ("2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1")  # and the newest there is
 LIBRARIES = ("c10", "torch_cpu", "torch_python", "c10_cuda", "torch_cuda")
 MACRO = "FUSEDRNN_WITH_CUDA"
+TAG = sys.implementation.cache_tag
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def newest() -> str | None:
 def fetched(version: str, home: Path) -> Torch | None:
     """The torch of a version, from `home` or by pip; None where pip has none. `===` takes the very
     version: `==2.13.0` would be met by 2.13.0+cpu as well."""
-    folder = home / f"{version}-{sys.implementation.cache_tag}"
+    folder = home / f"{version}-{TAG}"
     if not folder.exists():
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home) as work:
@@ -142,7 +152,8 @@ def of_torch(name: str) -> bool:
 
 def missing(objects: Iterable[Path], torch: Torch) -> list[str]:
     """What torch would have to define for these objects and does not."""
-    seen = list(names(*map(str, objects)))
+    files = list(map(str, objects))
+    seen = list(names(*files)) if files else []
     needed = {name for kind, name in seen if kind == "U"} - {n for kind, n in seen if kind != "U"}
     return sorted({name for name in needed if of_torch(name)} - torch.symbols)
 
@@ -152,7 +163,7 @@ def missing(objects: Iterable[Path], torch: Torch) -> list[str]:
 
 def units(root: Path, torch: Torch, cuda: Sequence[Path]) -> list[tuple[Path, bool]]:
     """(source, with the CUDA half): what is compiled against this torch."""
-    sources = [path for path in sorted(root.glob("csrc/ops/**/*.cpp"))]
+    sources = sorted(root.glob("csrc/ops/**/*.cpp"))
     glue = root / "csrc" / "ops" / "cuda"
     with_cuda = torch.has_cuda and bool(cuda)
     found = [(path, True) for path in sources] if with_cuda else []
@@ -187,12 +198,18 @@ def check(root: Path, torch: Torch, cuda: Sequence[Path]) -> list[str]:
         return problems + [f"{name} is in none of its libraries" for name in lacking]
 
 
-def toolkit(given: Sequence[Path]) -> list[Path]:
-    """Where the CUDA libraries' headers are: as given, else beside the torch of this Python."""
-    if given:
-        return list(given)
-    sites = [Path(path, "nvidia") for path in sys.path if path]
-    return [header.parent for site in sites for header in site.glob("*/include/cublas_v2.h")][:1]
+def cuda_headers(site: Path) -> list[Path]:
+    """The folders of CUDA's headers, cuBLAS's among them; none where there is no such toolkit."""
+    for toolkit in toolchain.toolkits(site):
+        folders = [Path(folder) for folder in toolkit.includes]
+        if all(any((f / name).exists() for f in folders) for name in toolchain.LIBRARY_HEADERS):
+            return folders
+    return []
+
+
+def site_of_torch() -> Path:
+    found = importlib.util.find_spec("torch")
+    return Path(found.origin).parents[1] if found and found.origin else Path()
 
 
 def report(torch: Torch, cuda: Sequence[Path]) -> bool:
@@ -209,12 +226,12 @@ def report(torch: Torch, cuda: Sequence[Path]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile csrc/ops against other versions of torch")
-    parser.add_argument("--cuda", type=Path, action="append", default=[], metavar="INCLUDE")
+    parser.add_argument("--site", type=Path, default=site_of_torch(), metavar="SITE-PACKAGES")
     parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION")
     asked = parser.parse_args()
-    cuda = toolkit(asked.cuda)
+    cuda = cuda_headers(asked.site)
     if not cuda:
-        print("there is no cublas_v2.h beside this Python's torch: the CUDA half is left out")
+        print(f"no CUDA toolkit has cuBLAS's headers, nor {asked.site}: THE CUDA HALF IS LEFT OUT")
     versions = dict.fromkeys(asked.versions)
     if asked.versions == VERSIONS and (latest := newest()):
         versions[latest] = None
