@@ -2,8 +2,9 @@
 
     python benchmarks/gpu.py --out DIR [--precision ieee,tf32,bf16,fp16] [--seconds 130] [--quick]
 
-writes DIR/gpu.json, which report.py renders, and prints its summary. The cases are those of the
-bench_*.py files and a grid of shapes. A script of its own because CUDA events, not the wall clock,
+writes DIR/gpu.json, anew after each case, which report.py renders, and prints its summary. A case
+is named before it runs; what time leaves out is listed. The cases are those of the bench_*.py files
+and a grid of shapes. A script of its own because CUDA events, not the wall clock,
 time a GPU, because a case is also timed as a captured graph, and because pytest-benchmark need not
 be there. `--device cpu` goes through the same code on a machine without a GPU: a rehearsal, whose
 figures mean nothing.
@@ -46,6 +47,7 @@ AGREE = {"ieee": 1e-3, "tf32": 3e-2, "bf16": 2e-1, "fp16": 3e-2}
 FLOOR = 8  # roundings of the largest value, as in the tests
 EFFORT, BRIEF = Effort(0.1, 5, 51), Effort(0.03, 3, 15)
 USED_UP = "were used up"
+FAILURES = (RuntimeError, ValueError, AssertionError)
 STEP_US = 0.7  # aimed at for the recurrence of the Reuters layer, forward and backward each
 
 
@@ -344,8 +346,10 @@ def run_all(
     device: torch.device,
     seconds: float,
     run: Run,
+    path: Path | None = None,
 ) -> None:
-    """Every entry in each of its precisions, until the time is used up; the grid comes last."""
+    """Every entry in each of its precisions, until the time is used up; the grid comes last. Saved
+    after each where there is a path."""
     end = time.monotonic() + seconds
     for entry, precision in sorted(
         ((e, p) for p in precisions for e in entries if p in e.precisions),
@@ -356,10 +360,28 @@ def run_all(
         if time.monotonic() >= end:
             run.left_out.append(f"{name}: {seconds:g} s {USED_UP}")
             continue
+        print(f"begin {name}", flush=True)
         try:
             run.records += measure(entry, precision, device)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            run.left_out.append(f"{name}: {(str(error) or repr(error)).splitlines()[0]}")
+        except FAILURES as error:
+            run.left_out.append(f"{name}: {reason(error)}")
+        if path:
+            run.save(path)
+
+
+def reason(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
+
+
+def last_line(run: Run) -> tuple[int, str]:
+    """The exit status and how the run ended: 0; 1 where a case failed or disagreed, or none was
+    timed; 3 where the time was used up before all were."""
+    late = [case for case in run.left_out if case.endswith(USED_UP)]
+    failed = len(run.left_out) - len(late)
+    of_grid = sum(case.startswith(f"{GRID}: ") for case in late)
+    told = f"{len(run.records)} timings, {failed} cases failed, {len(late)} left out for time"
+    status = 1 if failed or not run.records else 3 if late else 0
+    return status, f"gpu.py: {told}, {of_grid} of them of the grid"
 
 
 def options() -> argparse.ArgumentParser:
@@ -380,7 +402,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0, or 1 when a case failed or disagreed: not when the time was used up."""
+    """The exit status: that of last_line(), or 2 where there is nothing to run."""
     arguments = options().parse_args(argv)
     device: torch.device = arguments.device
     unknown = set(arguments.precision) - set(DTYPES)
@@ -402,16 +424,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = harness.new_run(Tier.QUICK if arguments.quick else Tier.DEFAULT)
     run.precision = ",".join(arguments.precision)
     path = arguments.out / "gpu.json"
-    for layer in profiled:
-        run.recurrences += recurrences(layer, device)
-    run_all(entries, arguments.precision, device, arguments.seconds, run)
     run.gpu = described(device)
+    for layer in profiled:
+        name = f"{layer.group}: {layer.cell} kernels"
+        print(f"begin {name}", flush=True)
+        try:
+            run.recurrences += recurrences(layer, device)
+        except FAILURES as error:
+            run.left_out.append(f"{name}: {reason(error)}")
+    run_all(entries, arguments.precision, device, arguments.seconds, run, path)
+    run.gpu = described(device)  # once more: the clocks are now those of the work
     run.records.sort(key=lambda record: (record.group == GRID, record.data == "random"))
     run.save(path)
     if run.records:
         print("\n".join(report.summary(run)))
     print(f"written: {path}")
-    return int(any(not case.endswith(USED_UP) for case in run.left_out) or not run.records)
+    status, line = last_line(run)
+    print(line)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Times each persistent kernel, forced, beside what the plan estimates it to cost.
 
-    python benchmarks/gpu_tiles.py --out DIR [--tiles 7,8] [--seconds 60]
+    python benchmarks/gpu_tiles.py --out DIR [--tiles 7,8] [--without 9] [--seconds 60]
 
 One line for each row of csrc/cuda/tiles.h and pass, and DIR/gpu_tiles.json. Every kernel runs alone
 (as many batch rows as one block or cluster takes) and on the whole GPU (as many as fill it once):
 the first gives the wait in a step, the second shows what sharing the GPU costs. These are the
 figures to put in place of the estimates in csrc/cuda/tuning.h. Kernel times come from the profiler,
-without the products before and after. `--estimates sm_90` needs no GPU and prints the plan's side.
+without the products before and after. A tile is named before it runs, and the file is written anew
+after each. `--estimates sm_90` needs no GPU and prints the plan's side.
 """
 
 from __future__ import annotations
@@ -175,17 +176,36 @@ def table(found: Sequence[Cost]) -> list[str]:
     return report.columns([head, *rows], left=3)
 
 
+def numbers(text: str) -> set[int]:
+    return {int(number) for number in text.split(",") if number}
+
+
 def options() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description="Times each persistent kernel, forced.")
     top.add_argument("--out", type=Path, required=True, help="folder for gpu_tiles.json")
-    top.add_argument("--tiles", type=lambda text: {int(t) for t in text.split(",")}, help="as 7,8")
+    top.add_argument("--tiles", type=numbers, help="as 7,8")
+    top.add_argument("--without", type=numbers, default=set(), help="as 9: known to hang, say")
     top.add_argument("--seconds", type=float, default=60, help="then no tile is begun (60)")
     top.add_argument("--estimates", choices=GPUS, help="the plan's side alone, for this GPU")
     return top
 
 
+@dataclass
+class Found:
+    """What a run knows so far."""
+
+    gpu: dict[str, str]
+    limits: dict[str, Any]
+    costs: list[Cost]
+    left_out: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """0, or 1 when a tile that the plan takes failed."""
+    """0; 1 when a tile that the plan takes failed; 3 when time or --without left tiles out."""
     arguments = options().parse_args(argv)
     device = None
     if arguments.estimates:
@@ -196,38 +216,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print("gpu_tiles.py: torch sees no GPU; --estimates sm_90 does without", file=sys.stderr)
         return 2
-    found: list[Cost] = []
-    left_out: dict[str, str] = {}
-    failed = False
+    gpu_told = gpu.described(device) if device else {"name": f"estimates, {arguments.estimates}"}
+    found = Found(gpu_told, limits, [], {})
+    path = arguments.out / "gpu_tiles.json"
+    wanted = [t for t in tiles() if arguments.tiles is None or t.index in arguments.tiles]
+    failed, partial = 0, 0
     end = time.monotonic() + arguments.seconds
-    for tile in tiles():
-        if arguments.tiles is not None and tile.index not in arguments.tiles:
+    for tile in wanted:
+        if tile.index in arguments.without or time.monotonic() >= end:
+            without = tile.index in arguments.without
+            why = "--without it" if without else f"{arguments.seconds:g} s {gpu.USED_UP}"
+            found.left_out[str(tile)] = why
+            partial += 1
             continue
-        if time.monotonic() >= end:
-            left_out[str(tile)] = f"{arguments.seconds:g} s {gpu.USED_UP}"
-            continue
+        print(f"begin {tile}", flush=True)
         try:
             with gpu.precision_of("ieee"):
-                found += costs(tile, limits, device)
+                found.costs += costs(tile, limits, device)
         except ValueError as error:  # the GPU cannot run it: the plan says why
-            left_out[str(tile)] = str(error)
+            found.left_out[str(tile)] = str(error)
         except RuntimeError as error:
-            left_out[str(tile)] = str(error).splitlines()[0]
-            failed = True
-    print("\n".join(table(found)))
-    for name, reason in left_out.items():
+            found.left_out[str(tile)] = str(error).splitlines()[0]
+            failed += 1
+        found.save(path)
+    found.save(path)
+    print("\n".join(table(found.costs)))
+    for name, reason in found.left_out.items():
         print(f"left out: {name}: {reason.splitlines()[0]}")
-    record = {
-        "gpu": gpu.described(device) if device else {"name": f"estimates, {arguments.estimates}"},
-        "limits": limits,
-        "costs": [asdict(cost) for cost in found],
-        "left_out": left_out,
-    }
-    path = arguments.out / "gpu_tiles.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     print(f"written: {path}")
-    return int(failed)
+    print(
+        f"gpu_tiles: {len(wanted) - len(found.left_out)} of {len(wanted)} tiles timed, "
+        f"{failed} failed, {partial} left out"
+    )
+    return 1 if failed else 3 if partial else 0
 
 
 if __name__ == "__main__":

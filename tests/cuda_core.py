@@ -1,7 +1,12 @@
-"""Every CUDA kernel once, on small problems, forward and back: what gpu_check.sh runs under
-compute-sanitizer, where each launch costs a hundred times its due.
+"""Every CUDA kernel once, on small problems, forward and back: what gpu_check.sh runs first, and
+under compute-sanitizer, where each launch costs a hundred times its due.
 
-    python tests/cuda_core.py [--seconds 50]
+    python tests/cuda_core.py [--seconds 50] [--watch 20]
+
+A problem is named before it runs, so that the last line names the one that hangs. With --watch a
+process of its own runs the problems: one that takes longer than so many seconds is ended there, as
+HUNG, and another process goes on with the next. Exit status: 0; 1 where a problem failed or hung;
+2 without a GPU; 3 where time left some out.
 
 Every row of csrc/cuda/tiles.h, with an H that fills it or one that leaves room, packed or not, and
 the stepwise kernels in every dtype; the first of each kind come first, in case time runs out.
@@ -11,11 +16,14 @@ Results are only looked at for being finite: what they should be is the business
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
+import re
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +33,7 @@ from problems import MODES, Problem, run
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # after whatever is installed
 from benchmarks import gpu_tiles
 
+MOST = 4  # problems that may end their process before the rest is given up
 SMALL = Problem(T=3, B=3, I=4, hx="grad")
 
 
@@ -56,36 +65,99 @@ def core() -> Iterator[tuple[str, str, Problem]]:
         yield "FUSEDRNN_CUDA_TILE", str(tile.index), problem
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description="Runs every CUDA kernel once, small.")
-    options.add_argument("--seconds", type=float, default=3600, help="then no problem is begun")
-    end = time.monotonic() + options.parse_args().seconds
-    if not torch.cuda.is_available():
-        print("cuda_core.py: torch sees no GPU", file=sys.stderr)
-        return 2
+def run_from(first: int, seconds: float, hang: float) -> int:
+    """Runs the problems from number `first` on in this process. What one raises ends it: after most
+    errors of a kernel, no other runs in the process."""
+    end = time.monotonic() + seconds
     torch.set_default_device("cuda")
-    ran = 0
-    for name, value, problem in core():
-        if time.monotonic() >= end:
-            print(f"left out: {name}={value} {problem}: no time left")
+    torch.ones(1).sum().item()  # the driver's start is no problem's
+    counts: Counter[str] = Counter()
+    for number, (name, value, problem) in enumerate(core()):
+        told = f"{name}={value} {problem}"
+        if number < first:
             continue
+        if time.monotonic() >= end:
+            print(f"left out: {told}: no time left")
+            counts["left out for time"] += 1
+            continue
+        print(f"begin {number} {told}", flush=True)
+        if hang:
+            faulthandler.dump_traceback_later(hang, exit=True)
         os.environ[name] = value
         try:
             results = run(problem, "fusedrnn")
             torch.cuda.synchronize()
         except ValueError as error:  # the GPU has no such kernel
-            print(f"left out: {name}={value} {problem}: {str(error).splitlines()[0]}")
+            print(f"left out: {told}: {str(error).splitlines()[0]}")
+            counts["this GPU cannot run"] += 1
             continue
         finally:
             del os.environ[name]
+            faulthandler.cancel_dump_traceback_later()
         bad = [key for key, t in results.items() if t is not None and not t.isfinite().all()]
         if bad:
-            print(f"FAILED: {name}={value} {problem}: not finite: {', '.join(bad)}")
-            return 1
-        ran += 1
-        print(f"{name}={value} {problem}", flush=True)
-    print(f"cuda_core: {ran} problems ran")
-    return 0
+            print(f"FAILED: {told}: not finite: {', '.join(bad)}")
+        counts["failed" if bad else "ran"] += 1
+    return ended(counts)
+
+
+def ended(counts: Counter[str]) -> int:
+    """The last line, and the exit status."""
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    print(f"cuda_core: {told or 'nothing ran'}", flush=True)
+    if counts["failed"] or counts["hung"] or not counts["ran"]:
+        return 1
+    return 3 if counts["left out for time"] else 0
+
+
+def watched(command: Sequence[str], seconds: float) -> int:
+    """Runs `command --first N --seconds S` from problem 0 on, and again behind each problem that
+    hangs or ends it, at most MOST times."""
+    end = time.monotonic() + seconds
+    counts: Counter[str] = Counter()
+    first = 0
+    while counts["hung"] + counts["failed"] < MOST:
+        options = ["--first", str(first), "--seconds", str(end - time.monotonic())]
+        child = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert child.stdout
+        begun, hung, last = None, False, ""
+        heads: Counter[str] = Counter()  # of the lines that tell of problems
+        for line in child.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+            heads[line.split(" ")[0]] += 1
+            hung = hung or line.startswith("Timeout (")
+            begun = re.match(r"begin (\d+) (.*)", line) or begun
+        status = child.wait()
+        if begun is None or last.startswith("cuda_core: "):
+            counts.update({what: int(n) for n, what in re.findall(r"(\d+) ([a-zA-Z ]+)", last)})
+            return ended(counts) or status
+        counts["hung" if hung else "failed"] += 1
+        counts["failed"] += heads["FAILED:"]
+        counts["this GPU cannot run"] += heads["left"]
+        counts["ran"] += heads["begin"] - 1 - heads["FAILED:"] - heads["left"]
+        why = "it did not end" if hung else f"status {status}, {last}"
+        print(f"{'HUNG' if hung else 'FAILED'}: {begun[2]}: {why}", flush=True)
+        first = int(begun[1]) + 1
+    print(f"left out: whatever comes after {first - 1}: {MOST} problems ended their process")
+    return ended(counts)
+
+
+def main() -> int:
+    top = argparse.ArgumentParser(description="Runs every CUDA kernel once, small.")
+    top.add_argument("--seconds", type=float, default=3600, help="then no problem is begun")
+    top.add_argument("--watch", type=float, help="seconds after which a problem counts as hanging")
+    top.add_argument("--first", type=int, default=0, help="the number of the first problem to run")
+    top.add_argument("--hang", type=float, default=0, help="seconds until the process is ended")
+    options = top.parse_args()
+    if not torch.cuda.is_available():
+        print("cuda_core.py: torch sees no GPU", file=sys.stderr)
+        return 2
+    if options.watch:
+        return watched([sys.executable, __file__, "--hang", str(options.watch)], options.seconds)
+    return run_from(options.first, options.seconds, options.hang)
 
 
 if __name__ == "__main__":
