@@ -30,9 +30,10 @@ from pathlib import Path
 import torch
 from problems import MODES, Problem, run
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # after whatever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks puts it last
 from benchmarks import gpu_tiles
 
+OUTCOMES = ("ran", "failed", "hung", "this GPU cannot run", "left out for time")
 MOST = 4  # problems that may end their process before the rest is given up
 SMALL = Problem(T=3, B=3, I=4, hx="grad")
 
@@ -103,7 +104,7 @@ def run_from(first: int, seconds: float, hang: float) -> int:
 
 def ended(counts: Counter[str]) -> int:
     """The last line, and the exit status."""
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    told = ", ".join(f"{counts[what]} {what}" for what in OUTCOMES if counts[what])
     print(f"cuda_core: {told or 'nothing ran'}", flush=True)
     if counts["failed"] or counts["hung"] or not counts["ran"]:
         return 1
@@ -125,7 +126,8 @@ def watched(command: Sequence[str], seconds: float) -> int:
         begun, hung, last = None, False, ""
         heads: Counter[str] = Counter()  # of the lines that tell of problems
         for line in child.stdout:
-            print(line, end="", flush=True)
+            if not line.startswith("cuda_core: "):
+                print(line, end="", flush=True)
             last = line.strip() or last
             heads[line.split(" ")[0]] += 1
             hung = hung or line.startswith("Timeout (")

@@ -103,9 +103,11 @@ telling() {
 
 # Compiled objects stay in build/, so that the next stage's build takes seconds.
 build() {
+  local limit=200
+  [[ $stage == smoke ]] && limit=150
   rm -rf "$site"
-  if ! run build "$(within $((stage == smoke ? 150 : 200)))" "$python" -m pip install --no-index \
-    --no-build-isolation --no-deps --target "$site" -v .; then
+  if ! run build "$(within "$limit")" "$python" -m pip install --no-index --no-build-isolation \
+    --no-deps --target "$site" -v .; then
     telling build 'error|fusedrnn: '
     return 1
   fi

@@ -10,13 +10,10 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # after whatever is installed
-from benchmarks import gpu_tiles, report
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks puts it last
 CUT_OFF = (124, 137)  # how timeout ends
 TOOL_FOUND = 99  # what compute-sanitizer was asked to end with
 
@@ -59,6 +56,8 @@ def unended(log: str) -> list[str]:
 
 def clusters_of(location: str) -> int:
     """Blocks of a cluster of the persistent kernel that a report names, 0 for any other kernel."""
+    from benchmarks import gpu_tiles  # imports torch: only where there is something to report
+
     tile = re.search(r"recurrence_(?:for|back)ward<(?:\(int\))?(\d+)>", location)
     return gpu_tiles.tiles()[int(tile[1])].cluster if tile else 0
 
@@ -104,16 +103,16 @@ def sanitizer(tool: str, status: int, log: str) -> tuple[int, str]:
 
 def counters(lines: Sequence[str]) -> list[str]:
     """A table, a kernel a row, from the raw page that ncu prints as CSV: names, units, values."""
+    from benchmarks import report
+
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
     rows = list(csv.DictReader(lines[start:]))[1:]
     if not rows:
         return []
     known = {name: column for name, column in COUNTERS.items() if column in rows[0]}
-    seen: Counter[str] = Counter()
     table = [("kernel", *known)]
     for row in rows:
         name = re.sub(r"^void |fusedrnn::cuda::|\(fused.*\)$", "", row["Kernel Name"])
-        seen[name] += 1
         table.append((name, *(row[column] for column in known.values())))
     absent = [COUNTERS[name] for name in COUNTERS if name not in known]
     return [*report.columns(table, left=1), *(f"not in the report: {name}" for name in absent)]
