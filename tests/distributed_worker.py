@@ -1,14 +1,17 @@
-"""One of two processes that train on halves of a batch; run by test_distributed.py, which compares
-what each leaves in the folder with one process on the whole.
+"""Two processes that train on halves of a batch, on the CPU or on GPUs. What each leaves in the
+folder is compared with one process on the whole by test_distributed.py and test_cuda_hardware.py.
 
-    python distributed_worker.py RANK FOLDER
+    python distributed_worker.py RANK FOLDER WHERE
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,37 @@ import fusedrnn
 
 NAMES = ("RNN", "LSTM", "GRU")
 RANKS, T, B, I, H = 2, 5, 3, 4, 6  # noqa: E741
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the processes are, and what they talk over."""
+
+    backend: str
+    device: str  # of a rank
+    dtype: torch.dtype
+
+
+PLACES = {
+    "CPU": Place("gloo", "cpu", torch.float64),
+    "one GPU": Place("gloo", "cuda:0", torch.float32),
+    "two GPUs": Place("nccl", "cuda:{rank}", torch.float32),
+}
+device, dtype = torch.device("cpu"), torch.float64
+
+
+@contextmanager
+def placed(where: str, rank: int) -> Iterator[Place]:
+    """Models and batches are there, and in its dtype; products are those of that dtype."""
+    global device, dtype
+    before = device, dtype, torch.backends.cudnn.allow_tf32
+    place = PLACES[where]
+    device, dtype = torch.device(place.device.format(rank=rank)), place.dtype
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield place
+    finally:
+        device, dtype, torch.backends.cudnn.allow_tf32 = before
 
 
 class Model(nn.Module):
@@ -44,11 +78,11 @@ class Model(nn.Module):
 
 def batch(ranks: range) -> tuple[Tensor, Tensor]:
     """The sequences of some ranks, padded [T, B*, I], and their lengths."""
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randn(T, RANKS * B, I, generator=generator, dtype=torch.float64)
-    lengths = torch.tensor([5, 2, 4, 1, 5, 3])
+    generator = torch.Generator("cpu").manual_seed(7)
+    x = torch.randn(T, RANKS * B, I, generator=generator, dtype=torch.float64, device="cpu")
+    lengths = torch.tensor([5, 2, 4, 1, 5, 3], device="cpu")
     columns = slice(ranks.start * B, ranks.stop * B)
-    return x[:, columns], lengths[columns]
+    return x[:, columns].to(device, dtype), lengths[columns]
 
 
 def pack(ranks: range) -> PackedSequence:
@@ -58,7 +92,9 @@ def pack(ranks: range) -> PackedSequence:
 
 def build(name: str) -> Model:
     torch.manual_seed(1)
-    return Model(name).double()
+    with torch.device("cpu"):
+        model = Model(name)
+    return model.to(device, dtype)
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor | None]:
@@ -113,8 +149,8 @@ def fully_sharded_from_meta(name: str, ranks: range) -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     with torch.device("meta"):
-        model = shard(Model(name).double())
-    model.to_empty(device="cpu")
+        model = shard(Model(name).to(dtype))
+    model.to_empty(device=device)
     whole = build(name).state_dict()
     set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True))
     return train_sharded(model, ranks)
@@ -124,7 +160,7 @@ def shard(model: Model) -> Model:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh("cpu", (RANKS,))
+    mesh = init_device_mesh(device.type, (RANKS,))
     for part in (model.rnn, model.spare, model):
         fully_shard(part, mesh=mesh)
     return model
@@ -152,21 +188,59 @@ SCENARIOS: dict[str, Callable[[str, range], Any]] = {
 }
 
 
+# gloo has no reduce_scatter for what is on a GPU.
+OVER_GLOO = [name for name in SCENARIOS if not name.startswith("fully_sharded")]
+
+
+def on_one(scenario: str, name: str) -> dict[str, Tensor | None]:
+    """The gradients that one process has after the scenario."""
+    model, all_ranks = build(name), range(RANKS)
+    if scenario == "data_parallel_packed":
+        return train(model, pack(all_ranks))
+    if scenario == "unused_parameters":
+        return train(model, batch(all_ranks)[0], spare=False)
+    found = train(model, batch(all_ranks)[0])
+    return train(model, pack(all_ranks)) if scenario == "accumulation" else found
+
+
+def run_ranks(folder: Path, where: str) -> None:
+    """Runs both processes; asserts that they end well."""
+    command = [sys.executable, __file__]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(folder), where],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        told = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * RANKS, "\n".join(told)
+
+
 def main() -> None:
-    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    rank, folder, where = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=RANKS,
-        timeout=timedelta(seconds=60),
-    )
-    for scenario, call in SCENARIOS.items():
-        for name in NAMES:
-            found = call(name, range(rank, rank + 1))
-            torch.save(found, folder / f"{scenario}-{name}-{rank}.pt")
-    distributed.barrier()
+    with placed(where, rank) as place:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        distributed.init_process_group(
+            place.backend,
+            init_method=f"file://{folder}/rendezvous",
+            rank=rank,
+            world_size=RANKS,
+            timeout=timedelta(seconds=60),
+        )
+        for scenario in OVER_GLOO if where == "one GPU" else SCENARIOS:
+            for name in NAMES:
+                found = SCENARIOS[scenario](name, range(rank, rank + 1))
+                torch.save(found, folder / f"{scenario}-{name}-{rank}.pt")
+        distributed.barrier()
     # Without taking the group down: now and then one of its threads outlives that and aborts the
     # process ("terminate called without an active exception"), when all there is to test is done.
     sys.stdout.flush()

@@ -3,8 +3,6 @@ process that keeps everything."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +31,15 @@ without_gloo = pytest.mark.skipif(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the two processes left: for each scenario, cell and rank its gradients."""
     path = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, worker.__file__]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    try:
-        told = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * RANKS, "\n".join(told)
+    worker.run_ranks(path, "CPU")
     return path
-
-
-def on_one(scenario: str, name: str) -> dict[str, Tensor | None]:
-    """The gradients that one process has after the scenario."""
-    model = worker.build(name)
-    if scenario == "data_parallel_packed":
-        return worker.train(model, worker.pack(ALL))
-    if scenario == "unused_parameters":
-        return worker.train(model, worker.batch(ALL)[0], spare=False)
-    found = worker.train(model, worker.batch(ALL)[0])
-    return worker.train(model, worker.pack(ALL)) if scenario == "accumulation" else found
 
 
 @without_gloo
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_two_processes_have_the_gradients_of_one(folder: Path, scenario: str, name: str) -> None:
-    expected = on_one(scenario, name)
+    expected = worker.on_one(scenario, name)
     unused = [k for k, g in expected.items() if g is None]
     assert bool(unused) == (scenario == "unused_parameters")
     for rank in ALL:

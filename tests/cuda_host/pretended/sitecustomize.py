@@ -1,23 +1,29 @@
-"""On PYTHONPATH, lets a program written for a GPU run where there is none: torch tells of one, what
-it is asked to put there stays on the CPU, and layers are run by the CUDA half on the host
-(torch_glue.cpp, named by FUSEDRNN_GLUE). For rehearsals of tests/gpu_check.sh and its programs.
-Streams, graphs and memory are not there: whoever asks for one is told so by torch.
+"""On PYTHONPATH, lets what is written for a GPU run where there is none: torch tells of one, what
+it is asked to put there stays on the CPU, layers are run by the CUDA half on the host
+(torch_glue.cpp, named by FUSEDRNN_GLUE), and a captured graph is a list of operators, replayed one
+by one. So the programs of tests/gpu_check.sh and the tests that need a GPU are rehearsed as they
+stand. What only a GPU has, time and memory of its own and work that goes on beside the caller's, is
+not there.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# What needs no GPU stays as it is: pip and what it starts.
-PROGRAMS = ("cuda_core.py", "gpu_tiles.py", "gpu_profile.py", "gpu_machine.py")
+# The rest stays as it is: pip, say, and what it starts.
+PROGRAMS = {"gpu_machine.py", "cuda_core.py", "gpu_tiles.py", "gpu_profile.py", "pytest"}
 
 
 def pretend() -> None:
     import torch
     from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
 
     def here(value: Any) -> Any:
         """The CPU in place of the GPU."""
@@ -28,10 +34,41 @@ def pretend() -> None:
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            if func is torch.device:
+                return func(*args, **(kwargs or {}))
             kwargs = {key: here(value) for key, value in (kwargs or {}).items()}
             return func(*map(here, args), **kwargs)
 
+    class Graph(TorchDispatchMode):
+        """Operators in the order in which they were called; results keep their place."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            self.calls.append((func, args, kwargs or {}, result))
+            return result
+
+        def replay(self) -> None:
+            with torch.no_grad():
+                for func, args, kwargs, result in self.calls:
+                    pairs = zip(tree_leaves(func(*args, **kwargs)), tree_leaves(result), strict=True)
+                    for new, old in pairs:
+                        if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
+                            old.detach().copy_(new)
+
+    @contextmanager
+    def graph(taken: Graph, pool: object = None, stream: object = None) -> Iterator[None]:
+        with taken:
+            yield
+
     OnTheHost().__enter__()
+    set_default = torch.set_default_device
+    torch.set_default_device = lambda device: set_default(here(device))  # type: ignore[assignment]
     told: dict[str, Any] = {
         "is_available": True,
         "device_count": 1,
@@ -39,9 +76,19 @@ def pretend() -> None:
         "get_device_capability": (9, 0),
         "get_device_name": "a GPU that is not there",
         "synchronize": None,
+        "graph_pool_handle": (0, 1),
+        "memory_allocated": 0,
+        "max_memory_allocated": 0,
+        "reset_peak_memory_stats": None,
+        "_sleep": None,
     }
     for name, value in told.items():
         setattr(torch.cuda, name, lambda *_, value=value: value)
+    for name in ("Stream", "stream", "current_stream"):
+        setattr(torch.cuda, name, getattr(torch.cpu, name))
+    torch.cuda.CUDAGraph = Graph  # type: ignore[assignment,misc]
+    torch.cuda.graph = graph  # type: ignore[assignment,misc]
+    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign,assignment]
 
 
 def load() -> None:
@@ -49,13 +96,14 @@ def load() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import torch_glue_plugin  # noqa: F401
 
-    from fusedrnn import ops, plan
+    from fusedrnn import _C, ops, plan
 
-    ops.cuda_device = lambda _: dict(plan.GPUS["sm_90"])  # type: ignore[assignment]
+    for module in (_C, ops):
+        module.cuda_device = lambda _: dict(plan.GPUS["sm_90"])  # type: ignore[attr-defined]
 
 
-program = next((Path(a).name for a in sys.orig_argv[1:] if a.endswith(".py")), "")
-if program in PROGRAMS or "get_device_name" in " ".join(sys.orig_argv):
+program = next((n for a in sys.orig_argv[1:] if (n := Path(a).name) in PROGRAMS), "")
+if program or "get_device_name" in " ".join(sys.orig_argv):
     pretend()
     if program not in ("gpu_machine.py", "") and "FUSEDRNN_GLUE" in os.environ:
         load()
