@@ -39,9 +39,8 @@ def unended(log: str) -> list[str]:
     """Tests that began and did not end in a verbose log of pytest, those first that faulthandler
     found hanging: the name of their function is in a stack that it printed."""
     begun: dict[str, None] = {}
-    for line in log.replace(
-        "Timeout (", "\nTimeout ("
-    ).splitlines():  # comes in the midst of a line
+    # A stack is printed in the midst of a line.
+    for line in log.replace("Timeout (", "\nTimeout (").splitlines():
         ended = re.match(r"\[gw\d+\] \[ *\d+%\] [A-Z]+ (tests/.*\S)", line) or re.match(
             r"(tests/.*?) (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", line
         )
@@ -50,8 +49,8 @@ def unended(log: str) -> list[str]:
         elif re.match(r"tests/\S+::", line):
             begun[line.strip()] = None
     hanging = set(re.findall(r'^  File ".*", line \d+ in (test_\w+)$', log, re.MULTILINE))
-    words = {test: test.split("::")[-1].split("[")[0] in hanging for test in begun}
-    return [f"{'HUNG' if words[t] else 'cut off'}: {t}" for t in sorted(begun, key=words.get)][::-1]
+    hung = [test for test in begun if test.split("::")[-1].split("[")[0] in hanging]
+    return [f"HUNG: {t}" for t in hung] + [f"cut off: {t}" for t in begun if t not in hung]
 
 
 def clusters_of(location: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -107,3 +108,28 @@ def test_layers_run_by_the_cuda_half_pass_their_tests(name: str, glue: Path) -> 
         OMP_NUM_THREADS="1",  # products are small, and threads that spin slow the shim down
     )
     assert " passed" in told
+
+
+# What is to run on a GPU, as far as it takes none: by the kernels' slower sizes not all of it.
+PYTEST = ["-m", "pytest", "-q", "--device", "cuda", "-p", "no:cacheprovider"]
+REHEARSED = {
+    "every kernel": ["tests/cuda_core.py", "--watch", "300"],
+    "kernels to be profiled": ["tests/gpu_profile.py", "--steps", "2"],
+    "hardware": [
+        *PYTEST,
+        "tests/test_cuda_hardware.py",
+        "-k",
+        "not fifty and not smaller and LSTM",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", REHEARSED)
+def test_what_a_gpu_is_to_run_runs_on_the_host(name: str, glue: Path) -> None:
+    told = run(
+        [sys.executable, *REHEARSED[name]],
+        PYTHONPATH=os.pathsep.join([str(HOST / "pretended"), os.environ.get("PYTHONPATH", "")]),
+        FUSEDRNN_GLUE=str(glue),
+        OMP_NUM_THREADS="1",
+    )
+    assert re.search(r" ran$|: all ran$| passed", told, re.MULTILINE)

@@ -8,6 +8,7 @@ not there.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 # The rest stays as it is: pip, say, and what it starts.
-PROGRAMS = {"gpu_machine.py", "cuda_core.py", "gpu_tiles.py", "gpu_profile.py", "pytest"}
+PROGRAMS = {
+    *("gpu_machine.py", "cuda_core.py", "gpu_tiles.py", "gpu_profile.py"),
+    *("pytest", "distributed_worker.py"),
+}
 
 
 def pretend() -> None:
@@ -43,7 +47,7 @@ def pretend() -> None:
         """Operators in the order in which they were called; results keep their place."""
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.calls: list[tuple[Any, Any, Any, Any]] = []
 
         def __torch_dispatch__(
@@ -56,8 +60,8 @@ def pretend() -> None:
         def replay(self) -> None:
             with torch.no_grad():
                 for func, args, kwargs, result in self.calls:
-                    pairs = zip(tree_leaves(func(*args, **kwargs)), tree_leaves(result), strict=True)
-                    for new, old in pairs:
+                    again = func(*args, **kwargs)
+                    for new, old in zip(tree_leaves(again), tree_leaves(result), strict=True):
                         if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
                             old.detach().copy_(new)
 
@@ -66,9 +70,9 @@ def pretend() -> None:
         with taken:
             yield
 
-    OnTheHost().__enter__()
+    OnTheHost().__enter__()  # type: ignore[no-untyped-call]
     set_default = torch.set_default_device
-    torch.set_default_device = lambda device: set_default(here(device))  # type: ignore[assignment]
+    torch.set_default_device = lambda device: set_default(here(device))
     told: dict[str, Any] = {
         "is_available": True,
         "device_count": 1,
@@ -80,6 +84,7 @@ def pretend() -> None:
         "memory_allocated": 0,
         "max_memory_allocated": 0,
         "reset_peak_memory_stats": None,
+        "set_device": None,
         "_sleep": None,
     }
     for name, value in told.items():
@@ -88,14 +93,13 @@ def pretend() -> None:
         setattr(torch.cuda, name, getattr(torch.cpu, name))
     torch.cuda.CUDAGraph = Graph  # type: ignore[assignment,misc]
     torch.cuda.graph = graph  # type: ignore[assignment,misc]
-    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign,assignment]
+    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign]
 
 
 def load() -> None:
     """The CUDA half on the host, in place of the CPU kernels."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import torch_glue_plugin  # noqa: F401
-
+    importlib.import_module("torch_glue_plugin")
     from fusedrnn import _C, ops, plan
 
     for module in (_C, ops):
