@@ -144,6 +144,8 @@ def costs(tile: Tile, limits: dict[str, Any], device: torch.device | None) -> li
                 if device:
                     kernels = gpu.kernel_times(calls[step][0], device)
                     us = sum(t for name, t in kernels.items() if "fusedrnn" in name) / STEPS
+                    if not us:
+                        raise RuntimeError("the profiler saw no kernel of ours")
                 cost = Cost(
                     tile.index,
                     str(tile),
@@ -235,8 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found.costs += costs(tile, limits, device)
         except ValueError as error:  # the GPU cannot run it: the plan says why
             found.left_out[str(tile)] = str(error)
-        except RuntimeError as error:
-            found.left_out[str(tile)] = str(error).splitlines()[0]
+        except Exception as error:  # named and counted; the others still run
+            found.left_out[str(tile)] = gpu.reason(error)
             failed += 1
         found.save(path)
     found.save(path)

@@ -26,7 +26,7 @@ from fusedrnn import _C
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 NAMES = ("RNN", "LSTM", "GRU")
-HIDDEN = {"block": 100, "cluster": 400, "stepwise": 60}  # a size that each kernel takes
+HIDDEN = {"block": 100, "cluster": 150, "stepwise": 60}  # a size that each kernel takes
 BITS = {"block": 1, "cluster": 2, "stepwise": 4}
 T, B, I = 9, 4, 7  # noqa: E741
 

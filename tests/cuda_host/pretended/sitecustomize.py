@@ -11,16 +11,21 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # The rest stays as it is: pip, say, and what it starts.
 PROGRAMS = {
-    *("gpu_machine.py", "cuda_core.py", "gpu_tiles.py", "gpu_profile.py"),
+    *("gpu_machine.py", "cuda_core.py", "gpu_tiles.py", "gpu_profile.py", "gpu.py"),
     *("pytest", "distributed_worker.py"),
 }
+
+
+NAME = "a GPU that is not there"
 
 
 def pretend() -> None:
@@ -62,8 +67,24 @@ def pretend() -> None:
                 for func, args, kwargs, result in self.calls:
                     again = func(*args, **kwargs)
                     for new, old in zip(tree_leaves(again), tree_leaves(result), strict=True):
-                        if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
+                        moved = isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)
+                        if moved and new.data_ptr() != old.data_ptr():
                             old.detach().copy_(new)
+
+    class Event:
+        """On the host, a call has ended when it returns."""
+
+        def __init__(self, enable_timing: bool = False) -> None:
+            self.seconds = 0.0
+
+        def record(self, stream: object = None) -> None:
+            self.seconds = time.perf_counter()
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, end: Event) -> float:
+            return (end.seconds - self.seconds) * 1e3
 
     @contextmanager
     def graph(taken: Graph, pool: object = None, stream: object = None) -> Iterator[None]:
@@ -78,7 +99,10 @@ def pretend() -> None:
         "device_count": 1,
         "current_device": 0,
         "get_device_capability": (9, 0),
-        "get_device_name": "a GPU that is not there",
+        "get_device_name": NAME,
+        "get_device_properties": SimpleNamespace(
+            name=NAME, major=9, minor=0, multi_processor_count=132
+        ),
         "synchronize": None,
         "graph_pool_handle": (0, 1),
         "memory_allocated": 0,
@@ -92,7 +116,10 @@ def pretend() -> None:
     for name in ("Stream", "stream", "current_stream"):
         setattr(torch.cuda, name, getattr(torch.cpu, name))
     torch.cuda.CUDAGraph = Graph  # type: ignore[assignment,misc]
+    torch.cuda.Event = Event  # type: ignore[assignment,misc]
     torch.cuda.graph = graph  # type: ignore[assignment,misc]
+    profile = torch.profiler.profile
+    torch.profiler.profile = lambda activities: profile()  # type: ignore[assignment,misc]
     torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign]
 
 
