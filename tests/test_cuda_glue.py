@@ -110,8 +110,9 @@ def test_layers_run_by_the_cuda_half_pass_their_tests(name: str, glue: Path) -> 
     assert " passed" in told
 
 
-# What is to run on a GPU, as far as it takes none: by the kernels' slower sizes not all of it.
+# What is to run on a GPU, without what takes minutes here.
 PYTEST = ["-m", "pytest", "-q", "--device", "cuda", "-p", "no:cacheprovider"]
+QUICK = "LSTM and not fifty and not 256 and not 512"
 REHEARSED = {
     "every kernel": ["tests/cuda_core.py", "--watch", "300"],
     "kernels to be profiled": ["tests/gpu_profile.py", "--steps", "2"],

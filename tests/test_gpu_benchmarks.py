@@ -85,6 +85,30 @@ def test_time_used_up_and_failures_are_told_apart() -> None:
     assert run.left_out[-1].endswith(gpu.USED_UP)
 
 
+def test_the_last_line_and_the_status_tell_a_part_from_the_whole() -> None:
+    run = harness.new_run(harness.Tier.QUICK)
+    assert gpu.last_line(run)[0] == 1  # nothing was timed
+    run.records = gpu.measure(gpu.Entry(SMALL, effort=QUICK), "ieee", CPU)
+    assert gpu.last_line(run)[0] == 0
+    run.left_out = [f"{report.GRID}: a: 9 s {gpu.USED_UP}", f"a layer: 9 s {gpu.USED_UP}"]
+    told = "1 timings, 0 cases failed, 2 left out for time, 1 of them of the grid"
+    assert gpu.last_line(run) == (3, f"gpu.py: {told}")
+    run.left_out.append("another: no such kernel")
+    assert gpu.last_line(run)[0] == 1
+
+
+def test_a_run_keeps_what_it_had_when_it_is_cut_off(tmp_path: Path) -> None:
+    class CutOff(Layer):
+        def build(self, setting: Setting = harness.ON_CPU) -> Subject:
+            raise KeyboardInterrupt
+
+    run, path = harness.new_run(harness.Tier.QUICK), tmp_path / "gpu.json"
+    entries = [gpu.Entry(SMALL, effort=QUICK), gpu.Entry(CutOff(**vars(SMALL)))]
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run_all(entries, ["ieee"], CPU, 100, run, path)
+    assert len(Run.load(path).records) == 1
+
+
 def test_kernel_times_of_both_passes_are_ours_alone() -> None:
     found = gpu.recurrences(SMALL, CPU)  # on a CPU, operators stand for kernels
     assert [r.step for r in found] == ["forward", "backward"]
@@ -171,3 +195,15 @@ def test_estimates_need_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {cost["us"] for cost in found["costs"]} == {None}
     assert "estimates, sm_90" in found["gpu"]["name"]
     assert "LSTM H128" in capsys.readouterr().out
+
+
+def test_tiles_that_are_not_to_run_are_listed_and_make_the_status_partial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--out", str(tmp_path), "--estimates", "sm_90", "--tiles", "0,5"]
+    assert gpu_tiles.main([*arguments, "--without", "5"]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert "begin 0: LSTM H32 blocks 1 rows 1" in lines
+    assert lines[-1] == "gpu_tiles: 1 of 2 tiles timed, 0 failed, 1 left out"
+    assert gpu_tiles.main([*arguments, "--without", ""]) == 0
+    assert gpu_tiles.main([*arguments, "--seconds", "0"]) == 3

@@ -482,7 +482,7 @@ def test_problems_that_hang_or_crash_are_named_and_the_rest_still_runs(
     lines = capsys.readouterr().out.splitlines()
     assert "HUNG: problem 1: it did not end" in lines
     assert "FAILED: problem 3: status 1, CUDA error: an illegal memory access" in lines
-    assert lines[-1] == "cuda_core: 3 ran, 1 hung, 1 failed, 1 this GPU cannot run"
+    assert lines[-1] == "cuda_core: 3 ran, 1 failed, 1 hung, 1 this GPU cannot run"
 
 
 def test_the_sanitizers_meet_every_tile_and_each_kind_of_kernel_first() -> None:
