@@ -17,6 +17,7 @@
 # Its last line says how it ended, as does the exit status: 0 passed; 1 FAILED; 2 NOTHING TO RUN ON,
 # the machine lacks something; 3 PARTIAL, what ran passed but something was cut off or left out;
 # 64 for a call that is none.
+# shellcheck disable=SC2329 # stages are called by name
 set -uo pipefail
 
 stage=${2-}

@@ -133,8 +133,11 @@ def load() -> None:
         module.cuda_device = lambda _: dict(plan.GPUS["sm_90"])  # type: ignore[attr-defined]
 
 
+command = " ".join(sys.orig_argv)
 program = next((n for a in sys.orig_argv[1:] if (n := Path(a).name) in PROGRAMS), "")
-if program or "get_device_name" in " ".join(sys.orig_argv):
+if "exec(eval(sys.stdin.readline()))" in command:
+    program = "pytest"  # a worker of xdist's
+if program or "get_device_name" in command:
     pretend()
     if program not in ("gpu_machine.py", "") and "FUSEDRNN_GLUE" in os.environ:
         load()
