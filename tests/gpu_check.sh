@@ -129,7 +129,7 @@ smoke() {
     paste -sd,)
   limit=$(within 150)
   run gpu_tiles "$limit" "$python" benchmarks/gpu_tiles.py --out "$out" --without "$bad" \
-    --seconds $((limit * 8 / 10))
+    --seconds $((limit * 9 / 10))
   (($? >= 124)) && partial+=("the last was $(grep '^begin ' "$out/gpu_tiles.log" | tail -n 1)")
   telling gpu_tiles '^(tile|left out|gpu_tiles|[0-9]+: )'
 }
@@ -152,7 +152,7 @@ run_tests() {
   fi
   # Eight workers share the cores: none of them starts a process of its own for each.
   export TORCHINDUCTOR_COMPILE_THREADS=1 OMP_NUM_THREADS=2
-  run pytest "$(within $((budget * 4 / 5)))" "$python" -m pytest "${options[@]}" "${files[@]}"
+  run pytest $(($(within "$budget") * 7 / 8)) "$python" -m pytest "${options[@]}" "${files[@]}"
   FUSEDRNN_CUDA_KERNEL=stepwise run stepwise "$(within 60)" "$python" -m pytest "${options[@]}" \
     tests/test_layers.py -k flags
   for name in pytest stepwise; do
@@ -210,7 +210,7 @@ profile() {
     return
   fi
   local limit status page refusal
-  limit=$(within 400)
+  limit=$(within 350)
   limited "$limit" ncu --clock-control none --kernel-name regex:recurrence --set full \
     --force-overwrite --export "$out/profile" "$python" tests/gpu_profile.py >"$out/ncu.log" 2>&1
   status=$?

@@ -17,6 +17,7 @@ import cuda_core
 import gpu_profile
 import gpu_reports
 import pytest
+from gpu_stand_ins import NCU, SANITIZER, STAND_IN, TIMEOUT
 
 from benchmarks import gpu_tiles
 
@@ -24,67 +25,6 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "gpu_check.sh"
 STAGES = ("smoke", "test", "bench", "sanitize", "profile")
 PASSED, FAILED, NOTHING, PARTIAL, USAGE = 0, 1, 2, 3, 64
-
-# Runs what reads reports, and pytest where REAL_PYTEST says so; for all else it notes what it was
-# asked, and FATE, as in "pip=fail cuda_core=hang", decides how that ends. A hang ignores
-# interrupts, as a process does that waits for a GPU.
-STAND_IN = r"""#!/usr/bin/env bash
-echo "$FUSEDRNN_CUDA_KERNEL:$*" >>"$CALLS"
-meets() {
-  case " $FATE " in
-  *" $1=fail "*) echo "$1 broke" && exit 1 ;;
-  *" $1=part "*) echo "$1: 3 left out for time" && exit 3 ;;
-  *" $1=hang "*) echo "begin 7 the problem of $1" && trap '' INT && sleep 60 ;;
-  esac
-}
-case "$*" in
-tests/gpu_machine.py) echo 9.0 ;;
-tests/gpu_reports.py*) exec "$REAL" "$@" ;;
-"-m pip "*) meets pip && mkdir -p build/gpu-check/site ;;
-*_binary.build_info*) meets import && echo "{'version': '0'}" ;;
-*"import xdist"*) [[ ! $REAL_PYTEST ]] ;;
-"-m pytest "*)
-  [[ $REAL_PYTEST ]] && exec "$REAL" "$@"
-  echo "tests/test_x.py::test_y PASSED"
-  meets pytest
-  echo "1 passed in 0.10s"
-  ;;
-*get_device_name*) echo "a GPU, torch" ;;
-*/*.py*)
-  name=${1##*/} && name=${name%.py}
-  meets "$name"
-  [[ $name == cuda_core ]] && echo "$CORE"
-  echo "$name: all ran"
-  ;;
-esac
-"""
-SANITIZER = """#!/usr/bin/env bash
-tool=$2
-case " $FATE " in
-*" $tool=part "*) echo "begin 0 a problem" && exit 3 ;;
-*" $tool=hang "*) echo "begin 4 the problem of $tool" && trap '' INT && sleep 60 ;;
-*" $tool=refused "*) echo "========= Error: Device not supported" && exit 1 ;;
-*" $tool=found "*) echo "$REPORT" && exit 99 ;;
-esac
-echo "========= ERROR SUMMARY: 0 errors"
-"""
-NCU = """#!/usr/bin/env bash
-case "$FATE:$*" in
-*ncu=denied*) echo "==ERROR== ERR_NVGPUCTRPERM - no permission" && exit 1 ;;
-*ncu=hang*--export*) trap '' INT && sleep 60 ;;
-*--import*)
-  echo '"ID","Kernel Name","gpu__time_duration.sum"'
-  echo '"","","us"'
-  echo '"0","void fusedrnn::cuda::recurrence_forward<(int)5>(fusedrnn::cuda::Forward)","33.50"'
-  ;;
-*) echo "gpu_profile: all ran" ;;
-esac
-"""
-# Notes the limit and goes on without one.
-TIMEOUT = """#!/usr/bin/env bash
-echo "$3" >>"$LIMITS"
-exec "${@:4}"
-"""
 
 
 def check(*arguments: str | Path, script: Path = SCRIPT, **environment: str) -> tuple[int, str]:
@@ -297,10 +237,10 @@ def test_every_limit_leaves_the_stage_within_its_time(pretended: dict[str, str])
     executable(Path(pretended["PYTHON"]).parent / "bin" / "timeout", TIMEOUT)
     expected = {
         "smoke": [150, 60, 110, 150],
-        "test": [200, 60, 432, 60],
+        "test": [200, 60, 453, 60],
         "bench": [200, 60, 518],
         "sanitize": [200, 60, 250, 250, 250, 250],
-        "profile": [200, 60, 400, 60, 60, 60],
+        "profile": [200, 60, 350, 60, 60, 60],
     }
     for stage in STAGES:
         Path(pretended["LIMITS"]).write_text("")
