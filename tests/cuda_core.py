@@ -125,13 +125,17 @@ def watched(command: Sequence[str], seconds: float) -> int:
         assert child.stdout
         begun, hung, last = None, False, ""
         heads: Counter[str] = Counter()  # of the lines that tell of problems
-        for line in child.stdout:
-            if not line.startswith("cuda_core: "):
-                print(line, end="", flush=True)
-            last = line.strip() or last
-            heads[line.split(" ")[0]] += 1
-            hung = hung or line.startswith("Timeout (")
-            begun = re.match(r"begin (\d+) (.*)", line) or begun
+        try:
+            for line in child.stdout:
+                if not line.startswith("cuda_core: "):
+                    print(line, end="", flush=True)
+                last = line.strip() or last
+                heads[line.split(" ")[0]] += 1
+                hung = hung or line.startswith("Timeout (")
+                begun = re.match(r"begin (\d+) (.*)", line) or begun
+        except BaseException:  # an interrupt, say, which a process that waits for a GPU ignores
+            child.kill()
+            raise
         status = child.wait()
         if begun is None or last.startswith("cuda_core: "):
             counts.update({what: int(n) for n, what in re.findall(r"(\d+) ([a-zA-Z ]+)", last)})
