@@ -6,8 +6,9 @@ One line for each row of csrc/cuda/tiles.h and pass, and DIR/gpu_tiles.json. Eve
 (as many batch rows as one block or cluster takes) and on the whole GPU (as many as fill it once):
 the first gives the wait in a step, the second shows what sharing the GPU costs. These are the
 figures to put in place of the estimates in csrc/cuda/tuning.h. Kernel times come from the profiler,
-without the products before and after. A tile is named before it runs, and the file is written anew
-after each. `--estimates sm_90` needs no GPU and prints the plan's side.
+without the products before and after. `--estimates sm_90` needs no GPU and prints the plan's side.
+
+A tile is named before it runs, and the file is written anew after each.
 """
 
 from __future__ import annotations

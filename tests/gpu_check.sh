@@ -159,8 +159,8 @@ run_tests() {
     telling "$name" '^(FAILED|ERROR) |^[0-9]+ (passed|failed)|^=+ .*(passed|failed|error)'
     [[ -f $out/$name.log ]] || continue
     unended=$("$python" tests/gpu_reports.py tests "$out/$name.log") && continue
-    say "$unended"
-    [[ $unended == *HUNG* ]] && failed+=("${unended%%$'\n'*}")
+    say "$(head -n 80 <<<"$unended")"
+    [[ $unended == HUNG* || $unended == FAILED* ]] && failed+=("${unended%%$'\n'*}")
   done
 }
 

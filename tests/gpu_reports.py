@@ -1,6 +1,6 @@
 """Reads the logs of gpu_check.sh: a line or a table on standard output, the verdict as the status.
 
-gpu_reports.py tests LOG                   1: tests began and did not end, a line each
+gpu_reports.py tests LOG                   1: it was cut off; the tests that hung, failed, were at work
 gpu_reports.py sanitizer TOOL STATUS LOG   0: nothing found, 1: errors, 2: not run, 3: in part
 gpu_reports.py counters CSV                hardware counters of each kernel; 1: there are none
 """
@@ -36,21 +36,26 @@ COUNTERS = {
 
 
 def unended(log: str) -> list[str]:
-    """Tests that began and did not end in a verbose log of pytest, those first that faulthandler
-    found hanging: the name of their function is in a stack that it printed."""
+    """What pytest could not sum up itself, by a verbose log that ends too early: tests that
+    faulthandler found hanging, since the name of their function is in a stack that it printed; tests
+    that failed; tests that began and did not end. Empty where all that began has ended."""
     begun: dict[str, None] = {}
+    failed: list[str] = []
     # A stack is printed in the midst of a line.
     for line in log.replace("Timeout (", "\nTimeout (").splitlines():
-        ended = re.match(r"\[gw\d+\] \[ *\d+%\] [A-Z]+ (tests/.*\S)", line) or re.match(
-            r"(tests/.*?) (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", line
+        ended = re.match(r"\[gw\d+\] \[ *\d+%\] (?P<word>[A-Z]+) (?P<test>tests/.*\S)", line)
+        ended = ended or re.match(
+            r"(?P<test>tests/.*?) (?P<word>PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", line
         )
         if ended:
-            begun.pop(ended[1], None)
+            begun.pop(ended["test"], None)
+            failed += [ended["test"]] * (ended["word"] in ("FAILED", "ERROR"))
         elif re.match(r"tests/\S+::", line):
             begun[line.strip()] = None
     hanging = set(re.findall(r'^  File ".*", line \d+ in (test_\w+)$', log, re.MULTILINE))
     hung = [test for test in begun if test.split("::")[-1].split("[")[0] in hanging]
-    return [f"HUNG: {t}" for t in hung] + [f"cut off: {t}" for t in begun if t not in hung]
+    words = {"HUNG": hung, "FAILED": failed, "cut off": [t for t in begun if t not in hung]}
+    return [f"{word}: {test}" for word, tests in words.items() for test in tests] if begun else []
 
 
 def clusters_of(location: str) -> int:

@@ -381,7 +381,7 @@ def test_a_profile_that_is_cut_off_is_partial_or_failed(pretended: dict[str, str
 # --- what the stages run
 
 
-def test_a_verbose_log_tells_which_tests_did_not_end() -> None:
+def test_a_log_that_ends_early_tells_what_hung_failed_and_was_at_work() -> None:
     log = """scheduling tests via LoadScheduling
 
 tests/test_cuda.py::test_a[0: LSTM H32]
@@ -392,10 +392,18 @@ Thread 0x00007fb98ae51b80 (most recent call first):
   File "/x/tests/test_cuda.py", line 4 in test_c
   File "/x/_pytest/python.py", line 187 in pytest_pyfunc_call
 """
+    expected = ["HUNG: tests/test_cuda.py::test_c", "cut off: tests/test_cuda.py::test_b[GRU]"]
+    assert gpu_reports.unended(log) == expected
+    log += "[gw0] [ 60%] FAILED tests/test_cuda.py::test_d\n"
     assert gpu_reports.unended(log) == [
-        "HUNG: tests/test_cuda.py::test_c",
-        "cut off: tests/test_cuda.py::test_b[GRU]",
+        expected[0],
+        "FAILED: tests/test_cuda.py::test_d",
+        expected[1],
     ]
+    ended = "".join(
+        f"[gw0] [ 90%] PASSED tests/test_cuda.py::{name}\n" for name in ("test_b[GRU]", "test_c")
+    )
+    assert gpu_reports.unended(log + ended) == []  # pytest itself sums up what failed
 
 
 PROBLEMS = """import faulthandler, sys, time
