@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <set>
 
 namespace fusedrnn::ops {
 namespace {
@@ -13,10 +14,7 @@ namespace {
 constexpr cuda::Kernel kKernels[] = {cuda::Kernel::kBlock, cuda::Kernel::kCluster,
                                      cuda::Kernel::kStepwise, cuda::Kernel::kTorch};
 
-const char* name_of(Cell cell) {
-  constexpr const char* kNames[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
-  return kNames[int(cell)];
-}
+thread_local unsigned restriction = 0;  // none
 
 const char* name_of(cuda::Pass pass) {
   return pass == cuda::Pass::kForward ? "forward" : "backward";
@@ -29,15 +27,23 @@ const char* name_of(cuda::Kernel kernel) {
   return kNames[int(kernel)];
 }
 
+const char* name_of(Cell cell) {
+  constexpr const char* kNames[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
+  return kNames[int(cell)];
+}
+
+Restriction::Restriction(unsigned allowed) : before_(restriction) { restriction = allowed; }
+Restriction::~Restriction() { restriction = before_; }
+
 unsigned cuda_allowed() {
+  if (restriction) return restriction;
   if (const char* tile = std::getenv("FUSEDRNN_CUDA_TILE"); tile && *tile) {
     char* end = nullptr;
     const long index = std::strtol(tile, &end, 10);
     TORCH_CHECK_VALUE(!*end && index >= 0 && index < 1000,
                       "fusedrnn: FUSEDRNN_CUDA_TILE must be a row of csrc/cuda/tiles.h, got ",
                       tile);
-    return bit_of(cuda::Kernel::kBlock) | bit_of(cuda::Kernel::kCluster) |
-           unsigned(index + 1) << cuda::kTileShift;
+    return bits_of_tile(int(index));
   }
   const char* wanted = std::getenv("FUSEDRNN_CUDA_KERNEL");
   if (!wanted || !*wanted) return cuda::kAnyKernel;
@@ -117,7 +123,17 @@ std::map<int, cuda::Experience>& experiences() {
 
 }  // namespace
 
+std::function<void(int)>& experience_loader() {
+  static auto* const loader = new std::function<void(int)>;  // outlives the interpreter
+  return *loader;
+}
+
 cuda::Experience experience_of(int device) {
+  static auto* const asked = new std::set<int>;
+  std::unique_lock<std::mutex> first(experience_mutex());
+  const bool unknown = asked->insert(device).second;
+  first.unlock();
+  if (unknown && experience_loader()) experience_loader()(device);
   const std::lock_guard<std::mutex> lock(experience_mutex());
   return experiences()[device];
 }

@@ -3,6 +3,7 @@
 // Without torch's headers, so that it compiles in a second.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,11 +16,30 @@ constexpr unsigned bit_of(cuda::Kernel kernel) { return 1u << int(kernel); }
 constexpr unsigned kOwnKernels = ~bit_of(cuda::Kernel::kTorch);
 
 const char* name_of(cuda::Kernel kernel);
+const char* name_of(Cell cell);  // the operators' mode
+
+// Persistent kernels, but of this row of csrc/cuda/tiles.h alone.
+constexpr unsigned bits_of_tile(int tile) {
+  return bit_of(cuda::Kernel::kBlock) | bit_of(cuda::Kernel::kCluster) |
+         unsigned(tile + 1) << cuda::kTileShift;
+}
 
 // The kernels that plans may choose from: all, or the one FUSEDRNN_CUDA_KERNEL names, or the one
 // cut as FUSEDRNN_CUDA_TILE, a row of csrc/cuda/tiles.h, counted from 0. Read anew on every call,
 // so that one process can compare kernels. Throws c10::ValueError on a bad name or number.
 unsigned cuda_allowed();
+
+// While it lives, cuda_allowed() is this on its thread, whatever the environment says.
+class Restriction {
+ public:
+  explicit Restriction(unsigned allowed);
+  ~Restriction();
+  Restriction(const Restriction&) = delete;
+  Restriction& operator=(const Restriction&) = delete;
+
+ private:
+  unsigned before_;
+};
 
 using Rejections = std::vector<std::pair<std::string, std::string>>;  // candidate, reason
 
@@ -41,6 +61,9 @@ bool torch_is_cheaper(const Problem& problem, const cuda::Setting& setting,
 // What this process knows of a device beyond its limits: kept by number, for any thread. A plan
 // made from it stays right while others add to it.
 cuda::Experience experience_of(int device);
+// What experience_of calls, once for each device, before it answers: set by Python, to read what
+// `fusedrnn tune` has kept. No lock is held meanwhile.
+std::function<void(int device)>& experience_loader();
 // Takes a tile out of every later plan for this pass and device.
 void exclude(int device, cuda::Pass pass, int tile);
 // Replaces what was measured; kept for good, because plans under way may read the last.

@@ -396,6 +396,13 @@ void set_second_backward(py::function function) {
       };
 }
 
+void set_experience_loader(py::function load) {
+  experience_loader() = [kept = new py::function(std::move(load))](int device) {
+    const py::gil_scoped_acquire gil;
+    (*kept)(device);
+  };
+}
+
 void set_cuda_missing(std::string reason, py::function warn) {
   auto call = [kept = new py::function(std::move(warn))] {  // the library is never unloaded
     const py::gil_scoped_acquire gil;
@@ -445,5 +452,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("rnn_takes_tf32", &ops::rnn_takes_tf32);
   m.def("set_measured", &ops::set_measured_of, py::arg("index"), py::arg("measured"));
   m.def("exclude_tile", &ops::exclude_tile, py::arg("index"), py::arg("backward"), py::arg("tile"));
+  m.def("set_experience_loader", &ops::set_experience_loader, py::arg("load"));
   m.def("experience", &ops::experience_dict, py::arg("index"));
 }

@@ -25,10 +25,25 @@
 #include "ops/cuda/offsets.cpp"
 #include "ops/cuda/product.cpp"
 #include "ops/cuda/side.cpp"
+#include "ops/cuda/trust.cpp"
 #include "ops/cuda/weight_gradients.cpp"
 #include "ops/stack.cpp"
 
 namespace fusedrnn::ops {
+
+std::vector<Tensor> layer_backward(const OptionalTensor& grad_output,
+                                   const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+                                   const Tensor& input, const OptionalTensor& batch_sizes,
+                                   const OptionalTensor& hx, const OptionalTensor& cx,
+                                   at::TensorList weights, const Tensor& output,
+                                   const Tensor& reserve, c10::string_view mode, bool has_biases,
+                                   const c10::List<bool>& needs) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fusedrnn::layer_backward", "")
+                             .typed<decltype(layer_backward)>();
+  return op.call(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
+                 reserve, mode, has_biases, needs);
+}
 
 LayerResult layer(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
                   const OptionalTensor& cx, at::TensorList weights, c10::string_view mode,
@@ -105,6 +120,15 @@ std::vector<int64_t> products(int64_t fail) {
 }  // namespace
 
 TORCH_LIBRARY(fusedrnn_glue, m) {
+  m.def("excluded(bool backward) -> int",
+        [](bool backward) { return int64_t(experience_of(0).excluded[backward]); });
+  m.def("checked(bool backward) -> int", [](bool backward) {
+    const Scope scope(at::empty({0}));
+    return int64_t(device_of(scope).checked[backward]);
+  });
+  m.def("exclude(bool backward, int tile) -> ()", [](bool backward, int64_t tile) {
+    exclude(0, backward ? cuda::Pass::kBackward : cuda::Pass::kForward, int(tile));
+  });
   m.def("offsets(int[] rows) -> Tensor", [](at::IntArrayRef rows) { return offsets(rows.vec()); });
   m.def("written(Tensor[] tensors) -> ()", written);
   m.def("forget_wait(int n) -> int", [](int64_t n) { return glue::Streams::all().forget(n); });

@@ -11,6 +11,7 @@
 #include "ops/cuda/glue.h"
 #include "ops/cuda/offsets.h"
 #include "ops/cuda/side.h"
+#include "ops/cuda/trust.h"
 #include "ops/cuda/weight_gradients.h"
 
 namespace fusedrnn::ops {
@@ -164,17 +165,21 @@ std::vector<Tensor> layer_backward_cuda(const OptionalTensor& grad_output,
   if (N == 0) return call.results();
 
   const auto options = call.input.options();
-  const cuda::Plan plan = plan_of(cuda::Pass::kBackward, call, scope);
+  cuda::Plan plan = plan_of(cuda::Pass::kBackward, call, scope);
   Inner inner;
   inner.offsets = device_offsets(call, scope.current());
   inner.dslots = at::empty({D, N, cuda::slots_of(p.cell, true) * p.H}, options);
   if (p.projected) inner.projected = at::empty({D, N, p.P}, options);
   WeightGradients sums(call, has_biases, inner, scope);
+  while (plan.kernel != cuda::Kernel::kStepwise) {
+    const int error = persistent(call, scope, plan, inner, sums);
+    if (!error) break;
+    take_out(error, cuda::Pass::kBackward, p, plan, scope);
+    plan = plan_of(cuda::Pass::kBackward, call, scope);
+  }
   if (plan.kernel == cuda::Kernel::kStepwise) {
     for (int64_t d = 0; d < D; ++d) stepwise(call, d, scope, plan, inner);
     sums.steps(0, p.T, scope.product());
-  } else {
-    check_started(persistent(call, scope, plan, inner, sums), cuda::Pass::kBackward, p, plan);
   }
   sums.finish(scope.product());
   return call.results();

@@ -13,6 +13,7 @@
 #include "ops/cuda/glue.h"
 #include "ops/cuda/offsets.h"
 #include "ops/cuda/side.h"
+#include "ops/cuda/trust.h"
 
 namespace fusedrnn::ops {
 namespace {
@@ -39,14 +40,19 @@ cuda::Plan plan_of(cuda::Pass pass, const Call& call, const Scope& scope) {
   TORCH_CHECK_VALUE(allowed & kOwnKernels,
                     "fusedrnn: FUSEDRNN_CUDA_KERNEL=torch leaves a layer by itself no kernel: "
                     "torch's own path takes whole stacks of plain tensors, outside torch.compile");
-  return cuda_plan(pass, call.direction(0), {int(call.D), 1, !scope.is_ieee()},
-                   cuda_device(scope.device()), experience_of(scope.device()),
-                   allowed & kOwnKernels);
+  return trusted(pass, call, scope, [&] {
+    return cuda_plan(pass, call.direction(0), {int(call.D), 1, !scope.is_ieee()},
+                     cuda_device(scope.device()), experience_of(scope.device()),
+                     allowed & kOwnKernels);
+  });
 }
 
 void check_started(int error, cuda::Pass pass, const Problem& problem, const cuda::Plan& plan) {
-  TORCH_CHECK(error == 0, "fusedrnn: a kernel did not start, ", cuda::error_string(error), " (",
-              describe(pass, problem, plan), ")");
+  if (error == 0) return;
+  const char* const reason = cuda::error_string(error);
+  throw NotStarted(c10::str("fusedrnn: a kernel did not start, ", reason, " (",
+                            describe(pass, problem, plan), ")"),
+                   reason);
 }
 
 int64_t chunk_of(const cuda::Plan& plan, int64_t T) {
@@ -252,16 +258,19 @@ LayerResult layer_cuda(const Tensor& input, const OptionalTensor& batch_sizes,
   out.reserve = train ? at::empty({D, N, width}, options) : at::empty({0}, options);
   if (N == 0) return {out.y, out.h_n, out.c_n, out.reserve};
 
-  const cuda::Plan plan = plan_of(cuda::Pass::kForward, call, scope);
+  cuda::Plan plan = plan_of(cuda::Pass::kForward, call, scope);
+  while (plan.kernel != cuda::Kernel::kStepwise) {
+    const int64_t chunk = chunk_of(plan, p.T);
+    const Slots slots(call, out.reserve, width, chunk);
+    const int error = persistent(call, has_biases, scope, plan, slots, chunk, out);
+    if (!error) break;
+    take_out(error, cuda::Pass::kForward, p, plan, scope);
+    plan = plan_of(cuda::Pass::kForward, call, scope);
+  }
   if (plan.kernel == cuda::Kernel::kStepwise) {
     const Slots slots(call, out.reserve, width, p.T);
     project_input(call, has_biases, slots, 0, p.T, scope.product());
     for (int64_t d = 0; d < D; ++d) stepwise(call, d, has_biases, scope, plan, slots, out);
-  } else {
-    const int64_t chunk = chunk_of(plan, p.T);
-    const Slots slots(call, out.reserve, width, chunk);
-    check_started(persistent(call, has_biases, scope, plan, slots, chunk, out),
-                  cuda::Pass::kForward, p, plan);
   }
   return {out.y, out.h_n, out.c_n, out.reserve};
 }

@@ -43,6 +43,13 @@ class Scope {
 
 // The plan among kernels of ours.
 cuda::Plan plan_of(cuda::Pass pass, const Call& call, const Scope& scope);
+
+// A launch that the GPU refused; `reason` is its own word for it.
+struct NotStarted : c10::Error {
+  NotStarted(const std::string& message, const char* reason)
+      : c10::Error({__func__, __FILE__, __LINE__}, message), reason(reason) {}
+  const char* reason;
+};
 void check_started(int error, cuda::Pass pass, const Problem& problem, const cuda::Plan& plan);
 
 // Steps that a launch of the recurrence takes: the plan's, or FUSEDRNN_CUDA_CHUNK's (0: all of
