@@ -17,6 +17,7 @@ from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, to_torch
 from .modules import GRU, LSTM, RNN
 from .patch import Patch, patch
+from .tuning import tune
 
 __version__: str = _binary.build_info()["version"]
 
@@ -34,4 +35,5 @@ __all__ = [
     "functional",
     "patch",
     "to_torch",
+    "tune",
 ]

@@ -1,4 +1,5 @@
 """``python -m fusedrnn``: what a bug report needs, and whether the installation works.
+``python -m fusedrnn tune`` measures the GPU's kernels.
 
 Exit status 0 where a small LSTM agrees with torch.nn on every device, 1 where it does not.
 """
@@ -9,17 +10,21 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from . import LSTM, __version__, _binary, explain, ops
+from . import LSTM, __version__, _binary, experience, explain, ops
+from .tuning import main as tune
 
 SETTINGS = (
     "FUSEDRNN_CPU_ISA",
     "FUSEDRNN_CUDA_KERNEL",
     "FUSEDRNN_CUDA_TILE",
+    "FUSEDRNN_CUDA_CHECK",
+    "FUSEDRNN_CACHE",
     "FUSEDRNN_CUDA_CHUNK",
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
@@ -74,11 +79,22 @@ def _cuda() -> None:
         memory = torch.cuda.get_device_properties(index).total_memory >> 30
         name = torch.cuda.get_device_name(index)
         _line(f"cuda:{index}", f"{name}, compute capability {major}.{minor}, {memory} GiB")
+        _tuned(index)
         with torch.no_grad():
             plan = explain(LSTM(128, 128, device=device), torch.zeros(100, 64, 128, device=device))
         print("           LSTM T100 B64 I128 H128 would run so:")
         for line in str(plan).splitlines():
             print(f"             {line}")
+
+
+def _tuned(index: int) -> None:
+    known = experience.read(experience.key_of(index))
+    if known is None:
+        _line("", "kernels not measured: `python -m fusedrnn tune` does that")
+        return
+    _line("", f"{len(known.measured)} figures measured, {len(known.excluded)} kernels taken out")
+    for (backward, tile), reason in known.excluded.items():
+        _line("", f"kernel {tile} {'backward' if backward else 'forward'}: {reason}")
 
 
 def _data() -> None:
@@ -113,7 +129,9 @@ def _agrees(device: torch.device) -> bool:
     return agrees
 
 
-def main() -> int:
+def main(argv: Sequence[str] = ()) -> int:
+    if argv and argv[0] == "tune":
+        return tune(argv[1:])
     _versions()
     _cpu()
     _cuda()
@@ -132,4 +150,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

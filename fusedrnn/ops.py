@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C, _binary, reference
+from . import _C, _binary, experience, reference
 from . import transforms as transforms  # registers the rules of vmap
 
 cpu_isa = _C.cpu_isa
@@ -35,6 +35,7 @@ def _warn_of_missing_cuda() -> None:
     warnings.warn(f"{_binary.cuda_missing()}. Until then torch.nn runs on the GPU", stacklevel=2)
 
 
+_C.set_experience_loader(experience.load)
 if not _binary.build_info()["cuda"]:
     _C.set_cuda_missing(_binary.cuda_missing(), _warn_of_missing_cuda)
 

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
 KERNELS = [path for path in sorted((CSRC / "cuda").glob("*.c[pu]*")) if path.suffix != ".cuh"]
 SOURCES = [
-    *(path for path in KERNELS if path.name != "device.cu"),
-    *(HOST / name for name in ("torch_glue.cpp", "shim.cpp", "device.cpp")),
+    *(path for path in KERNELS if path.name not in ("device.cu", "dispatch.cu")),
+    *(HOST / name for name in ("torch_glue.cpp", "shim.cpp", "device.cpp", "faults.cpp")),
 ]
 FLAGS = [
     *["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas"],
@@ -40,6 +40,8 @@ RUNS = {
     "": ["tests/test_layers.py", "-k", "T35 or T3- or empty or nan or chunks or strided"],
     "gradients": ["tests/test_autograd.py", "-k", "not second and not penalty"],
     "checks": ["tests/cuda_host/torch_glue_checks.py"],
+    "trust": ["tests/cuda_host/trust_checks.py"],
+    "tune": ["tests/cuda_host/tune_checks.py"],
     "products": ["tests/cuda_host/torch_glue_products.py"],
 }
 
