@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import fusedrnn
-from fusedrnn import functional, plan, reference
+from fusedrnn import functional, plan, reference, tuning
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/*.md"))
@@ -48,7 +48,8 @@ PLANS = {
     f"fusedrnn.plan.{thing.__name__}": thing
     for thing in (plan.Plan, plan.LayerPlan, plan.CudaLayerPlan, plan.CudaPassPlan)
 }
-PUBLIC = public(fusedrnn) | public(functional) | public(reference) | PLANS
+TUNINGS = {f"fusedrnn.tuning.{thing.__name__}": thing for thing in (tuning.Tuning, tuning.Result)}
+PUBLIC = public(fusedrnn) | public(functional) | public(reference) | PLANS | TUNINGS
 
 
 def title(path: Path) -> str:
