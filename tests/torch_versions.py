@@ -3,11 +3,11 @@
     python tests/torch_versions.py [--site SITE-PACKAGES] [--built VERSION] [VERSION ...]
 
 A torch is its wheel's headers, the C++ standard that its cpp_extension passes, and the names that
-its libraries define. The first and the last are taken out of the wheel and kept in the user's
-cache, 70 MB a version; the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled,
-those that name FUSEDRNN_WITH_CUDA with it and without. What torch has to define
-for the objects must be among the libraries' names. A version that pip does not offer is said to be
-left out. Exit status 1 where something does not fit.
+its libraries define. They are taken out of the wheel and kept in the user's cache, 70 MB a version;
+the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled, those that name
+FUSEDRNN_WITH_CUDA with it and without. What torch has to define for the objects must be among the
+libraries' names. A version that pip does not offer is said to be left out. Exit status 1 where
+something does not fit. The kernels and the plan see no torch and are left to the build.
 
 CUDA's headers are a toolkit's and, as cuBLAS's, of pip's packages in SITE-PACKAGES: where this
 Python's torch is. Those of CUDA 13 serve a torch of CUDA 12 too. Without them the CUDA half is left
