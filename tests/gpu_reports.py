@@ -1,6 +1,6 @@
 """Reads the logs of gpu_check.sh: a line or a table on standard output, the verdict as the status.
 
-gpu_reports.py tests LOG                   1: it was cut off; the tests that hung, failed, were at work
+gpu_reports.py tests LOG                   1: cut off; the tests that hung, failed, were at work
 gpu_reports.py sanitizer TOOL STATUS LOG   0: nothing found, 1: errors, 2: not run, 3: in part
 gpu_reports.py counters CSV                hardware counters of each kernel; 1: there are none
 """
@@ -37,8 +37,8 @@ COUNTERS = {
 
 def unended(log: str) -> list[str]:
     """What pytest could not sum up itself, by a verbose log that ends too early: tests that
-    faulthandler found hanging, since the name of their function is in a stack that it printed; tests
-    that failed; tests that began and did not end. Empty where all that began has ended."""
+    faulthandler found hanging, since the name of their function is in a stack that it printed;
+    tests that failed; tests that began and did not end. Empty where all that began has ended."""
     begun: dict[str, None] = {}
     failed: list[str] = []
     # A stack is printed in the midst of a line.
