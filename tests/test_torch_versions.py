@@ -102,6 +102,15 @@ def test_a_source_for_a_newer_standard_is_found(made_up: Torch, tmp_path: Path) 
     assert len(said) == 2
 
 
+def test_a_kernel_for_a_newer_standard_is_found(tmp_path: Path) -> None:
+    (tmp_path / "csrc" / "cpu").mkdir(parents=True)
+    (tmp_path / "csrc" / "cpu" / "gemm.cpp").write_text("template <class T> concept C = true;")
+    assert torch_versions.kernels(tmp_path, "c++20") == []
+    said = torch_versions.kernels(tmp_path, "c++17")
+    assert said
+    assert said[0].startswith("csrc/cpu/gemm.cpp, c++17: ")
+
+
 @pytest.mark.parametrize("where", ["BOTH", "WITH", "WITHOUT"])
 def test_a_name_that_no_library_defines_is_found(
     made_up: Torch, tmp_path: Path, where: str

@@ -7,7 +7,7 @@ its libraries define. They are taken out of the wheel and kept in the user's cac
 the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled, those that name
 FUSEDRNN_WITH_CUDA with it and without. What torch has to define for the objects must be among the
 libraries' names. A version that pip does not offer is said to be left out. Exit status 1 where
-something does not fit. The kernels and the plan see no torch and are left to the build.
+something does not fit. The kernels and the plan see no torch: of them each standard is asked once.
 
 CUDA's headers are a toolkit's and, as cuBLAS's, of pip's packages in SITE-PACKAGES: where this
 Python's torch is. Those of CUDA 13 serve a torch of CUDA 12 too. Without them the CUDA half is left
@@ -178,28 +178,45 @@ def units(
     return half if built else [*half, *((path, False) for path in (*both, *rest))]
 
 
+def errors(command: Sequence[str], what: str) -> list[str]:
+    """The first errors of a compilation, `what` before each; none where it succeeds."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    lines = done.stderr.splitlines() if done.returncode else []
+    named = [line for line in lines if "error" in line] or lines or ["failed without a word"]
+    return [f"{what}: {line}" for line in named[:3]] if done.returncode else []
+
+
+def kernels(root: Path, standard: str) -> list[str]:
+    """What of the C++ that sees no torch is not of this standard."""
+    found = [path for part in ("cpu", "cuda") for path in sorted(root.glob(f"csrc/{part}/*.cpp"))]
+    command = [*os.environ.get("CXX", "c++").split(), f"-std={standard}", "-w", "-fopenmp"]
+    command += [f"-I{root / 'csrc'}", "-fsyntax-only"]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        said = pool.map(
+            lambda path: errors([*command, str(path)], f"{path.relative_to(root)}, {standard}"),
+            found,
+        )
+        return [line for lines in said for line in lines]
+
+
 def check(root: Path, torch: Torch, cuda: Sequence[Path], built: bool = False) -> list[str]:
     """What does not fit this torch: compilers' words, names that it lacks."""
     compiler = os.environ.get("CXX", "c++").split()
     with tempfile.TemporaryDirectory() as work:
 
-        def compile_one(unit: tuple[Path, bool]) -> tuple[Path, str]:
+        def compile_one(unit: tuple[Path, bool]) -> tuple[Path, list[str]]:
             source, with_cuda = unit
             made = Path(work, f"{source.parent.name}-{source.stem}-{with_cuda}.o")
             macros = [f"-D{MACRO}"] if with_cuda else []
             flags = [f"-I{root / 'csrc'}", "-DTORCH_EXTENSION_NAME=_C", *macros]
             flags += torch.flags(cuda if with_cuda else ())
             command = [*compiler, *flags, "-c", str(source), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-            lines = done.stderr.splitlines() if done.returncode else []
-            errors = [line for line in lines if "error" in line] or lines
             how = "with" if with_cuda else "without"
-            said = [f"{source.relative_to(root)}, {how} CUDA: {line}" for line in errors[:3]]
-            return made, "\n".join(said)
+            return made, errors(command, f"{source.relative_to(root)}, {how} CUDA")
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             done = list(pool.map(compile_one, units(root, torch, cuda, built)))
-        problems = [said for _, said in done if said]
+        problems = [line for _, lines in done for line in lines]
         lacking = missing([made for made, _ in done if made.exists()], torch)
         return problems + [f"{name} is in none of its libraries" for name in lacking]
 
@@ -243,7 +260,7 @@ def main() -> int:
     versions = dict.fromkeys(asked.versions)
     if asked.versions == VERSIONS and (latest := newest()):
         versions[latest] = None
-    fit = True
+    fit, standards = True, set[str]()
     for version in versions:
         started = time.monotonic()
         torch = fetched(version, cache())
@@ -252,6 +269,15 @@ def main() -> int:
             continue
         if (seconds := time.monotonic() - started) > 2:
             print(f"torch {version}: fetched in {seconds:.0f} s", flush=True)
+        if torch.standard not in standards:
+            standards.add(torch.standard)
+            problems = kernels(ROOT, torch.standard)
+            print(
+                f"kernels and plan as {torch.standard}: {len(problems)} problems",
+                *problems,
+                sep="\n  ",
+            )
+            fit &= not problems
         fit &= report(torch, cuda, version in asked.built)
     return 0 if fit else 1
 
