@@ -16,7 +16,7 @@ out, which is said.
 Against a version that was BUILT, with its CPU half alone, only what the CUDA half changes is
 compiled.
 
-Optimization changes neither, so there is none. A precompiled header would save a tenth of the time
+Optimization changes neither, so there is none. A precompiled header would save a sixth of the time
 (most goes into templates) and would hide a missing #include.
 """
 
