@@ -42,20 +42,21 @@ PLACES = {
     "two GPUs": Place("nccl", "cuda:{rank}", torch.float32),
 }
 device, dtype = torch.device("cpu"), torch.float64
+rnn: Any = torch.backends.cudnn.rnn
 
 
 @contextmanager
 def placed(where: str, rank: int) -> Iterator[Place]:
     """Models and batches are there, and in its dtype; products are those of that dtype."""
     global device, dtype
-    before = device, dtype, torch.backends.cudnn.allow_tf32
+    before = device, dtype, rnn.fp32_precision
     place = PLACES[where]
     device, dtype = torch.device(place.device.format(rank=rank)), place.dtype
-    torch.backends.cudnn.allow_tf32 = False
+    rnn.fp32_precision = "ieee"
     try:
         yield place
     finally:
-        device, dtype, torch.backends.cudnn.allow_tf32 = before
+        device, dtype, rnn.fp32_precision = before
 
 
 class Model(nn.Module):

@@ -181,7 +181,7 @@ def test_nothing_is_checked_under_capture_but_later(
 
 
 def test_the_check_can_be_switched_off(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case("LSTM", 128)
+    case = Case("LSTM", 512)
     monkeypatch.setenv(*case.fault("wrong"))
     monkeypatch.setenv("FUSEDRNN_CUDA_CHECK", "0")
     case.is_right()
