@@ -234,8 +234,10 @@ struct Steps {
   FUSEDRNN_DEVICE RowRange operator()(int step) const {
     const bool is_step = step < T, packed = is_step && offsets;
     const int t = descending ? T - 1 - step : step;
-    return {load_or(packed, offsets + t, is_step ? t * B : 0),
-            load_or(packed, offsets + t + 1, is_step ? t * B + B : 0)};
+    // Added as numbers: past the last step this may lie before `offsets`, and those may be null.
+    const uintptr_t from = reinterpret_cast<uintptr_t>(offsets) + uintptr_t(intptr_t(t) * 8);
+    return {load_or(packed, reinterpret_cast<const int64_t*>(from), is_step ? t * B : 0),
+            load_or(packed, reinterpret_cast<const int64_t*>(from + 8), is_step ? t * B + B : 0)};
   }
 };
 constexpr int kPadding = 0x7fffffff;  // a batch row that no step has
