@@ -88,7 +88,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
 
 
 def rows_for(table: list[Kernel], cell: str) -> list[int]:
-    """Few rows that have all there is: several batch rows, weights in shared memory, a cluster."""
+    """Few rows that have all there is: batch rows, weights in shared memory, wide sends."""
     rows = [kernel for kernel in table if kernel.cell == cell and kernel.direction == "forward"]
     block = [kernel for kernel in rows if kernel.cluster == 1]
     cluster = [kernel for kernel in rows if kernel.cluster > 1]
@@ -97,6 +97,8 @@ def rows_for(table: list[Kernel], cell: str) -> list[int]:
         max(block, key=lambda kernel: (kernel.hidden, -kernel.rows)).row,
         min(cluster, key=lambda kernel: (kernel.cluster, kernel.rows)).row,
         min(cluster, key=lambda kernel: (kernel.cluster, -kernel.rows)).row,
+        # Sends several values at once, in both passes.
+        next(kernel.row for kernel in cluster if kernel.hidden >= 256 and kernel.rows > 1),
     }
     return sorted(chosen)
 
