@@ -56,7 +56,7 @@ TORCH_PAGES = {  # the others have a page of their own name
     "torch.device": "tensor_attributes.html#torch.device",
     "torch.nn.modules.module.Module": "generated/torch.nn.Module.html",
 }
-PYTHON = ("collections.abc.", "typing.", "contextlib.")
+PYTHON = ("collections.abc.", "typing.", "contextlib.", "pathlib.")
 
 
 def outside(_app: Any, _env: Any, node: Any, content: Any) -> Any:
