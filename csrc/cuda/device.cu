@@ -2,13 +2,9 @@
 #include <cuda_runtime.h>
 
 #include "cuda/persistent.h"
+#include "cuda/tuning.h"
 
 namespace fusedrnn::cuda {
-
-// For GPUs whose driver reports no clock, as under some vGPUs and on Tegra. Costs in cycles would
-// be infinite otherwise, and any plan as good as another. At 1 GHz the recurrence seems at most
-// twice as slow as it is, beside launches, whose cost is in microseconds.
-constexpr double kUnknownClockGhz = 1.0;
 
 Device device(int index, int* error) {
   Device found{};
@@ -29,7 +25,7 @@ Device device(int index, int* error) {
   if (*error == 0) *error = cudaSetDevice(index);
   found.sm = 10 * major + minor;
   found.shared_bytes = shared;
-  found.clock_ghz = kilohertz > 0 ? kilohertz * 1e-6 : kUnknownClockGhz;
+  found.clock_ghz = kilohertz > 0 ? kilohertz * 1e-6 : kAssumedClock;
   found.clusters[0] = found.multiprocessors;
   for (int i = 1; i < 5 && *error == 0; ++i)
     found.clusters[i] = clusters ? resident_lstm_clusters(1 << i) : 0;

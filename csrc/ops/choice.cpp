@@ -27,6 +27,13 @@ const char* name_of(cuda::Kernel kernel) {
   return kNames[int(kernel)];
 }
 
+std::optional<cuda::Kernel> kernel_named(const std::string& name) {
+  for (const cuda::Kernel kernel : kKernels) {
+    if (name == name_of(kernel)) return kernel;
+  }
+  return std::nullopt;
+}
+
 const char* name_of(Cell cell) {
   constexpr const char* kNames[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
   return kNames[int(cell)];
@@ -47,9 +54,7 @@ unsigned cuda_allowed() {
   }
   const char* wanted = std::getenv("FUSEDRNN_CUDA_KERNEL");
   if (!wanted || !*wanted) return cuda::kAnyKernel;
-  for (const cuda::Kernel kernel : kKernels) {
-    if (std::string(wanted) == name_of(kernel)) return bit_of(kernel);
-  }
+  if (const auto kernel = kernel_named(wanted)) return bit_of(*kernel);
   TORCH_CHECK_VALUE(false, "fusedrnn: FUSEDRNN_CUDA_KERNEL must be block, cluster, stepwise or ",
                     "torch, got ", wanted);
 }

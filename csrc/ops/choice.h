@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,8 @@ constexpr unsigned bit_of(cuda::Kernel kernel) { return 1u << int(kernel); }
 constexpr unsigned kOwnKernels = ~bit_of(cuda::Kernel::kTorch);
 
 const char* name_of(cuda::Kernel kernel);
+// The kernel of that name; nothing where there is none.
+std::optional<cuda::Kernel> kernel_named(const std::string& name);
 const char* name_of(Cell cell);  // the operators' mode
 
 // Persistent kernels, but of this row of csrc/cuda/tiles.h alone.

@@ -224,14 +224,6 @@ bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T
                           dtype == "float16" || dtype == "bfloat16");
 }
 
-cuda::Kernel kernel_named(const std::string& name) {
-  for (const cuda::Kernel kernel : {cuda::Kernel::kBlock, cuda::Kernel::kCluster,
-                                    cuda::Kernel::kStepwise, cuda::Kernel::kTorch}) {
-    if (name == name_of(kernel)) return kernel;
-  }
-  TORCH_CHECK_VALUE(false, "fusedrnn: no CUDA kernel is named ", name);
-}
-
 void check_index(int index) {
   TORCH_CHECK_VALUE(index >= 0, "fusedrnn: a CUDA device's number is not negative, got ", index);
 }
@@ -248,7 +240,10 @@ cuda::Measured measured_of(const py::dict& d) {
     m.B = d["B"].cast<int>();
     m.D = d["D"].cast<int>();
     m.L = d["L"].cast<int>();
-    m.kernel = kernel_named(d["kernel"].cast<std::string>());
+    const auto name = d["kernel"].cast<std::string>();
+    const auto kernel = kernel_named(name);
+    TORCH_CHECK_VALUE(kernel, "fusedrnn: no CUDA kernel is named ", name);
+    m.kernel = *kernel;
     m.tile = d["tile"].cast<int>();
     m.step_us = d["step_us"].cast<double>();
   } catch (const py::cast_error&) {
@@ -291,12 +286,11 @@ py::dict experience_dict(int index) {
       if (known.excluded[pass] >> tile & 1) excluded[pass].push_back(tile);
     }
   }
-  constexpr const char* kModes[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
   py::list measured;
   for (int64_t i = 0; i < known.count; ++i) {
     const cuda::Measured& m = known.measured[i];
     py::dict d;
-    d["mode"] = kModes[int(m.cell)];
+    d["mode"] = name_of(m.cell);
     d["backward"] = m.pass == cuda::Pass::kBackward;
     d["training"] = m.training;
     d["tf32"] = m.tf32;
