@@ -147,3 +147,14 @@ def _same_start(pytestconfig: pytest.Config) -> Iterator[None]:
     torch.set_num_threads(threads)
     if device is not None:
         torch.set_default_device(None)
+
+
+@pytest.fixture
+def on_gpu(pytestconfig: pytest.Config) -> Iterator[None]:
+    """What a test makes is on the GPU, and held to ieee precision, without ``--device`` too."""
+    before, tf32 = torch.get_default_device(), torch.backends.cudnn.allow_tf32
+    torch.set_default_device(pytestconfig.getoption("device") or "cuda")
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_default_device(before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +24,10 @@ import fusedrnn
 from benchmarks import gpu_tiles
 from fusedrnn import _C, _binary
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.usefixtures("on_gpu"),
+]
 
 BITS = {"block": 1, "cluster": 2, "stepwise": 4, "torch": 8}
 OWN = ("block", "cluster", "stepwise")
@@ -33,16 +36,6 @@ NAMES = ("RNN", "LSTM", "GRU")
 OF_MODULE = {"RNN": "RNN_TANH", "LSTM": "LSTM", "GRU": "GRU"}
 
 Force = Callable[[str], None]
-
-
-@pytest.fixture(autouse=True)
-def _on_gpu(pytestconfig: pytest.Config) -> Iterator[None]:
-    before, tf32 = torch.get_default_device(), torch.backends.cudnn.allow_tf32
-    torch.set_default_device(pytestconfig.getoption("device") or "cuda")
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.set_default_device(before)
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """What takes a GPU, or two, besides a GPU's kernels: several streams at once, graphs that share
-memory, replicas, memory over many steps, devices that allow less. test_cuda_rehearsal.py runs this
-file where there is no GPU, on the CPU, so that its first run on one is not its first run at all.
+memory, replicas, memory over many steps, devices that allow less. test_cuda_glue.py runs this file
+where there is no GPU, on the CPU, so that its first run on one is not its first run at all.
 """
 
 from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,10 @@ from torch.nn.utils.rnn import PackedSequence
 import fusedrnn
 from fusedrnn import _C
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.usefixtures("on_gpu"),
+]
 
 NAMES = ("RNN", "LSTM", "GRU")
 HIDDEN = {"block": 100, "cluster": 150, "stepwise": 60}  # a size that each kernel takes
@@ -32,16 +35,6 @@ T, B, I = 9, 4, 7  # noqa: E741
 
 Result = TypeVar("Result")
 Call = Callable[[], Result]
-
-
-@pytest.fixture(autouse=True)
-def _on_gpu(pytestconfig: pytest.Config) -> Iterator[None]:
-    before, tf32 = torch.get_default_device(), torch.backends.cudnn.allow_tf32
-    torch.set_default_device(pytestconfig.getoption("device") or "cuda")
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.set_default_device(before)
 
 
 def kernel_of(limits: dict[str, Any], mode: str, H: int, allowed: int = 7) -> str:
