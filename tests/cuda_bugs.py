@@ -20,11 +20,11 @@ def bug(source: str, what: str, *edit: str) -> Bug:
     return Bug(source, what, edits)
 
 
-FORWARD, TILE, CELL = "forward.cuh", "tile.cuh", "cell.cuh"
-BACKWARD, BLOCK, CLUSTER = "backward.cuh", "backward_block.cuh", "backward_cluster.cuh"
-STEPWISE = "stepwise.cu"
-LSTM, GRU, RNN = "forward_lstm.cu", "forward_gru.cu", "forward_rnn.cu"
-LSTM_BACK, GRU_BACK = "backward_lstm.cu", "backward_gru.cu"
+FORWARD, TILE, CELL = "persistent/forward.cuh", "persistent/tile.cuh", "cell.cuh"
+BACKWARD, BLOCK = "persistent/backward.cuh", "persistent/backward_block.cuh"
+CLUSTER, STEPWISE = "persistent/backward_cluster.cuh", "stepwise/stepwise.cu"
+LSTM, GRU, RNN = (f"instances/forward_{cell}.cu" for cell in ("lstm", "gru", "rnn"))
+LSTM_BACK, GRU_BACK = "instances/backward_lstm.cu", "instances/backward_gru.cu"
 
 ARM_FIRST = "          barrier_arm(barriers + i, kBytes);\n"
 ARM_AGAIN = "if (thread == 0) barrier_arm(barriers + even, kBytes);"

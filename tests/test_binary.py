@@ -76,7 +76,7 @@ def test_sources_in_a_checkout_use_the_installed_binary(checkout: Path) -> None:
 
 
 def test_a_binary_older_than_its_sources_is_refused_in_two_lines(checkout: Path) -> None:
-    with (checkout / "csrc" / "recurrence.h").open("a") as header:
+    with (checkout / "csrc" / "model" / "problem.h").open("a") as header:
         header.write("// changed\n")
     done = python(SMALL, checkout)
     assert done.returncode == 1

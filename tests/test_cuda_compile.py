@@ -17,7 +17,7 @@ import torch.utils.cpp_extension
 from cuda_build import CSRC, Kernel, cxx, kernels, output_of
 
 ARCHES = ["75", "80", "86", "89", "90a", "100a", "120"]
-SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
+SOURCES = sorted((CSRC / "cuda").rglob("*.cu"))
 GLUE = sorted((CSRC / "ops" / "cuda").glob("*.cpp"))
 FLAGS = ["-std=c++20", "-O3", f"-I{CSRC}", "-Xcompiler=-Wall,-Wextra", "-Xptxas=-v"]
 

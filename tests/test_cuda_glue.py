@@ -21,7 +21,7 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parents[1]
 CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
-KERNELS = [path for path in sorted((CSRC / "cuda").glob("*.c[pu]*")) if path.suffix != ".cuh"]
+KERNELS = [path for path in sorted((CSRC / "cuda").rglob("*.c[pu]*")) if path.suffix != ".cuh"]
 SOURCES = [
     *(path for path in KERNELS if path.name not in ("device.cu", "dispatch.cu")),
     *(HOST / name for name in ("torch_glue.cpp", "shim.cpp", "device.cpp", "faults.cpp")),

@@ -32,7 +32,7 @@ ARM64 = ["aarch64-linux-gnu-g++", "qemu-aarch64"]
 def units(csrc: Path = CSRC) -> list[Path]:
     """What is linked: the kernels, but not the one source that asks the CUDA runtime about the
     device, the plan, and the test with its shim."""
-    device = [path for path in (csrc / "cuda").glob("*.cu") if path.stem != "device"]
+    device = [path for path in (csrc / "cuda").rglob("*.cu") if path.stem != "device"]
     plan = sorted((csrc / "cuda").glob("*.cpp"))
     return [*sorted(device), *plan, *map(SHIM.joinpath, TEST_UNITS)]
 
@@ -106,7 +106,7 @@ def rows_for(table: list[Kernel], cell: str) -> list[int]:
 def keep_rows(csrc: Path, rows: list[int]) -> None:
     """Make a copy of csrc compile of the table just these rows, which takes a tenth of the time."""
     kept = " || ".join(f"kOne == {row}" for row in rows)
-    for path in (csrc / "cuda").glob("*.cu*"):
+    for path in (csrc / "cuda").rglob("*.cu*"):
         text = path.read_text()
         text = text.replace(".cell == kCell)", f".cell == kCell && ({kept}))")
         text = text.replace(".cell == Cell::kLstm && kTiles[kTile].cluster > 1)", ".cluster < 0)")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cuda_build import CSRC, Kernel, kernels, output_of
 
-SOURCES = sorted((CSRC / "cuda").glob("*ward_*.cu"))
+SOURCES = sorted((CSRC / "cuda").rglob("*ward_*.cu"))
 COMMAND = ["nvcc", "-std=c++20", "-O3", f"-I{CSRC}", "-arch=compute_90a", "-ptx"]
 
 WAIT = "mbarrier.try_wait.parity.shared::cta.b64"

@@ -7,13 +7,11 @@
 #pragma once
 
 #include "cells/math.h"
+#include "cells/traits.h"
 
 namespace fusedrnn {
 
-struct Gru {
-  static constexpr int kGates = 3, kSlots = 4;
-  static constexpr bool kHasC = false, kUsesPreviousH = true, kKeepsSlots = true;
-
+struct Gru : CellTraits<Cell::kGru> {
   template <class V>
   FUSEDRNN_CELL static V forward(V (&s)[kSlots], V h_prev, V& c) {
     begin(s, c);

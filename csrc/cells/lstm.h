@@ -4,13 +4,11 @@
 #pragma once
 
 #include "cells/math.h"
+#include "cells/traits.h"
 
 namespace fusedrnn {
 
-struct Lstm {
-  static constexpr int kGates = 4, kSlots = 4;
-  static constexpr bool kHasC = true, kUsesPreviousH = false, kKeepsSlots = true;
-
+struct Lstm : CellTraits<Cell::kLstm> {
   template <class V>
   FUSEDRNN_CELL static V forward(V (&s)[kSlots], V h_prev, V& c) {
     begin(s, c);

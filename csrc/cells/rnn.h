@@ -3,13 +3,13 @@
 #pragma once
 
 #include "cells/math.h"
+#include "cells/traits.h"
 
 namespace fusedrnn {
 
 template <bool kRelu>
-struct Rnn {
-  static constexpr int kGates = 1, kSlots = 1;
-  static constexpr bool kHasC = false, kUsesPreviousH = false, kKeepsSlots = false;
+struct Rnn : CellTraits<kRelu ? Cell::kRnnRelu : Cell::kRnnTanh> {
+  static constexpr int kSlots = 1;  // named here: a dependent base's is not found in a signature
 
   static constexpr unsigned kBegun = 0;  // no use in two parts
   template <class V>

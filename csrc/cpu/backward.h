@@ -98,7 +98,7 @@ class Backward {
     const int64_t stretch = plan_.stretch, last = (p_.T - 1) / stretch;
     const int64_t begin = (p_.reverse ? i : last - i) * stretch;
     const Range steps{begin, std::min(p_.T, begin + stretch)};
-    const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
+    const int64_t first = p_.rows().offset(steps.begin), size = p_.rows().offset(steps.end) - first;
     return {steps, first, size, {buf_.dgates[i % buf_.chunks], size * kRow}};
   }
 
@@ -215,8 +215,8 @@ class Backward {
       for (int64_t i = 0; i < width; i += W) {
         V sum = V::load(dh + i);
         if (dy) {
-          sum = sum +
-                V::load(dy + (p_.offset(t) + r) * a_.lddy + i, int(std::min<int64_t>(p_.P - i, W)));
+          sum = sum + V::load(dy + (p_.rows().offset(t) + r) * a_.lddy + i,
+                              int(std::min<int64_t>(p_.P - i, W)));
         }
         sum.store(out + i);
       }
@@ -238,8 +238,8 @@ class Backward {
     const GateChunk<T> gates{keep_.gates + all.first * g_.panels * kRow, all.size * kRow};
     for (int64_t s = 0; s < all.steps.size(); ++s) {
       const int64_t t = p_.reverse ? all.steps.begin + s : all.steps.end - 1 - s;
-      const int64_t row = p_.offset(t) - all.first;
-      const Range active{rows.begin, std::max(rows.begin, std::min(p_.rows(t), rows.end))};
+      const int64_t row = p_.rows().offset(t) - all.first;
+      const Range active{rows.begin, std::max(rows.begin, std::min(p_.rows().active(t), rows.end))};
       if (p_.projected) {
         project_back(t, active, row, buf_.dh_projected[i % buf_.chunks], me, among);
         barrier_.wait(among);
@@ -278,7 +278,7 @@ class Backward {
       for (int64_t r = 0; r < rows; ++r, out += kRow) V(T(0)).store(out);
       return;
     }
-    const int64_t first = p_.offset(t) + begin;
+    const int64_t first = p_.rows().offset(t) + begin;
     const T* h_now = y() + first * a_.ldy + unit;
     const T* h_before = segment.h_prev ? segment.h_prev + unit : nullptr;
     const int64_t y_stride = a_.ldy, h_stride = segment.stride, dy_stride = a_.lddy;
@@ -289,7 +289,7 @@ class Backward {
     T* dc_state = buf_.dc + begin * width + unit;
     const T* c_now = keep_.c + first * width + unit;
     const T* c_before =
-        (segment.carried ? keep_.c + (p_.offset(p_.reverse ? t + 1 : t - 1) + begin) * width
+        (segment.carried ? keep_.c + (p_.rows().offset(p_.reverse ? t + 1 : t - 1) + begin) * width
                          : buf_.c0 + begin * width) +
         unit;
     for (int64_t r = 0; r < rows; ++r, in += kRow, out += kRow) {
@@ -344,9 +344,10 @@ class Backward {
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const Group columns = group(Side::kInput, i);
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
-        const int64_t count = whole ? all.size : std::min(p_.rows(t), rows.end) - rows.begin;
+        const int64_t count =
+            whole ? all.size : std::min(p_.rows().active(t), rows.end) - rows.begin;
         if (count <= 0) break;
-        const int64_t row = p_.offset(t) + rows.begin;
+        const int64_t row = p_.rows().offset(t) + rows.begin;
         T* dx = static_cast<T*>(a_.dx) + row * p_.I + columns.column;
         product_of_gates(Side::kInput, columns, packed_group(buf_.w_ih, columns),
                          all.grads.at(0, row - all.first, kRow), all.grads.panel_stride,

@@ -64,7 +64,7 @@ constexpr double kFlopPerThread = 4e5;
 
 int usable_threads(const Problem& p, int threads) {
   const double flop =
-      2.0 * double(p.total_rows()) * double(gates_of(p.cell) * p.H) * double(p.I + p.P);
+      2.0 * double(p.rows().total()) * double(gates_of(p.cell) * p.H) * double(p.I + p.P);
   return int(std::clamp(flop / kFlopPerThread, 1.0, double(std::max(threads, 1))));
 }
 
@@ -75,7 +75,7 @@ int usable_threads(const Problem& p, int threads) {
 // groups: it pays for few rows (2 threads of an Intel Xeon, LSTM fwd+bwd: T50 H512 B4 1.25 times as
 // fast, B16 1.09, B64 1.00) and no others (Zen 5, H=256: 4.66 ms by rows, 4.90 by units).
 bool prefers_hidden(const Problem& p, int threads, const Geometry& g, bool forward) {
-  const int64_t weights = g.panels * g.depth() * p.P * size_of(p.dtype);
+  const int64_t weights = g.panels * g.depth() * p.P * size_of(p.dtypes.computed);
   if (weights <= kL2 || g.panels < 4 * threads) return false;
   const auto feeds_all = [&](int64_t columns) {
     const int64_t groups = groups_of(columns, g.lanes);
@@ -86,7 +86,7 @@ bool prefers_hidden(const Problem& p, int threads, const Geometry& g, bool forwa
 
 Plan plan(const Problem& p, int threads, bool forward) {
   const Isa& isa = chosen();
-  const int lanes = isa.variant->vector_bytes / int(size_of(p.dtype));
+  const int lanes = isa.variant->vector_bytes / int(size_of(p.dtypes.computed));
   const Geometry g(p.cell, p.H, lanes);
   Plan plan{};
   plan.isa = isa.name;
@@ -105,7 +105,7 @@ Plan plan(const Problem& p, int threads, bool forward) {
   if (plan.threads == 1) plan.split = Split::kNone;
   plan.pairs = forward && packs_pairs(p);
   plan.direct = forward ? reads_in_place(p) : reads_in_place_back(p);
-  plan.reserve_size = reserve_width(p) * p.total_rows();
+  plan.reserve_size = reserve_width(p) * p.rows().total();
   return plan;
 }
 
@@ -113,7 +113,7 @@ Plan plan(const Problem& p, int threads, bool forward) {
 
 int64_t reserve_width(const Problem& p) {
   if (!p.training) return 0;
-  const Geometry g(p.cell, p.H, chosen().variant->vector_bytes / int(size_of(p.dtype)));
+  const Geometry g(p.cell, p.H, chosen().variant->vector_bytes / int(size_of(p.dtypes.computed)));
   return Reserve<char>(nullptr, p, g).width;
 }
 
@@ -122,7 +122,7 @@ int64_t reserve_width(const Problem& p) {
 // 1.97, T100 B1 I128 H128 inference 2.2 and 3.4, T20 B16 I64 H64 2.3 and 3.4). Wide layers gain
 // little and would pack twice as many weights at a time.
 bool pairs_directions(const Problem& p) {
-  return gates_of(p.cell) * p.H * p.P * size_of(p.dtype) <= 2 << 20;
+  return gates_of(p.cell) * p.H * p.P * size_of(p.dtypes.computed) <= 2 << 20;
 }
 
 int threads_of_direction(const Problem& p, int directions, int threads) {

@@ -37,14 +37,14 @@ struct Segments {
   int count = 0;
 
   Segments(const Problem& p, int64_t t, Range slice, const T* y, int64_t ldy, const T* h0) {
-    const int64_t active = std::min(p.rows(t), slice.end);
+    const int64_t active = std::min(p.rows().active(t), slice.end);
     const int64_t before = p.reverse ? t + 1 : t - 1;
     const bool has_before = before >= 0 && before < p.T;
     const int64_t carried =
-        has_before ? std::max(std::min(p.rows(before), active), slice.begin) : slice.begin;
+        has_before ? std::max(std::min(p.rows().active(before), active), slice.begin) : slice.begin;
     if (carried > slice.begin) {
       item[count++] = {
-          {slice.begin, carried}, y + (p.offset(before) + slice.begin) * ldy, ldy, true};
+          {slice.begin, carried}, y + (p.rows().offset(before) + slice.begin) * ldy, ldy, true};
     }
     if (active > carried) {
       item[count++] = {{carried, active}, h0 ? h0 + carried * p.P : nullptr, p.P, false};
@@ -134,28 +134,28 @@ class Forward {
   // Kept gates have room for every row; otherwise each slice of rows has its own part of a chunk.
   GateChunk<T> chunk_at(Range steps, Range rows) const {
     if (keeps_gates()) {
-      const int64_t from = p_.offset(steps.begin);
-      return {keep_.gates + from * g_.panels * kRow, (p_.offset(steps.end) - from) * kRow};
+      const int64_t from = p_.rows().offset(steps.begin);
+      return {keep_.gates + from * g_.panels * kRow, (p_.rows().offset(steps.end) - from) * kRow};
     }
     const int64_t room = std::min(plan_.stretch, p_.T);
     return {buf_.gates + room * rows.begin * g_.panels * kRow, room * rows.size() * kRow};
   }
   // Row of the chunk where step t's rows, beginning with rows.begin, lie.
   int64_t chunk_row(Range steps, int64_t t, Range rows) const {
-    if (keeps_gates()) return p_.offset(t) - p_.offset(steps.begin) + rows.begin;
+    if (keeps_gates()) return p_.rows().offset(t) - p_.rows().offset(steps.begin) + rows.begin;
     return (t - steps.begin) * rows.size();
   }
 
   void project_inputs(Range steps, Range rows, Range panels, const GateChunk<T>& gates) {
-    const bool whole = rows.size() == p_.B && (keeps_gates() || !p_.offsets);
+    const bool whole = rows.size() == p_.B && (keeps_gates() || !p_.packed);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
-        const int64_t n = whole ? p_.offset(steps.end) - p_.offset(t)
-                                : std::min(p_.rows(t), rows.end) - rows.begin;
+        const int64_t n = whole ? p_.rows().offset(steps.end) - p_.rows().offset(t)
+                                : std::min(p_.rows().active(t), rows.end) - rows.begin;
         if (n <= 0) break;  // packed steps only shrink
         T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
         const T* bias = buf_.bias + panel * kRow;
-        const T* x = static_cast<const T*>(a_.x) + (p_.offset(t) + rows.begin) * p_.I;
+        const T* x = static_cast<const T*>(a_.x) + (p_.rows().offset(t) + rows.begin) * p_.I;
         multiply(Side::kInput, panel, x, p_.I, bias, 0, out, n, panel + 1, panel == panels.begin);
         if constexpr (kRecurrent > 0) {
           for (int64_t r = 0; r < n; ++r) {
@@ -251,7 +251,8 @@ class Forward {
     // All that the rows share is read before anything is stored, which for all that the compiler
     // knows may be to `this`.
     const bool training = p_.training;
-    const int64_t rows = s.rows.size(), width = g_.width(), first = p_.offset(t) + s.rows.begin;
+    const int64_t rows = s.rows.size(), width = g_.width(),
+                  first = p_.rows().offset(t) + s.rows.begin;
     const T* h_before = s.h_prev ? s.h_prev + unit : nullptr;
     const int64_t h_stride = s.stride;
     T* c_state = buf_.c + s.rows.begin * width + unit;
@@ -294,13 +295,14 @@ class Forward {
 
   // h of step t before the projection.
   T* hidden(int64_t t, int64_t row) const {
-    return p_.training ? keep_.hidden + (p_.offset(t) + row) * g_.width()
+    return p_.training ? keep_.hidden + (p_.rows().offset(t) + row) * g_.width()
                        : buf_.hidden + row * g_.width();
   }
 
   // y = hidden W_hr', the columns in groups shared by the threads that share the rows.
   void project_hidden(int64_t t, Range rows, int id, int n) {
-    const int64_t active = std::min(p_.rows(t), rows.end) - rows.begin, offset = p_.offset(t);
+    const int64_t active = std::min(p_.rows().active(t), rows.end) - rows.begin,
+                  offset = p_.rows().offset(t);
     if (active <= 0) return;
     const Range groups = share(groups_of(p_.P, W), id, n);
     for (int64_t i = groups.begin; i < groups.end; ++i) {
@@ -314,8 +316,8 @@ class Forward {
 
   void final_states(Range rows) {
     for (int64_t r = rows.begin, t = p_.T - 1; r < rows.end; ++r) {
-      while (t > 0 && p_.rows(t) <= r) --t;
-      const T* last = y() + (p_.offset(p_.reverse ? 0 : t) + r) * a_.ldy;
+      while (t > 0 && p_.rows().active(t) <= r) --t;
+      const T* last = y() + (p_.rows().offset(p_.reverse ? 0 : t) + r) * a_.ldy;
       std::copy(last, last + p_.P, static_cast<T*>(a_.h_n) + r * p_.P);
     }
     if (C::kHasC) unpad_rows(buf_.c, g_.width(), static_cast<T*>(a_.c_n), p_.H, rows);

@@ -1,49 +1,36 @@
 // One instruction set variant of every CPU kernel. A variant's source file includes the standard
 // headers, switches the target with a pragma, names its namespace and vector size, and includes
 // this: so nothing of the standard library is compiled for a machine that may not be there.
-#include "cells/gru.h"
-#include "cells/lstm.h"
-#include "cells/rnn.h"
+#include "cells/all.h"
 #include "cpu/backward.h"
 #include "cpu/variants.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-template <class T, template <class, class, int> class Layer, class Params>
-void dispatch_cell(const Params& params, const Plan& plan, const Team& team) {
-  const bool wide = plan.unit_vectors == 4;
-  switch (params.problem.cell) {
-    case Cell::kLstm: {
-      Layer<T, Lstm, 1> layer(params, plan);
-      return run(team, plan.threads, layer);
-    }
-    case Cell::kGru: {
-      Layer<T, Gru, 1> layer(params, plan);
-      return run(team, plan.threads, layer);
-    }
-    case Cell::kRnnTanh: {
-      if (wide) {
-        Layer<T, Rnn<false>, 4> layer(params, plan);
-        return run(team, plan.threads, layer);
-      }
-      Layer<T, Rnn<false>, 1> layer(params, plan);
-      return run(team, plan.threads, layer);
-    }
-    case Cell::kRnnRelu: {
-      if (wide) {
-        Layer<T, Rnn<true>, 4> layer(params, plan);
-        return run(team, plan.threads, layer);
-      }
-      Layer<T, Rnn<true>, 1> layer(params, plan);
+// A panel holds one vector of units, or four where a cell has one gate and H is wide enough.
+template <class T, template <class, class, int> class Layer, Cell kCell, class Params>
+void run_cell(const Params& params, const Plan& plan, const Team& team) {
+  using C = typename CellOf<kCell>::Type;
+  if constexpr (C::kGates == 1) {
+    if (plan.unit_vectors == 4) {
+      Layer<T, C, 4> layer(params, plan);
       return run(team, plan.threads, layer);
     }
   }
+  Layer<T, C, 1> layer(params, plan);
+  run(team, plan.threads, layer);
+}
+
+template <class T, template <class, class, int> class Layer, class Params>
+void dispatch_cell(const Params& params, const Plan& plan, const Team& team) {
+  with_cell(params.problem.cell,
+            [&](auto cell) { run_cell<T, Layer, decltype(cell)::value>(params, plan, team); });
 }
 
 template <template <class, class, int> class Layer, class Params>
 void dispatch(const Params& params, const Plan& plan, const Team& team) {
-  if (params.problem.dtype == DType::kFloat32) {
+  if (params.problem.dtypes.computed == DType::kFloat32) {
     dispatch_cell<float, Layer>(params, plan, team);
   } else {
     dispatch_cell<double, Layer>(params, plan, team);
@@ -56,7 +43,7 @@ template <class T, class C, int kUnitVectors>
 using ForwardOfBFloat16 = Forward<T, C, kUnitVectors, BFloat16>;
 
 void forward(const ForwardParams& params, const Plan& plan, const Team& team) {
-  if (params.problem.bfloat16_weights) {
+  if (params.problem.dtypes.stored == DType::kBFloat16) {
     dispatch_cell<float, ForwardOfBFloat16>(params, plan, team);
   } else {
     dispatch<ForwardAsComputed>(params, plan, team);

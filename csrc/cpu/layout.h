@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "recurrence.h"
+#include "cpu/params.h"
 
 namespace fusedrnn::cpu {
 namespace {  // compiled for several machines: see simd.h
@@ -35,10 +35,11 @@ struct Geometry {
 
   // One gate leaves room for four vectors of units, unless the padding would cost a fourth more.
   Geometry(Cell cell, int64_t H, int lanes) : lanes(lanes) {
-    const bool gated = cell == Cell::kLstm || cell == Cell::kGru;
-    unit_vectors = !gated && round_up(H, 4 * lanes) * 4 <= round_up(H, lanes) * 5 ? 4 : 1;
-    slots = unit_vectors * (gated ? 4 : 1);
-    vectors = unit_vectors * int(gates_of(cell));
+    const CellSpec& of = spec(cell);
+    const bool wide = of.gates == 1 && round_up(H, 4 * lanes) * 4 <= round_up(H, lanes) * 5;
+    unit_vectors = wide ? 4 : 1;
+    slots = unit_vectors * of.slots;
+    vectors = unit_vectors * of.gates;
     panels = (H + units() - 1) / units();
   }
 };
@@ -59,8 +60,9 @@ inline int64_t panels_of_block(const Geometry& g, int64_t element) {
 // kept, 64 leave it more room there (Zen 5: B4 on two threads 0.469 -> 0.441 ms, B8 on one 1.20 ->
 // 1.16).
 inline int64_t stretch_of(const Problem& p, const Geometry& g) {
-  const int64_t row = g.panels * g.row() * size_of(p.dtype);  // bytes
-  const bool half = g.lanes * size_of(p.dtype) < 64 && 256 * row >= kL2 && 128 * row <= kL2;
+  const int64_t row = g.panels * g.row() * size_of(p.dtypes.computed);  // bytes
+  const bool half =
+      g.lanes * size_of(p.dtypes.computed) < 64 && 256 * row >= kL2 && 128 * row <= kL2;
   const int64_t rows = !p.training && p.B <= 8 ? 64 : half ? 128 : 256;
   return std::clamp<int64_t>(rows / std::max<int64_t>(p.B, 1), 1, std::max<int64_t>(p.T, 1));
 }
@@ -72,20 +74,20 @@ inline bool has_few_steps(const Problem& p) {
   return p.T == 1 || (p.T <= 4 && p.P >= 256) || (p.T <= 16 && p.P >= 512);
 }
 inline bool reads_in_place(const Problem& p) {
-  return p.T == 1 || (has_few_steps(p) && p.total_rows() < 80);
+  return p.T == 1 || (has_few_steps(p) && p.rows().total() < 80);
 }
 
 // Few rows wait for W_hh to come from L2 or beyond, every step anew: it stays in bfloat16, in pairs
 // of vectors, and is widened in registers. With more rows that costs more than it saves.
 inline bool packs_pairs(const Problem& p) {
-  return p.bfloat16_weights && !reads_in_place(p) && p.B <= 4;
+  return p.dtypes.stored == DType::kBFloat16 && !reads_in_place(p) && p.B <= 4;
 }
 constexpr int64_t paired(int vectors) { return (vectors + 1) / 2; }
 
 // Going back, copies of wide weights and of their gradients pay for fewer (RNN T2 B1 H2048: 34 ms
 // with them, 4 without; Zen 3, LSTM H1024, of 100 rows: 1.5 times as fast with them). So few rows
 // are one chunk.
-inline bool has_few_rows(const Problem& p) { return p.total_rows() <= 20; }
+inline bool has_few_rows(const Problem& p) { return p.rows().total() <= 20; }
 inline bool reads_in_place_back(const Problem& p) { return has_few_steps(p) && has_few_rows(p); }
 
 // Columns of dW[G*H, columns] that are summed where torch wants them, with x or h as the vectors of
@@ -100,7 +102,7 @@ inline int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
 // 1,024 columns on a Zen 3: 61 -> 81 GFLOP/s; of 512 75 -> 82, of 256 85 -> 80).
 constexpr int64_t kGatheredColumns = 96, kGatheredRows = 256;
 inline bool gathers_columns(const Problem& p, int64_t ld) {
-  return !has_few_rows(p) && ld * size_of(p.dtype) >= 2048;
+  return !has_few_rows(p) && ld * size_of(p.dtypes.computed) >= 2048;
 }
 
 // Hands out 64-byte aligned pieces of a buffer; with a null base it only counts.
@@ -128,12 +130,11 @@ struct Reserve {
   int64_t width;  // elements a row
 
   Reserve(void* base, const Problem& p, const Geometry& g) {
-    const bool gated = p.cell == Cell::kLstm || p.cell == Cell::kGru;
-    const int64_t gate_row = gated ? g.panels * g.row() : 0;
-    const int64_t c_row = p.cell == Cell::kLstm ? g.width() : 0;
+    const int64_t gate_row = spec(p.cell).keeps_slots ? g.panels * g.row() : 0;
+    const int64_t c_row = spec(p.cell).has_c ? g.width() : 0;
     const int64_t hidden_row = p.projected ? g.width() : 0;
     width = gate_row + c_row + hidden_row;
-    const int64_t N = p.total_rows();
+    const int64_t N = p.rows().total();
     gates = static_cast<T*>(base);
     c = gates + N * gate_row;
     hidden = c + N * c_row;
@@ -152,15 +153,15 @@ struct ForwardBuffers {
   int64_t used;
 
   ForwardBuffers(void* base, const Problem& p, const Geometry& g, int64_t stretch) {
-    Arena arena(base, size_of(p.dtype));
-    const bool lstm = p.cell == Cell::kLstm, keeps = p.training && (lstm || p.cell == Cell::kGru);
+    Arena arena(base, size_of(p.dtypes.computed));
+    const bool has_c = spec(p.cell).has_c, keeps = p.training && spec(p.cell).keeps_slots;
     const int64_t packed = reads_in_place(p) ? 0 : g.panels * g.depth();
     w_ih = arena.take<T>(packed * p.I);
     w_hh =
         arena.take<T>(packs_pairs(p) ? g.panels * paired(g.vectors) * g.lanes * p.P : packed * p.P);
     w_hr = arena.take<T>(p.projected ? round_up(p.P, g.lanes) * p.H : 0);
     bias = arena.take<T>(g.panels * g.row());
-    c = arena.take<T>(lstm ? p.B * g.width() : 0);
+    c = arena.take<T>(has_c ? p.B * g.width() : 0);
     hidden = arena.take<T>(p.projected && !p.training ? p.B * g.width() : 0);
     gates = arena.take<T>(keeps ? 0 : std::min(stretch, p.T) * p.B * g.panels * g.row());
     used = arena.used();
@@ -172,7 +173,7 @@ struct ForwardBuffers {
 // H1024: 321 ms packed once, 309 for every chunk). Narrow ones stay in L2, and rows from another
 // thread cost more (T100 B64 H128: 31 and 37).
 inline bool packs_inputs_by_chunk(const Problem& p, int lanes, int threads) {
-  const int64_t bytes = gates_of(p.cell) * p.H * p.I * size_of(p.dtype);
+  const int64_t bytes = gates_of(p.cell) * p.H * p.I * size_of(p.dtypes.computed);
   return !reads_in_place_back(p) && bytes > 2 << 20 &&
          p.I > kVectorsPerGroup * lanes * (threads - 1);
 }
@@ -194,8 +195,8 @@ struct BackwardBuffers {
   int64_t used;
 
   BackwardBuffers(void* base, const Problem& p, const Geometry& g, const Plan& plan) {
-    Arena arena(base, size_of(p.dtype));
-    const bool lstm = p.cell == Cell::kLstm;
+    Arena arena(base, size_of(p.dtypes.computed));
+    const bool has_c = spec(p.cell).has_c;
     const bool by_chunk = packs_inputs_by_chunk(p, g.lanes, plan.threads);
     const int64_t P = round_up(p.P, g.lanes), rows = std::min(plan.stretch, p.T) * p.B;
     const auto packed = [&](int64_t columns) {
@@ -211,8 +212,9 @@ struct BackwardBuffers {
     w_hh = arena.take<T>(packed(p.P));
     w_hr = arena.take<T>(p.projected ? p.P * g.width() : 0);
     const int64_t group = std::min(round_up(p.I, g.lanes), int64_t(kVectorsPerGroup) * g.lanes);
-    scratch_size = std::max(by_chunk ? group * panels_of_block(g, size_of(p.dtype)) * g.depth() : 0,
-                            round_up(g.lanes * std::max(p.I, p.P), g.lanes));
+    scratch_size =
+        std::max(by_chunk ? group * panels_of_block(g, size_of(p.dtypes.computed)) * g.depth() : 0,
+                 round_up(g.lanes * std::max(p.I, p.P), g.lanes));
     if (gathers_columns(p, std::max(p.I, 2 * p.P))) {  // y may be that of two directions
       scratch_size = std::max(scratch_size, kGatheredColumns * kGatheredRows);
     }
@@ -223,8 +225,8 @@ struct BackwardBuffers {
       dh_projected[i] = arena.take<T>(i < chunks && p.projected ? rows * P : 0);
     }
     dh = arena.take<T>(p.B * P);
-    dc = arena.take<T>(lstm ? p.B * g.width() : 0);
-    c0 = arena.take<T>(lstm ? p.B * g.width() : 0);
+    dc = arena.take<T>(has_c ? p.B * g.width() : 0);
+    c0 = arena.take<T>(has_c ? p.B * g.width() : 0);
     dh_hidden = arena.take<T>(p.projected ? p.B * g.width() : 0);
     dw_ih = arena.take<T>(sums(p.I));
     dw_hh = arena.take<T>(sums(p.P));

@@ -15,13 +15,30 @@ struct GateRows {
   int lanes;
 };
 
-// GRU lays its gates r, z, n out as n, r, z for the input product (see cells/gru.h).
+// The input product makes a cell's first G slots, the recurrent product its last G (model/cell.h).
 enum class Side { kInput, kRecurrent };
+
+// The gate whose product makes slot `i` of a side's: GRU's n, r, z of the input side are gates 2,
+// 0, 1 (see cells/gru.h).
+inline int gate_of_slot(Cell cell, Side side, int i) {
+  const CellSpec& of = spec(cell);
+  const int8_t* slots = side == Side::kInput ? of.input_slot : of.recurrent_slot;
+  const int slot = side == Side::kInput ? i : i + of.slots - of.gates;
+  int gate = 0;
+  while (slots[gate] != slot) ++gate;
+  return gate;
+}
+constexpr bool has_runs_of_slots(const CellSpec& of) {
+  for (int g = 0; g < of.gates; ++g) {
+    if (of.input_slot[g] >= of.gates || of.recurrent_slot[g] < of.slots - of.gates) return false;
+  }
+  return true;
+}
+static_assert(true_of_all_cells(has_runs_of_slots));
 
 inline GateRows gate_rows(const Problem& p, const Geometry& g, Side side, int64_t panel, int v) {
   const int gates = g.vectors / g.unit_vectors;
-  int gate = v % gates;
-  if (p.cell == Cell::kGru && side == Side::kInput) gate = (gate + 2) % 3;
+  const int gate = gate_of_slot(p.cell, side, v % gates);
   const int64_t unit = panel * g.units() + int64_t(v / gates) * g.lanes;
   const int64_t valid = std::clamp<int64_t>(p.H - unit, 0, g.lanes);
   return {gate * p.H + unit, int(valid)};

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <thread>
 
-#include "recurrence.h"
+#include "cpu/params.h"
 
 namespace fusedrnn::cpu {
 namespace {  // compiled for several machines: see simd.h
@@ -95,13 +95,13 @@ class Rounds {
 
 // Rows of the batch for each part, of equal total length: packed sequences come longest first.
 inline Range share_rows(const Problem& p, int id, int parts) {
-  if (!p.offsets) return share(p.B, id, parts);
-  const int64_t total = p.total_rows();
+  if (!p.packed) return share(p.B, id, parts);
+  const int64_t total = p.rows().total();
   auto first_row = [&](int part) {
     const int64_t target = total * part / parts;
     int64_t row = 0, sum = 0, t = p.T - 1;
     for (; row < p.B && sum < target; ++row) {
-      while (t > 0 && p.rows(t) <= row) --t;  // row's length is t + 1
+      while (t > 0 && p.rows().active(t) <= row) --t;  // row's length is t + 1
       sum += t + 1;
     }
     return part == parts ? p.B : row;

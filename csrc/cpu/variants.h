@@ -17,8 +17,8 @@
 #endif
 
 #include "cpu/layout.h"
+#include "cpu/params.h"
 #include "cpu/team.h"
-#include "recurrence.h"
 
 // Functions between these two may use the given instruction sets. Clang knows no GCC target pragma,
 // GCC no attribute push.

@@ -31,7 +31,7 @@ class WeightGradients {
 
   // Adds a part of the i-th chunk to be done, whose gate gradients are at `grads`.
   void add(Range steps, int64_t i, const T* grads, Part part, int id) {
-    const int64_t first = p_.offset(steps.begin), size = p_.offset(steps.end) - first;
+    const int64_t first = p_.rows().offset(steps.begin), size = p_.rows().offset(steps.end) - first;
     const Chunk chunk{grads, size * kRow, i == 0};
     if (a_.dw_ih) {
       const Run x{static_cast<const T*>(a_.x) + first * p_.I, p_.I, 0, size};
@@ -215,21 +215,22 @@ class WeightGradients {
   void previous_states(Range steps, const Add& add) {
     const T* y = static_cast<const T*>(a_.y);
     const T* h0 = static_cast<const T*>(a_.h0);
-    const int64_t first = p_.offset(steps.begin);
+    const int64_t first = p_.rows().offset(steps.begin);
     for (int64_t t = steps.begin; t < steps.end;) {
       const int64_t before = p_.reverse ? t + 1 : t - 1;
       const bool has_before = before >= 0 && before < p_.T;
-      const int64_t at = p_.offset(t) - first;
-      if (has_before && !p_.offsets) {  // rows of equal steps lie end to end
+      const int64_t at = p_.rows().offset(t) - first;
+      if (has_before && !p_.packed) {  // rows of equal steps lie end to end
         const int64_t end = p_.reverse ? std::min(steps.end, p_.T - 1) : steps.end;
         add(Run{y + before * p_.B * a_.ldy, a_.ldy, at, (end - t) * p_.B});
         t = end;
         continue;
       }
-      const int64_t carried = has_before ? std::min(p_.rows(before), p_.rows(t)) : 0;
-      if (carried > 0) add(Run{y + p_.offset(before) * a_.ldy, a_.ldy, at, carried});
-      if (h0 && p_.rows(t) > carried) {
-        add(Run{h0 + carried * p_.P, p_.P, at + carried, p_.rows(t) - carried});
+      const int64_t carried =
+          has_before ? std::min(p_.rows().active(before), p_.rows().active(t)) : 0;
+      if (carried > 0) add(Run{y + p_.rows().offset(before) * a_.ldy, a_.ldy, at, carried});
+      if (h0 && p_.rows().active(t) > carried) {
+        add(Run{h0 + carried * p_.P, p_.P, at + carried, p_.rows().active(t) - carried});
       }
       ++t;
     }

@@ -1,54 +1,61 @@
 // Where a cell of csrc/cells meets memory: which slot of a row of `slots` is which of the cell's,
-// and how the two products make its pre-activations.
+// and how the two products make its pre-activations. All of it follows from the cell's spec.
 #pragma once
 
-#include "cells/gru.h"
-#include "cells/lstm.h"
-#include "cells/rnn.h"
+#include "cells/all.h"
+#include "cuda/params.h"
 #include "cuda/scalar.cuh"
-#include "recurrence.h"
 
 namespace fusedrnn::cuda {
 
-template <Cell kCell>
-struct CellOf {
-  using Type = Rnn<kCell == Cell::kRnnRelu>;
-};
-template <>
-struct CellOf<Cell::kLstm> {
-  using Type = Lstm;
-};
-template <>
-struct CellOf<Cell::kGru> {
-  using Type = Gru;
-};
-
-// The cell's slot that lies at `position` in memory: torch's order there (r, z, n, h_n), n, r, z,
-// h_n in the cell.
-template <Cell kCell>
-constexpr FUSEDRNN_DEVICE int slot_at(int position) {
-  return kCell == Cell::kGru && position < 3 ? (position + 1) % 3 : position;
+// Four small numbers as the digits of one, so that picking one takes no memory on a device.
+constexpr unsigned digits(const int8_t (&numbers)[4]) {
+  return unsigned(numbers[0] | numbers[1] << 4 | numbers[2] << 8 | numbers[3] << 12);
 }
 
-// In torch's gate order: x W_ih' + b_ih and h W_hh' + b_hh. They add up, but for GRU's n, where r
-// comes between them.
-template <Cell kCell, class V, int kGates, int kSlots>
-FUSEDRNN_DEVICE void assemble(const V (&x)[kGates], const V (&h)[kGates], V (&slots)[kSlots]) {
-  if constexpr (kCell == Cell::kGru) {
-    slots[0] = x[2];
-    slots[1] = x[0] + h[0];
-    slots[2] = x[1] + h[1];
-    slots[3] = h[2];
-  } else {
-#pragma unroll
-    for (int g = 0; g < kGates; ++g) slots[g] = x[g] + h[g];
-  }
-}
+template <Cell kCell>
+struct SlotsOf {
+  static constexpr unsigned kInput = digits(spec(kCell).input_slot);
+  static constexpr unsigned kRecurrent = digits(spec(kCell).recurrent_slot);
+  static constexpr int kGates = spec(kCell).gates;
+};
 
-// The slot whose gradient is gate g's of h W_hh'.
+// The slots that gate `gate` of x W_ih' and of h W_hh' adds to.
+template <Cell kCell>
+constexpr FUSEDRNN_DEVICE int input_slot(int gate) {
+  return int(SlotsOf<kCell>::kInput >> 4 * gate & 15);
+}
 template <Cell kCell>
 constexpr FUSEDRNN_DEVICE int recurrent_slot(int gate) {
-  return kCell == Cell::kGru ? gate + 1 : gate;
+  return int(SlotsOf<kCell>::kRecurrent >> 4 * gate & 15);
+}
+
+// Whether the cell keeps a gate's h W_hh' + b_hh apart from its x W_ih' + b_ih: GRU's n, where r
+// comes between them.
+template <Cell kCell>
+constexpr FUSEDRNN_DEVICE bool is_inner(int gate) {
+  return input_slot<kCell>(gate) != recurrent_slot<kCell>(gate);
+}
+
+// The cell's slot that lies at `position` in memory: gates there have torch's order, and what is
+// kept apart follows them (GRU: r, z, n, h_n in memory; n, r, z, h_n in the cell).
+template <Cell kCell>
+constexpr FUSEDRNN_DEVICE int slot_at(int position) {
+  return position < SlotsOf<kCell>::kGates ? input_slot<kCell>(position) : position;
+}
+
+// Pre-activations of a row, from x W_ih' + b_ih and h W_hh' + b_hh in torch's gate order.
+template <Cell kCell, class V, int kGates, int kSlots>
+FUSEDRNN_DEVICE void assemble(const V (&x)[kGates], const V (&h)[kGates], V (&slots)[kSlots]) {
+#pragma unroll
+  for (int g = 0; g < kGates; ++g) {
+    if (is_inner<kCell>(g)) {
+      slots[input_slot<kCell>(g)] = x[g];
+      slots[recurrent_slot<kCell>(g)] = h[g];
+    } else {
+      slots[input_slot<kCell>(g)] = x[g] + h[g];
+    }
+  }
 }
 
 }  // namespace fusedrnn::cuda

@@ -46,13 +46,13 @@ Cost::Cost(Pass pass, const Problem& problem, const Setting& setting, const Devi
 // weights, come from L2.
 double Cost::product(double rows, double in, double out, bool weights_anew,
                      bool tensor_cores) const {
-  const bool single = p_.dtype == DType::kFloat32;
+  const bool single = p_.dtypes.computed == DType::kFloat32;
   const bool tf32 = single && setting_.tf32 && tensor_cores && rates_.tf32 > 0;
   const double rate = tf32     ? kTf32Share * rates_.tf32
                       : single ? kProductShare * rates_.fp32
                                : kProductShare * rates_.fp64;
   const double elements = weights_anew ? in * out : rows * (in + out);
-  const double traffic = elements * double(size_of(p_.dtype)) / kL2Bytes;
+  const double traffic = elements * double(size_of(p_.dtypes.computed)) / kL2Bytes;
   return us(std::max(rows * in * out / rate, traffic) / device_.multiprocessors);
 }
 
@@ -196,7 +196,7 @@ double Cost::torch() const {
   // Its persistent kernel, for the sizes it takes: in fp32, whatever the switch says.
   const double most = elman ? (forward ? kTorchMostElman : kTorchMostElmanBack)
                             : (forward ? kTorchMost : kTorchMostBack);
-  const bool plain = p_.dtype == DType::kFloat32 && !p_.projected && !p_.offsets;
+  const bool plain = p_.dtypes.computed == DType::kFloat32 && !p_.projected && !p_.packed;
   if (plain && double(p_.H) <= most) {
     const double bytes = 4.0 * double(gates_of(p_.cell) * p_.H) * double(p_.H);
     const double once = us(bytes / kL2Bytes) + kLaunch;

@@ -1,7 +1,7 @@
 // What the CUDA runtime says of a device and of its errors.
 #include <cuda_runtime.h>
 
-#include "cuda/persistent.h"
+#include "cuda/persistent/persistent.h"
 #include "cuda/tuning.h"
 
 namespace fusedrnn::cuda {

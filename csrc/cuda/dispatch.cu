@@ -1,5 +1,5 @@
 // forward() and backward(): to the persistent kernels of the problem's cell.
-#include "cuda/persistent.h"
+#include "cuda/persistent/persistent.h"
 
 namespace fusedrnn::cuda {
 

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <utility>
 
-#include "recurrence.h"
+#include "cuda/params.h"
 
 namespace fusedrnn::cuda {
 

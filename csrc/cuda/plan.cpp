@@ -82,12 +82,13 @@ class Planner {
     for (int i = 0; i < kTileCount; ++i) {
       if (!is_ours(kTiles[i])) continue;
       most_hidden_ = std::max(most_hidden_, kTiles[i].hidden);
-      const bool fits = kTiles[i].hidden >= p_.H && p_.dtype == DType::kFloat32 && !p_.projected;
+      const bool fits =
+          kTiles[i].hidden >= p_.H && p_.dtypes.computed == DType::kFloat32 && !p_.projected;
       if (fits) add(tile_plan(i));
     }
     if (count_ == 0) {  // one candidate for all of them, and one reason
       const Plan any = plan_of(Kernel::kBlock, -1, -1);
-      const bool other_dtype = p_.dtype != DType::kFloat32;
+      const bool other_dtype = p_.dtypes.computed != DType::kFloat32;
       candidates_[count_++] = {any, p_.projected  ? Obstacle::kProjected
                                     : other_dtype ? Obstacle::kDType
                                                   : Obstacle::kHidden};
@@ -177,7 +178,7 @@ class Planner {
   // Takes over what was measured of the problem's class. Our layers run one after the other: one
   // layer's figure serves any number, and comes before one of more.
   void take_measured() {
-    if (p_.dtype != DType::kFloat32 || p_.projected) return;
+    if (p_.dtypes.computed != DType::kFloat32 || p_.projected) return;
     for (int64_t i = 0; i < experience_.count; ++i) {
       const Measured& m = experience_.measured[i];
       if (!is_class_of(m)) continue;
@@ -260,8 +261,9 @@ class Planner {
       case Obstacle::kClusterSize:
         return Text("the device runs no cluster of %d blocks", c.plan.cluster);
       case Obstacle::kTorch:
-        return p_.dtype == DType::kFloat64 ? Text("cannot be differentiated twice, as float64 is")
-                                           : Text("takes at most 65535 steps and rows");
+        return p_.dtypes.computed == DType::kFloat64
+                   ? Text("cannot be differentiated twice, as float64 is")
+                   : Text("takes at most 65535 steps and rows");
       case Obstacle::kSharedMemory:
         break;
     }

@@ -3,7 +3,7 @@
 // figures to it. Host and device code; no CUDA headers.
 #pragma once
 
-#include "recurrence.h"
+#include "cuda/params.h"
 
 namespace fusedrnn::cuda {
 

@@ -123,8 +123,7 @@ std::optional<Problem> problem_of(const Stack& s) {
   p.projected = per_direction % 2 == 1;
   p.T = s.batch_sizes ? s.batch_sizes->numel() : s.input.size(0);
   p.B = s.batch_sizes ? packed_batch(*s.batch_sizes, s.input.size(0)) : s.input.size(1);
-  static constexpr int64_t kMark = 0;  // a plan does not read them
-  if (s.batch_sizes) p.offsets = &kMark;
+  p.packed = s.batch_sizes.has_value();
   bool fits = p.T > 0 && p.B > 0 && p.H > 0 && p.P > 0 && (p.projected ? p.P < p.H : p.P == p.H);
   for (int64_t i = 0; fits && i < int64_t(s.weights.size()); ++i) {
     p.I = i < s.D * per_direction ? s.input.size(-1) : s.D * p.P;
@@ -151,7 +150,7 @@ bool torch_is_better(const Stack& s, at::ScalarType type) {
   if (!at::cudnn_is_acceptable(s.input)) return false;
   std::optional<Problem> p = problem_of(s);
   if (!p) return false;
-  p->dtype = type == at::kDouble ? DType::kFloat64 : DType::kFloat32;
+  p->dtypes = all_of(type == at::kDouble ? DType::kFloat64 : DType::kFloat32);
   const int device = s.input.device().index();
   return torch_is_cheaper(*p, {int(s.D), s.L, rnn_takes_tf32()}, cuda_device(device),
                           experience_of(device), allowed, half);

@@ -191,8 +191,8 @@ Call check(const Tensor& input, const OptionalTensor& batch_sizes, const Optiona
            bool train, Weights type) {
   Call call = fit(input, batch_sizes, hx, cx, weights, mode, has_biases, /*read_sizes=*/true, type);
   const bool low = type == Weights::kBFloat16 && input.scalar_type() == at::kBFloat16;
-  call.problem.dtype = low ? DType::kFloat32 : dtype_of(input.scalar_type());
-  call.problem.bfloat16_weights = type == Weights::kBFloat16;
+  call.problem.dtypes = all_of(low ? DType::kFloat32 : dtype_of(input.scalar_type()));
+  if (type == Weights::kBFloat16) call.problem.dtypes.stored = DType::kBFloat16;
   call.problem.training = train;
   call.weights.reserve(weights.size());
   for (const Tensor& weight : weights) call.weights.push_back(in_memory(weight));
@@ -264,7 +264,8 @@ std::vector<Tensor> BackwardCall::results() const {
 Problem Call::direction(int64_t d) const {
   Problem p = problem;
   p.reverse = d == 1;
-  p.offsets = offsets.empty() ? nullptr : offsets.data();
+  p.packed = !offsets.empty();
+  p.offsets = p.packed ? offsets.data() : nullptr;
   return p;
 }
 

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "recurrence.h"
+#include "cuda/params.h"
 
 namespace fusedrnn::ops {
 

@@ -7,14 +7,14 @@
 
 #include <algorithm>
 
+#include "cpu/halves.h"
 #include "ops/check.h"
-#include "ops/halves.h"
 #include "ops/memory.h"
 #include "ops/openmp.h"
 
 namespace fusedrnn::ops {
 
-Team team() {
+cpu::Team team() {
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   return {[](int wanted, void (*body)(void*, int, int), void* context) {
             in_parallel([=] {
@@ -62,7 +62,7 @@ Tensor narrowed(const Tensor& tensor) {
 // How the directions of a layer share the threads and a workspace: at once by half of the threads
 // each, or one after the other by all.
 struct Work {
-  Work(const Call& call, const Team& workers, Plan (*plan_of)(const Problem&, int))
+  Work(const Call& call, const cpu::Team& workers, cpu::Plan (*plan_of)(const Problem&, int))
       : D(call.D),
         workers(workers),
         each(cpu::threads_of_direction(call.direction(0), int(call.D), workers.threads)),
@@ -74,14 +74,14 @@ struct Work {
 
   template <class Run>
   void run(const Run& run) const {
-    if (at_once()) return in_halves(workers, run);
+    if (at_once()) return cpu::in_halves(workers, run);
     for (int64_t d = 0; d < D; ++d) run(workers, d);
   }
 
   const int64_t D;
-  const Team workers;
+  const cpu::Team workers;
   const int each;
-  const Plan plan;
+  const cpu::Plan plan;
 };
 
 LayerResult run_forward(const Call& call) {
@@ -100,12 +100,12 @@ LayerResult run_forward(const Call& call) {
   Tensor reserve = train ? reused_empty({D, rows, width}, options) : at::empty({0}, options);
   if (B == 0) return {output, h_n, c_n, reserve};
 
-  const Team workers = team();
+  const cpu::Team workers = team();
   const Work work(call, workers, cpu::plan_forward);
   const Tensor workspace = workspace_of(work.bytes(), options);
-  ForwardParams params[2]{};
+  cpu::ForwardParams params[2]{};
   for (int64_t d = 0; d < D; ++d) {
-    ForwardParams& a = params[d];
+    cpu::ForwardParams& a = params[d];
     a.problem = call.direction(d);
     a.x = read(call.input);
     a.h0 = read(call.hx, d * B * P);
@@ -122,7 +122,7 @@ LayerResult run_forward(const Call& call) {
     a.reserve = train ? write(reserve, d * rows * width) : nullptr;
     a.workspace = write(workspace, work.begin(d));
   }
-  work.run([&](const Team& some, int64_t d) { cpu::forward(params[d], work.plan, some); });
+  work.run([&](const cpu::Team& some, int64_t d) { cpu::forward(params[d], work.plan, some); });
   return {output, h_n, c_n, reserve};
 }
 
@@ -147,17 +147,17 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const int64_t rows = call.rows(), width = call.reserve.size(2);
   if (B == 0) return call.results();
-  const Team workers = team();
+  const cpu::Team workers = team();
   const Work work(call, workers, cpu::plan_backward);
   const Tensor workspace = workspace_of(work.bytes(), call.input.options());
   in_huge_pages(call.dx);
   // Summed apart whether or not the directions run at once: bits do not depend on threads.
   const bool apart = D == 2 && cpu::pairs_directions(shape) && call.dx.defined();
   const Tensor dx_of_reverse = apart ? in_huge_pages(at::empty_like(call.dx)) : Tensor();
-  BackwardParams params[2]{};
+  cpu::BackwardParams params[2]{};
   for (int64_t d = 0; d < D; ++d) {
     const Tensor* dw = call.dweight(d);
-    BackwardParams& a = params[d];
+    cpu::BackwardParams& a = params[d];
     a.problem = call.direction(d);
     a.x = read(call.input);
     a.h0 = read(call.hx, d * B * P);
@@ -183,7 +183,7 @@ std::vector<Tensor> layer_backward_cpu(const OptionalTensor& grad_output,
     a.dw_hr = shape.projected ? write(dw[call.per_direction - 1]) : nullptr;
     a.workspace = write(workspace, work.begin(d));
   }
-  work.run([&](const Team& some, int64_t d) { cpu::backward(params[d], work.plan, some); });
+  work.run([&](const cpu::Team& some, int64_t d) { cpu::backward(params[d], work.plan, some); });
   if (apart) call.dx.add_(dx_of_reverse);
   return call.results();
 }
@@ -237,8 +237,8 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
   if (type != at::kFloat && type != at::kDouble && !low) return std::nullopt;
   Problem p{};
   p.cell = cell_of(mode);
-  p.dtype = dtype_of(low ? at::kFloat : type);
-  p.bfloat16_weights = low;
+  p.dtypes = all_of(dtype_of(low ? at::kFloat : type));
+  if (low) p.dtypes.stored = DType::kBFloat16;
   p.T = 1;
   p.B = input.size(0);
   p.I = input.size(1);
@@ -254,15 +254,15 @@ std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const
       ready(w_hh, {GH, p.H}) && (!b_ih || ready(*b_ih, {GH})) && (!b_hh || ready(*b_hh, {GH}));
   if (!fits) return std::nullopt;
 
-  const Team workers = team();
-  const Plan plan = cpu::plan_forward(p, workers.threads);
+  const cpu::Team workers = team();
+  const cpu::Plan plan = cpu::plan_forward(p, workers.threads);
   const Tensor x = widened(input), h0 = widened(hx), c0 = lstm ? widened(*cx) : Tensor();
   Tensor h = at::empty_like(h0);
   Tensor c = lstm ? at::empty_like(h0) : at::empty({0}, input.options());
-  const int64_t y_bytes = p.B * p.H * size_of(p.dtype);
+  const int64_t y_bytes = p.B * p.H * size_of(p.dtypes.computed);
   const Tensor workspace =
       at::empty({plan.workspace_bytes + y_bytes}, input.options().dtype(at::kByte));
-  ForwardParams a{};
+  cpu::ForwardParams a{};
   a.problem = p;
   a.x = read(x);
   a.h0 = read(h0);

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <vector>
 
-#include "recurrence.h"
+#include "cpu/params.h"
 
 namespace fusedrnn::ops {
 
@@ -23,7 +23,7 @@ Cell cell_of(c10::string_view mode);
 DType dtype_of(at::ScalarType type);
 // Weights of one direction: w_ih, w_hh, then b_ih and b_hh, then w_hr.
 int64_t weights_of_direction(Cell cell, bool has_biases, int64_t count);
-Team team();
+cpu::Team team();
 
 // Operators, called through the dispatcher so that autograd, tracing and fake tensors see them.
 LayerResult layer(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,

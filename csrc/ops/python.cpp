@@ -43,10 +43,10 @@ std::vector<int64_t> offsets_of(const std::optional<std::vector<int64_t>>& batch
 }
 
 Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
-                   int64_t I, int64_t H, int64_t P, bool training, const int64_t* offsets) {
+                   int64_t I, int64_t H, int64_t P, bool training, bool packed) {
   Problem p{};
   p.cell = cell_of(mode);
-  p.dtype = dtype_named(dtype);
+  p.dtypes = all_of(dtype_named(dtype));
   p.T = T;
   p.B = B;
   p.I = I;
@@ -54,7 +54,7 @@ Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T,
   p.projected = P > 0;
   p.P = p.projected ? P : H;
   p.training = training;
-  p.offsets = offsets;
+  p.packed = packed;
   return p;
 }
 
@@ -63,11 +63,11 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
                  const std::optional<std::vector<int64_t>>& batch_sizes, bool training, int threads,
                  bool bfloat16_weights) {
   const std::vector<int64_t> offsets = offsets_of(batch_sizes, T, B);
-  Problem p =
-      problem_of(mode, dtype, T, B, I, H, P, training, batch_sizes ? offsets.data() : nullptr);
-  p.bfloat16_weights = bfloat16_weights && !training;
+  Problem p = problem_of(mode, dtype, T, B, I, H, P, training, batch_sizes.has_value());
+  if (p.packed) p.offsets = offsets.data();
+  if (bfloat16_weights && !training) p.dtypes.stored = DType::kBFloat16;
   const int each = cpu::threads_of_direction(p, int(D), threads);
-  const Plan plan = cpu::plan_forward(p, each);
+  const cpu::Plan plan = cpu::plan_forward(p, each);
   const int64_t backward = training ? cpu::plan_backward(p, each).workspace_bytes : 0;
   const int at_once = each < threads ? 2 : 1;
 
@@ -76,12 +76,12 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   d["kernel"] = std::string("fused_") + (training ? "training" : "inference");
   d["isa"] = plan.isa;
   d["threads"] = at_once * plan.threads;
-  const std::string split = plan.split == Split::kBatch    ? "batch"
-                            : plan.split == Split::kHidden ? "hidden"
-                                                           : "none";
-  d["split"] = at_once == 1                 ? split
-               : plan.split == Split::kNone ? "directions"
-                                            : "directions, " + split;
+  const std::string split = plan.split == cpu::Split::kBatch    ? "batch"
+                            : plan.split == cpu::Split::kHidden ? "hidden"
+                                                                : "none";
+  d["split"] = at_once == 1                      ? split
+               : plan.split == cpu::Split::kNone ? "directions"
+                                                 : "directions, " + split;
   d["lanes"] = plan.lanes;
   d["panel"] = std::to_string(plan.unit_vectors * plan.lanes) + " units x " +
                std::to_string(plan.vectors / plan.unit_vectors) + " gates, " +
@@ -90,7 +90,7 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   d["stretch"] = plan.stretch;
   d["weights"] = plan.direct ? "read in place" : plan.pairs ? "packed, W_hh in bfloat16" : "packed";
   d["workspace_bytes"] = at_once * std::max(plan.workspace_bytes, backward);
-  d["reserve_bytes"] = D * plan.reserve_size * size_of(p.dtype);
+  d["reserve_bytes"] = D * plan.reserve_size * size_of(p.dtypes.computed);
   py::list rejected;
   const std::string ruled_out = std::string("FUSEDRNN_CPU_ISA=") + plan.isa + " rules it out";
   bool wider = false;  // the names come slowest first
@@ -103,11 +103,11 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
     }
   }
   std::string reason;
-  if (plan.split == Split::kBatch) {
+  if (plan.split == cpu::Split::kBatch) {
     reason = "each thread owns rows of the batch for the whole sequence and waits for nobody";
     rejected.append(
         py::make_tuple("split by hidden units", "needs a barrier every step; W_hh stays in L2"));
-  } else if (plan.split == Split::kHidden) {
+  } else if (plan.split == cpu::Split::kHidden) {
     const bool few = B < plan.threads;
     reason = std::string(few ? "fewer rows than threads" : "W_hh overflows L2") +
              ": each thread owns panels of hidden units, one barrier a step";
@@ -122,7 +122,7 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
                                      "under 0.4 MFLOP a thread, starting one costs more"));
     }
   }
-  if (batch_sizes && plan.split == Split::kBatch)
+  if (batch_sizes && plan.split == cpu::Split::kBatch)
     reason += "; packed rows are shared out by total length";
   if (dtype == "bfloat16" || dtype == "float16")
     reason += "; stored in " + dtype + ", computed in float32";
@@ -178,12 +178,6 @@ py::dict cuda_device_of(int index) {
 #endif
 }
 
-// A packed problem is planned for by its being packed; its offsets are not read.
-const int64_t* some_offsets(bool packed) {
-  static const int64_t kNone = 0;
-  return packed ? &kNone : nullptr;
-}
-
 // What is known of device `index`; nothing of a pretended one, -1.
 cuda::Experience experienced(int index) {
   return index < 0 ? cuda::Experience{} : experience_of(index);
@@ -193,7 +187,7 @@ py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string&
                       int64_t B, int64_t I, int64_t H, int64_t P, int64_t D, bool packed,
                       bool training, const py::dict& device, unsigned allowed, int64_t L, bool tf32,
                       int index) {
-  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, some_offsets(packed));
+  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, packed);
   Rejections rejected;
   const cuda::Pass pass = backward ? cuda::Pass::kBackward : cuda::Pass::kForward;
   const cuda::Plan plan = cuda_plan(pass, p, {int(D), L, tf32}, device_of(device),
@@ -219,7 +213,7 @@ py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string&
 bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
                     int64_t I, int64_t H, int64_t P, int64_t D, bool packed, bool training,
                     const py::dict& device, unsigned allowed, int64_t L, bool tf32, int index) {
-  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, some_offsets(packed));
+  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, packed);
   return torch_is_cheaper(p, {int(D), L, tf32}, device_of(device), experienced(index), allowed,
                           dtype == "float16" || dtype == "bfloat16");
 }
@@ -311,7 +305,7 @@ py::dict experience_dict(int index) {
 
 int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P,
                       const std::string& device) {
-  const Problem p = problem_of(mode, dtype, 0, 0, 0, H, P, true, nullptr);
+  const Problem p = problem_of(mode, dtype, 0, 0, 0, H, P, true, false);
   return device == "cuda" ? cuda_reserve_width(p) : cpu::reserve_width(p);
 }
 
@@ -355,7 +349,7 @@ double fma_peak(int threads, double seconds) {
   TORCH_CHECK_VALUE(threads > 0 && seconds > 0 && seconds <= 10,
                     "fusedrnn: fma_peak takes threads > 0 and 0 < seconds <= 10, got ", threads,
                     " and ", seconds);
-  Team workers = team();
+  cpu::Team workers = team();
   workers.threads = std::min(threads, workers.threads);
   py::gil_scoped_release release;
   return cpu::fma_peak(workers, seconds);

@@ -19,8 +19,8 @@
 #include <thread>
 #include <vector>
 
-#include "ops/halves.h"
-#include "recurrence.h"
+#include "cpu/halves.h"
+#include "cpu/params.h"
 #include "reference.h"
 
 namespace {
@@ -44,7 +44,8 @@ void run_team(int wanted, void (*body)(void* context, int id, int n), void* cont
   for (int id = 1; id < n; ++id) others.emplace_back(body, context, id, n);
   body(context, 0, n);
 }
-constexpr Team kTeams[] = {{run_team<0>, 1}, {run_team<0>, 2}, {run_team<0>, 3}, {run_team<1>, 3}};
+constexpr cpu::Team kTeams[] = {
+    {run_team<0>, 1}, {run_team<0>, 2}, {run_team<0>, 3}, {run_team<1>, 3}};
 
 struct Case {
   std::string name;
@@ -85,7 +86,7 @@ Tensors<T> tensors_for(const Case& c) {
 }
 
 template <class T>
-std::string run(const Case& c, const Team& team, bool training, Tensors<T>& a) {
+std::string run(const Case& c, const cpu::Team& team, bool training, Tensors<T>& a) {
   Problem p = c.problem;
   p.training = training;
   const auto at = [&](Name name) { return a[name].empty() ? nullptr : a[name].data(); };
@@ -93,7 +94,7 @@ std::string run(const Case& c, const Team& team, bool training, Tensors<T>& a) {
   const int64_t ld = p.P + c.skip;
   std::vector<T> reserve;
   {
-    const Plan plan = cpu::plan_forward(p, team.threads);
+    const cpu::Plan plan = cpu::plan_forward(p, team.threads);
     const Workspace workspace(plan.workspace_bytes);
     reserve.assign(plan.reserve_size, std::numeric_limits<T>::quiet_NaN());
     cpu::forward(
@@ -101,7 +102,7 @@ std::string run(const Case& c, const Team& team, bool training, Tensors<T>& a) {
          ld, at(kHN), at(kCN), training ? reserve.data() : nullptr, workspace.data},
         plan, team);
   }
-  const Plan plan = cpu::plan_backward(p, team.threads);
+  const cpu::Plan plan = cpu::plan_backward(p, team.threads);
   if (training) {
     const Workspace workspace(plan.workspace_bytes);
     cpu::backward({p,         at(kX),    at(kH0),   at(kC0),         at(kWIh),  at(kWHh),
@@ -110,9 +111,9 @@ std::string run(const Case& c, const Team& team, bool training, Tensors<T>& a) {
                    at(kDwIh), at(kDwHh), at(kDbIh), at(kDbHh),       at(kDwHr), workspace.data},
                   plan, team);
   }
-  return std::string(plan.split == Split::kBatch    ? "batch"
-                     : plan.split == Split::kHidden ? "hidden"
-                                                    : "none") +
+  return std::string(plan.split == cpu::Split::kBatch    ? "batch"
+                     : plan.split == cpu::Split::kHidden ? "hidden"
+                                                         : "none") +
          "/" + std::to_string(plan.threads);
 }
 
@@ -147,9 +148,10 @@ template <class T>
 int check_halves(const Case& c, const Tensors<T>& first) {
   int failures = 0;
   // One of three threads is given to one half, two to the other.
-  for (const Team& team : {Team{run_team<0>, 1}, Team{run_team<0>, 2}, Team{run_team<1>, 4}}) {
+  for (const cpu::Team& team :
+       {cpu::Team{run_team<0>, 1}, cpu::Team{run_team<0>, 2}, cpu::Team{run_team<1>, 4}}) {
     Tensors<T> a[2] = {tensors_for<T>(c), tensors_for<T>(c)};
-    ops::in_halves(team, [&](const Team& half, int which) { run(c, half, true, a[which]); });
+    cpu::in_halves(team, [&](const cpu::Team& half, int which) { run(c, half, true, a[which]); });
     for (const Tensors<T>& half : a) {
       for (int i = kY; i < kNames; ++i) {
         if (same_bits(first[i], half[i])) continue;
@@ -166,7 +168,7 @@ template <class T>
 int check(const Case& c, std::set<std::string>& plans) {
   int failures = 0;
   Tensors<T> first;
-  for (const Team& team : kTeams) {
+  for (const cpu::Team& team : kTeams) {
     for (const bool training : {false, true}) {
       Tensors<T> a = tensors_for<T>(c);
       const std::string plan = run(c, team, training, a);
@@ -185,7 +187,7 @@ int check(const Case& c, std::set<std::string>& plans) {
     }
   }
   // For one problem in four: no kernel runs that has not run above.
-  if (c.problem.reverse && !c.problem.offsets) failures += check_halves(c, first);
+  if (c.problem.reverse && !c.problem.packed) failures += check_halves(c, first);
   return failures;
 }
 
@@ -225,7 +227,10 @@ constexpr Shape kShapes[] = {
 Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19937& random) {
   Case c;
   Problem& p = c.problem;
-  p = {kind.cell, DType::kFloat32, s.T, s.B, s.I, s.H};
+  p = {};
+  p.cell = kind.cell;
+  p.dtypes = all_of(DType::kFloat32);
+  p.T = s.T, p.B = s.B, p.I = s.I, p.H = s.H;
   p.P = kind.projected ? s.P : s.H;
   p.projected = kind.projected;
   p.reverse = reverse;
@@ -239,6 +244,7 @@ Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19
       c.offsets.push_back(c.offsets.back() + rows);
       if (random() % 2) rows -= random() % rows;
     }
+    p.packed = true;
     p.offsets = c.offsets.data();
   }
   const auto chance = [&] { return random() % 4 != 0; };
@@ -279,7 +285,7 @@ int main(int argc, char** argv) {
         Case c = draw(kind, shape, way & 1, way & 2, random);
         const bool odd = problems / stride % 2;
         if (!by_turns || odd) failures += check<float>(c, plans);
-        c.problem.dtype = DType::kFloat64;
+        c.problem.dtypes = all_of(DType::kFloat64);
         if (!by_turns || !odd) failures += check<double>(c, plans);
       }
     }

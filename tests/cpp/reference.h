@@ -7,7 +7,7 @@
 #include <cmath>
 #include <vector>
 
-#include "recurrence.h"
+#include "cpu/params.h"
 
 namespace fusedrnn {
 
@@ -27,7 +27,7 @@ template <class T>
 using Tensors = std::array<std::vector<T>, kNames>;
 
 inline int64_t elements(const Problem& p, Name name) {
-  const int64_t N = p.total_rows(), gates = gates_of(p.cell) * p.H, hr = p.projected * p.P * p.H;
+  const int64_t N = p.rows().total(), gates = gates_of(p.cell) * p.H, hr = p.projected * p.P * p.H;
   const int64_t h = p.B * p.P, c = (p.cell == Cell::kLstm) * p.B * p.H;
   const int64_t w_ih = gates * p.I, w_hh = gates * p.P, x = N * p.I, y = N * p.P;
   return std::array<int64_t, kNames>{
@@ -122,7 +122,8 @@ inline void reference(const Problem& p, Tensors<double>& a) {
   const int64_t gates = gates_of(p.cell) * p.H;
   for (int64_t b = 0; b < p.B; ++b) {
     std::vector<Step> steps;
-    for (int64_t t = 0; t < p.T && p.rows(t) > b; ++t) steps.emplace_back().row = p.offset(t) + b;
+    for (int64_t t = 0; t < p.T && p.rows().active(t) > b; ++t)
+      steps.emplace_back().row = p.rows().offset(t) + b;
     if (p.reverse) std::reverse(steps.begin(), steps.end());
 
     Vector h = row_of(a[kH0], b, p.P), c = row_of(a[kC0], b, p.H);

@@ -2,7 +2,7 @@
 // FUSEDRNN_HOST_SM, with the limits of a common model. Takes the place of csrc/cuda/device.cu.
 #include <cstdlib>
 
-#include "recurrence.h"
+#include "cuda/params.h"
 
 namespace fusedrnn::cuda {
 

@@ -15,7 +15,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda/persistent.h"
+#include "cuda/persistent/persistent.h"
 
 #define forward faultless_forward
 #define backward faultless_backward

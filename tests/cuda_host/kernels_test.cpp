@@ -65,7 +65,7 @@ Buffer<T> filled(const Drawn& d, const Doubles& values, int64_t rows) {
 
 template <class T>
 Buffer<T> shared_rows(const Drawn& d, int64_t stride) {
-  return Buffer<T>(d.problem.total_rows(), d.directions * d.problem.H, stride, d.skip);
+  return Buffer<T>(d.problem.rows().total(), d.directions * d.problem.H, stride, d.skip);
 }
 
 template <class T>
@@ -75,7 +75,7 @@ void put_direction(Buffer<T>& to, const Doubles& values, int64_t H, int directio
 }
 
 Doubles side_by_side(const Drawn& d, Doubles Recurrence::* member) {
-  const int64_t H = d.problem.H, N = d.problem.total_rows();
+  const int64_t H = d.problem.H, N = d.problem.rows().total();
   Doubles all;
   for (int64_t row = 0; row < N; ++row) {
     for (int i = 0; i < d.directions; ++i) {
@@ -103,7 +103,7 @@ void note(std::string& wrong, const std::string& other) {
 std::string check_prefetched(const Drawn& d, int way, int direction, Buffer<float>& slots) {
   const Problem& p = d.problem;
   const int64_t columns = gates_of(p.cell) * p.H;
-  for (int64_t step = 4; way != kStepwise && !p.offsets && step < p.T; ++step) {
+  for (int64_t step = 4; way != kStepwise && !p.packed && step < p.T; ++step) {
     const int64_t first = (direction == 1 ? p.T - 1 - step : step) * p.B;
     for (int64_t i = 0; i < p.B * columns; ++i) {
       if (!shim::was_prefetched(&slots(first + i / columns, i % columns)))
@@ -117,14 +117,14 @@ template <class T>
 std::string check_forward(const Drawn& d, int way, bool training) {
   Problem p = d.problem;
   p.training = training;
-  p.dtype = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
-  const int64_t H = p.H, B = p.B, N = p.total_rows(), G = gates_of(p.cell);
+  p.dtypes = all_of(sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64);
+  const int64_t H = p.H, B = p.B, N = p.rows().total(), G = gates_of(p.cell);
   const int64_t S = slots_of(p.cell, training);
   const bool lstm = p.cell == Cell::kLstm;
   Buffer<T> y = shared_rows<T>(d, d.ldy);
   Tensors<T> tensors[2];
-  Forward params{p,     d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0, p.T,
-                 d.ldy, {}};
+  Forward params{p, d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0, p.T, d.ldy,
+                 {}};
   for (int i = 0; i < d.directions; ++i) {
     const Recurrence& r = d.direction[i];
     Tensors<T>& a = tensors[i];
@@ -189,15 +189,15 @@ template <class T>
 std::string check_backward(const Drawn& d, int way) {
   Problem p = d.problem;
   p.training = true;
-  p.dtype = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
-  const int64_t H = p.H, B = p.B, N = p.total_rows(), G = gates_of(p.cell);
+  p.dtypes = all_of(sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64);
+  const int64_t H = p.H, B = p.B, N = p.rows().total(), G = gates_of(p.cell);
   const int64_t S = slots_of(p.cell, true);
   const bool lstm = p.cell == Cell::kLstm;
   Buffer<T> y = shared_rows<T>(d, d.ldy), dy;
   if (!d.direction[0].dy.empty()) dy = shared_rows<T>(d, d.lddy);
   Tensors<T> tensors[2];
-  Backward params{p,   d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0,
-                  p.T, d.ldy,        d.lddy,                                          {}};
+  Backward params{
+      p, d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0, p.T, d.ldy, d.lddy, {}};
   for (int i = 0; i < d.directions; ++i) {
     const Recurrence& r = d.direction[i];
     Tensors<T>& a = tensors[i];
@@ -264,9 +264,9 @@ template <class T>
 std::string check_previous_h(const Drawn& d, bool reverse) {
   Problem p = d.problem;
   p.reverse = reverse;
-  p.dtype = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
+  p.dtypes = all_of(sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64);
   const Recurrence& r = d.direction[0];
-  const int64_t H = p.H, N = p.total_rows();
+  const int64_t H = p.H, N = p.rows().total();
   Buffer<T> y(N, H, d.ldy, d.skip), h0 = filled<T>(d, r.h0, p.B), h(N, H, d.skip);
   y.put(r.y);
   const PreviousH params{p, p.offsets, h0.data(), y.data(), d.ldy, h.data()};

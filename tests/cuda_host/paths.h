@@ -4,8 +4,8 @@
 
 #include <vector>
 
+#include "cuda/params.h"
 #include "problem.h"
-#include "recurrence.h"
 
 namespace fusedrnn::cuda {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "recurrence.h"
+#include "cuda/params.h"
 #include "reference.h"
 
 namespace fusedrnn::cuda {
@@ -112,6 +112,7 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
       d.offsets.push_back(d.offsets.back() + rows);
       if (chance(2)) rows -= int64_t(random() % unsigned(rows));
     }
+    d.problem.packed = true;
     d.problem.offsets = d.offsets.data();
   }
   const bool biased = !chance(4), has_h0 = !chance(4), has_c0 = !chance(4);
@@ -119,7 +120,7 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   d.wants_dh0 = !chance(4);
   d.wants_dc0 = !chance(4);
 
-  const int64_t N = d.problem.total_rows(), G = gates_of(cell);
+  const int64_t N = d.problem.rows().total(), G = gates_of(cell);
   const auto fill = [&](Doubles& to, bool present, int64_t count, float bound) {
     std::uniform_real_distribution<float> uniform(-bound, bound);
     to.resize(present ? size_t(count) : 0);

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "recurrence.h"
+#include "cuda/params.h"
 
 namespace fusedrnn::cuda {
 
@@ -75,7 +75,7 @@ inline double at(const Doubles& values, int64_t index) {
 }
 
 inline void reference(const Problem& p, bool reverse, Recurrence& a) {
-  const int64_t N = p.total_rows(), H = p.H, G = gates_of(p.cell), S = slots_of(p.cell, true);
+  const int64_t N = p.rows().total(), H = p.H, G = gates_of(p.cell), S = slots_of(p.cell, true);
   for (Doubles* to : {&a.y, &a.c}) to->assign(size_t(N * H), 0);
   for (Doubles* to : {&a.slots, &a.dslots}) to->assign(size_t(N * S * H), 0);
   for (Doubles* to : {&a.h_n, &a.c_n, &a.dh0, &a.dc0}) to->assign(size_t(p.B * H), 0);

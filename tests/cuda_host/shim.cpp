@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/params.h"
 #include "fiber.h"
 #include "machine.h"
-#include "recurrence.h"
 
 namespace fusedrnn::shim {
 

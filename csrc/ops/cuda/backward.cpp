@@ -117,9 +117,9 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   a.dc_state = write(dc);
   for (int64_t i = p.T - 1; i >= 0; --i) {
     const int64_t t = p.reverse ? p.T - 1 - i : i, before = p.reverse ? t + 1 : t - 1;
-    const int64_t first = p.offset(t);
-    a.rows = p.rows(t);
-    a.rows_prev = i > 0 ? p.rows(before) : 0;
+    const int64_t first = p.rows().offset(t);
+    a.rows = p.rows().active(t);
+    a.rows_prev = i > 0 ? p.rows().active(before) : 0;
     if (p.projected) {
       Tensor& sum = projected.rows(first, a.rows);
       if (call.dy.defined()) {
@@ -134,10 +134,10 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
     if (lstm || gru) a.slots = read(call.reserve, kept.slots + first * S * p.H);
     if (lstm) {
       a.c = read(call.reserve, kept.c + first * p.H);
-      a.c_prev = i > 0 ? read(call.reserve, kept.c + p.offset(before) * p.H) : nullptr;
+      a.c_prev = i > 0 ? read(call.reserve, kept.c + p.rows().offset(before) * p.H) : nullptr;
     } else {
       a.h = read(call.y, first * ld + d * p.P);
-      a.h_prev = i > 0 ? read(call.y, p.offset(before) * ld + d * p.P) : nullptr;
+      a.h_prev = i > 0 ? read(call.y, p.rows().offset(before) * ld + d * p.P) : nullptr;
     }
     a.dslots = write(dslots, first * S * p.H);
     a.dhw = gru ? write(dhw_buffer) : nullptr;

@@ -220,8 +220,8 @@ void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
   a.ldy = ldy;
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = p.reverse ? p.T - 1 - i : i;
-    const int64_t first = p.offset(t);
-    a.rows = p.rows(t);
+    const int64_t first = p.rows().offset(t);
+    a.rows = p.rows().active(t);
     a.hw = nullptr;
     if (i > 0 || call.hx.defined()) {
       scope.product().set(hw.rows_at(0, a.rows), h.rows_at(0, a.rows), w_hh);

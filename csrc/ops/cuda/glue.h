@@ -61,7 +61,7 @@ struct Rows {
 };
 // Rows of time steps [begin, end).
 inline Rows rows_of_times(const Problem& p, int64_t begin, int64_t end) {
-  return {p.offset(begin), p.offset(end) - p.offset(begin)};
+  return {p.rows().offset(begin), p.rows().offset(end) - p.rows().offset(begin)};
 }
 
 // A matrix that lies in `tensor` from an element on, its rows `ld` elements apart.

@@ -2,7 +2,7 @@
 // when it has ended.
 #pragma once
 
-#include "recurrence.h"
+#include "cuda/params.h"
 #include "shim.h"
 
 namespace fusedrnn::cuda {

@@ -2,7 +2,7 @@
 // reads and writes. In a namespace that csrc/ops/cuda finds before the kernels' own.
 #pragma once
 
-#include "recurrence.h"
+#include "cuda/params.h"
 #include "streams.h"
 
 namespace fusedrnn::ops::cuda {
@@ -76,7 +76,7 @@ inline int backward(const Backward& a, const Plan& plan, void* stream) {
 }
 
 inline int previous_h(const PreviousH& a, void* stream) {
-  const int64_t N = a.problem.total_rows(), P = a.problem.P;
+  const int64_t N = a.problem.rows().total(), P = a.problem.P;
   const std::vector<glue::Access> accesses = {{a.y, ((N - 1) * a.ldy + P) * 4, false},
                                               {a.h, N * P * 4, true}};
   int error = 0;

@@ -1,6 +1,6 @@
 // Forward recurrences of the LSTM.
-#include "cuda/forward.cuh"
-#include "cuda/persistent.cuh"
+#include "cuda/persistent/forward.cuh"
+#include "cuda/persistent/persistent.cuh"
 
 namespace fusedrnn::cuda {
 

@@ -16,7 +16,7 @@
 #pragma once
 
 #include "cuda/cell.cuh"
-#include "cuda/tile.cuh"
+#include "cuda/persistent/tile.cuh"
 
 namespace fusedrnn::cuda {
 
@@ -43,11 +43,6 @@ struct ForwardKernel {
   // A lane of a cluster sends h of its unit to as many blocks as there are copies of it. Where that
   // is not all of them, four lanes share their units and the blocks: a fourth of the sends.
   static constexpr bool kSendsFour = kCluster > Split::kCopies;
-
-  // GRU's n: its b_hh stays with h W_hh', inside of r.
-  static constexpr FUSEDRNN_DEVICE bool is_inner(int gate) {
-    return kCell == Cell::kGru && gate == 2;
-  }
 
   // One batch row's cell: h and c move on a step. `x` and `h_sum` are the lane's gates of the two
   // products; `kept` becomes what backward needs of them, in the order of memory.
@@ -214,7 +209,7 @@ struct ForwardKernel {
     auto settle_x = [&](int i, const float (&loaded)[kLaneGates], float (&to)[kLaneGates]) {
 #pragma unroll
       for (int g = 0; g < kLaneGates; ++g)
-        to[g] = add_here(loaded[g], is_inner(g) ? 0.0f : bias[i / kRows][g]);
+        to[g] = add_here(loaded[g], is_inner<kCell>(g) ? 0.0f : bias[i / kRows][g]);
     };
 
     float c[kStates], h[kStates], x[kStates][kLaneGates];
@@ -261,7 +256,7 @@ struct ForwardKernel {
         float h_sum[kLaneGates], h_new = h[i], c_new = c[i];
 #pragma unroll
         for (int g = 0; g < kLaneGates; ++g)
-          h_sum[g] = sums[i * kLaneGates + g] + (is_inner(g) ? bias[i / kRows][g] : 0.0f);
+          h_sum[g] = sums[i * kLaneGates + g] + (is_inner<kCell>(g) ? bias[i / kRows][g] : 0.0f);
         advance(split, relu, x[i], h_sum, h_new, c_new, kept[i]);
         h[i] = now[i] >= 0 ? h_new : h[i];
         c[i] = now[i] >= 0 ? c_new : c[i];

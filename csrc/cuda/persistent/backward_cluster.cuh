@@ -4,7 +4,7 @@
 // H floats a row and block instead of the 4H gate gradients that gathering would take.
 #pragma once
 
-#include "cuda/backward.cuh"
+#include "cuda/persistent/backward.cuh"
 
 namespace fusedrnn::cuda {
 

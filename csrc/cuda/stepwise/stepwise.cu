@@ -160,50 +160,34 @@ copy_previous_h(Elements<PreviousH> e) {
 
 template <class T>
 int start_forward(const StepForward& a, void* stream) {
-  const int64_t H = a.problem.H;
-  switch (a.problem.cell) {
-    case Cell::kLstm:
-      return start(forward_step<T, Cell::kLstm>, a, a.rows, H, stream);
-    case Cell::kGru:
-      return start(forward_step<T, Cell::kGru>, a, a.rows, H, stream);
-    case Cell::kRnnTanh:
-      return start(forward_step<T, Cell::kRnnTanh>, a, a.rows, H, stream);
-    default:
-      return start(forward_step<T, Cell::kRnnRelu>, a, a.rows, H, stream);
-  }
+  return with_cell(a.problem.cell, [&](auto cell) {
+    return start(forward_step<T, cell>, a, a.rows, a.problem.H, stream);
+  });
 }
 
 template <class T>
 int start_backward(const StepBackward& a, void* stream) {
-  const int64_t H = a.problem.H;
-  switch (a.problem.cell) {
-    case Cell::kLstm:
-      return start(backward_step<T, Cell::kLstm>, a, a.rows, H, stream);
-    case Cell::kGru:
-      return start(backward_step<T, Cell::kGru>, a, a.rows, H, stream);
-    case Cell::kRnnTanh:
-      return start(backward_step<T, Cell::kRnnTanh>, a, a.rows, H, stream);
-    default:
-      return start(backward_step<T, Cell::kRnnRelu>, a, a.rows, H, stream);
-  }
+  return with_cell(a.problem.cell, [&](auto cell) {
+    return start(backward_step<T, cell>, a, a.rows, a.problem.H, stream);
+  });
 }
 
 }  // namespace
 
 int step_forward(const StepForward& params, void* stream) {
-  return params.problem.dtype == DType::kFloat32 ? start_forward<float>(params, stream)
-                                                 : start_forward<double>(params, stream);
+  return params.problem.dtypes.computed == DType::kFloat32 ? start_forward<float>(params, stream)
+                                                           : start_forward<double>(params, stream);
 }
 
 int step_backward(const StepBackward& params, void* stream) {
-  return params.problem.dtype == DType::kFloat32 ? start_backward<float>(params, stream)
-                                                 : start_backward<double>(params, stream);
+  return params.problem.dtypes.computed == DType::kFloat32 ? start_backward<float>(params, stream)
+                                                           : start_backward<double>(params, stream);
 }
 
 // Problem::offsets, on the host, has the number of rows; the kernel reads those on the device.
 int previous_h(const PreviousH& params, void* stream) {
-  const int64_t N = params.problem.total_rows(), P = params.problem.P;
-  return params.problem.dtype == DType::kFloat32
+  const int64_t N = params.problem.rows().total(), P = params.problem.P;
+  return params.problem.dtypes.computed == DType::kFloat32
              ? start(copy_previous_h<float>, params, N, P, stream)
              : start(copy_previous_h<double>, params, N, P, stream);
 }

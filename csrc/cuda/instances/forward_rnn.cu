@@ -1,6 +1,6 @@
 // Forward recurrences of the Elman cell, of both nonlinearities.
-#include "cuda/forward.cuh"
-#include "cuda/persistent.cuh"
+#include "cuda/persistent/forward.cuh"
+#include "cuda/persistent/persistent.cuh"
 
 namespace fusedrnn::cuda {
 

@@ -5,9 +5,9 @@
 #include <atomic>
 #include <thread>
 
-#include "recurrence.h"
+#include "cpu/params.h"
 
-namespace fusedrnn::ops {
+namespace fusedrnn::cpu {
 
 // Half of a team. Its first thread makes the call, whose kernels ask a Team for threads; the others
 // wait here until then, or until the call is over because it asked for none.
@@ -84,4 +84,4 @@ void in_halves(const Team& team, const Call& call) {
       &context);
 }
 
-}  // namespace fusedrnn::ops
+}  // namespace fusedrnn::cpu

@@ -1,6 +1,6 @@
 // Forward recurrences of the GRU.
-#include "cuda/forward.cuh"
-#include "cuda/persistent.cuh"
+#include "cuda/persistent/forward.cuh"
+#include "cuda/persistent/persistent.cuh"
 
 namespace fusedrnn::cuda {
 

@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "cuda/backward.cuh"
+#include "cuda/persistent/backward.cuh"
 
 namespace fusedrnn::cuda {
 

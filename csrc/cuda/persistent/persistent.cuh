@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "cuda/launch.cuh"
-#include "cuda/persistent.h"
+#include "cuda/persistent/persistent.h"
 
 namespace fusedrnn::cuda {
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/cell.cuh"
-#include "cuda/tile.cuh"
+#include "cuda/persistent/tile.cuh"
 
 namespace fusedrnn::cuda {
 

@@ -1,7 +1,7 @@
 // Backward recurrences of the GRU.
-#include "cuda/backward_block.cuh"
-#include "cuda/backward_cluster.cuh"
-#include "cuda/persistent.cuh"
+#include "cuda/persistent/backward_block.cuh"
+#include "cuda/persistent/backward_cluster.cuh"
+#include "cuda/persistent/persistent.cuh"
 
 namespace fusedrnn::cuda {
 

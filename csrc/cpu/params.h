@@ -1,0 +1,104 @@
+// What the operators hand to the CPU kernels, and what they may ask of them: plain structs and
+// functions, no torch, so that a kernel can be read, built and tested alone.
+//
+// A null pointer to a state means zeros, a null pointer to a gradient "not wanted".
+#pragma once
+
+#include "model/problem.h"
+
+namespace fusedrnn::cpu {
+
+struct ForwardParams {
+  Problem problem;
+  const void* x;     // [N, I]
+  const void* h0;    // [B, P]
+  const void* c0;    // [B, H]    LSTM
+  const void* w_ih;  // [G*H, I]
+  const void* w_hh;  // [G*H, P]
+  const void* b_ih;  // [G*H]     null: no biases
+  const void* b_hh;  // [G*H]
+  const void* w_hr;  // [P, H]    projected
+  void* y;           // [N, P]    row stride ldy; may not alias h0
+  int64_t ldy;
+  void* h_n;        // [B, P]
+  void* c_n;        // [B, H]    LSTM
+  void* reserve;    // reserve_size() elements, what backward needs; null when not training
+  void* workspace;  // Plan::workspace_bytes, 64-byte aligned, contents undefined
+};
+
+struct BackwardParams {
+  Problem problem;
+  const void* x;     // [N, I]
+  const void* h0;    // [B, P]
+  const void* c0;    // [B, H]    LSTM
+  const void* w_ih;  // [G*H, I]
+  const void* w_hh;  // [G*H, P]
+  const void* w_hr;  // [P, H]    projected
+  const void* y;     // [N, P]    row stride ldy
+  int64_t ldy;
+  const void* reserve;  // as forward left it
+  const void* dy;       // [N, P]    row stride lddy
+  int64_t lddy;
+  const void* dh_n;  // [B, P]
+  const void* dc_n;  // [B, H]    LSTM
+  void* dx;          // [N, I]    added to when accumulate_dx
+  bool accumulate_dx;
+  void* dh0;        // [B, P]
+  void* dc0;        // [B, H]    LSTM
+  void* dw_ih;      // [G*H, I]
+  void* dw_hh;      // [G*H, P]
+  void* db_ih;      // [G*H]
+  void* db_hh;      // [G*H]
+  void* dw_hr;      // [P, H]    projected
+  void* workspace;  // as forward's
+};
+
+// How a problem is run. `stretch` is the number of time steps whose input projection (and, going
+// back, gate gradients) is made at once; it depends on the problem alone, never on the number of
+// threads, so that sums are grouped alike however many threads there are.
+enum class Split { kNone, kBatch, kHidden };
+
+struct Plan {
+  const char* isa;
+  int threads;
+  Split split;
+  int lanes;         // elements in a vector
+  int unit_vectors;  // vectors of hidden units in a panel
+  int vectors;       // vectors of a panel: unit_vectors * gates
+  int tile_rows;     // most rows of a register tile
+  bool direct;       // the weights are read where they lie, without packing them first
+  bool pairs;        // W_hh is packed in bfloat16, two vectors to the words of one
+  int64_t panels;
+  int64_t stretch;
+  int64_t workspace_bytes;
+  int64_t reserve_size;  // elements
+};
+
+// Runs body(context, id, n) for id = 0..n-1, all at the same time (the bodies may wait for each
+// other), with n <= wanted.
+struct Team {
+  void (*run)(int wanted, void (*body)(void* context, int id, int n), void* context);
+  int threads;
+};
+
+Plan plan_forward(const Problem& problem, int threads);
+Plan plan_backward(const Problem& problem, int threads);
+int64_t reserve_width(const Problem& problem);  // elements for each of the N rows
+// Whether two directions may run at once: both then have a workspace, and dx of the reverse one is
+// made apart and added.
+bool pairs_directions(const Problem& problem);
+// Threads that each of so many directions gets: all of them, or half where two run at once.
+int threads_of_direction(const Problem& problem, int directions, int threads);
+void forward(const ForwardParams& params, const Plan& plan, const Team& team);
+void backward(const BackwardParams& params, const Plan& plan, const Team& team);
+
+// Names of the instruction set variants this machine can run, ending with null, slowest first.
+const char* const* isa_names();
+// The variant in use: the fastest, or FUSEDRNN_CPU_ISA. Throws std::runtime_error on a bad name.
+const char* isa_name();
+// GFLOP/s of a loop of independent fp32 multiply-adds that touches registers only.
+double fma_peak(const Team& team, double seconds);
+// The kernels' own tanh or sigmoid over n elements, to hold its error to account.
+void eval_activation(bool tanh_not_sigmoid, const float* x, float* y, int64_t n);
+
+}  // namespace fusedrnn::cpu

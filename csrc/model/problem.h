@@ -1,0 +1,41 @@
+// What a layer is: one direction of it, in sizes and types. Kernels, plans and operators all speak
+// of a layer by this.
+//
+// T time steps, B batch rows, I input size, H hidden size, P size of h (= H without projection),
+// N rows of all steps together (T*B, or fewer when packed). Matrices are row-major; weights and
+// their gate order (i, f, g, o; r, z, n) are torch's.
+#pragma once
+
+#include <cstdint>
+
+#include "model/cell.h"
+#include "model/rows.h"
+
+namespace fusedrnn {
+
+enum class DType : int8_t { kFloat32, kFloat64, kBFloat16 };
+constexpr int64_t size_of(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+struct DTypes {
+  DType stored;    // weights and biases in memory
+  DType computed;  // products, sums and gates
+  DType state;     // x, h, c, y and their gradients
+};
+constexpr DTypes all_of(DType dtype) { return {dtype, dtype, dtype}; }
+
+struct Problem {
+  Cell cell;
+  DTypes dtypes;
+  int64_t T, B, I, H, P;
+  bool projected;
+  bool training;
+  bool reverse;
+  bool packed;             // steps have fewer and fewer rows
+  const int64_t* offsets;  // [T+1] when packed, see Rows; null: nobody asks for rows, or not packed
+
+  FUSEDRNN_ROWS Rows rows() const { return {T, B, offsets, reverse}; }
+};
+
+}  // namespace fusedrnn
