@@ -102,10 +102,11 @@ BUGS = {
         *(LSTM, "LSTM", TILE, "shared_[shared_index(q) * kThreads] = w", "shared_[0] = w")
     ),
     "forward: b_hh outside of r": bug(
-        *(GRU, "GRU", FORWARD, "kCell == Cell::kGru && gate == 2;", "kCell == Cell::kGru && false;")
+        *(GRU, "GRU", FORWARD, "is_inner<kCell>(g) ? 0.0f : bias", "false ? 0.0f : bias"),
+        *(FORWARD, "(is_inner<kCell>(g) ? bias", "(false ? bias"),
     ),
     "forward: slots out of order": bug(
-        *(GRU, "GRU", CELL, "? (position + 1) % 3", "? (position + 2) % 3")
+        *(GRU, "GRU", CELL, "? input_slot<kCell>(position) : position;", "? position : position;")
     ),
     "forward: relu is tanh": bug(
         *(RNN, "RNN", FORWARD, "relu ? Rnn<true>::forward", "relu ? Rnn<false>::forward")
@@ -185,7 +186,7 @@ BUGS = {
         *(LSTM_BACK, "LSTM", BACKWARD, "load_if(io.dy && now >= 0,", "load_if(now >= 0,")
     ),
     "backward: the wrong gradient reaches h": bug(
-        *(GRU_BACK, "GRU", CELL, "? gate + 1 : gate;", "? gate : gate;")
+        *(GRU_BACK, "GRU", CELL, "SlotsOf<kCell>::kRecurrent >>", "SlotsOf<kCell>::kInput >>")
     ),
     "backward: rows of the wrong step": bug(
         *(GRU_BACK, "GRU", BLOCK, "ahead = steps(step + 3);", "ahead = steps(step + 2);")
