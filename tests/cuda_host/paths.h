@@ -37,7 +37,9 @@ inline std::vector<Walk> walk(const Problem& p, bool reverse) {
   std::vector<Walk> steps;
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = reverse ? p.T - 1 - i : i, before = reverse ? t + 1 : t - 1;
-    steps.push_back({p.offset(t), p.rows(t), i ? p.offset(before) : 0, i ? p.rows(before) : 0});
+    const Rows rows = p.rows();
+    steps.push_back({rows.offset(t), rows.active(t), i ? rows.offset(before) : 0,
+                     i ? rows.active(before) : 0});
   }
   return steps;
 }

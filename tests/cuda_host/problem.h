@@ -98,7 +98,18 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   std::mt19937 random(seed);
   const auto chance = [&](unsigned of) { return random() % of == 0; };
   Drawn d;
-  d.problem = {cell, DType::kFloat32, T, B, 1, H, H, false, true, false, false, nullptr};
+  d.problem = {.cell = cell,
+               .dtypes = all_of(DType::kFloat32),
+               .T = T,
+               .B = B,
+               .I = 1,
+               .H = H,
+               .P = H,
+               .projected = false,
+               .training = true,
+               .reverse = false,
+               .packed = false,
+               .offsets = nullptr};
   d.directions = chance(2) ? 2 : 1;
   d.skip = chance(4) ? 1 : 0;
   d.ldy = d.directions * H + (chance(2) ? 3 : 0);

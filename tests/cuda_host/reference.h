@@ -81,7 +81,8 @@ inline void reference(const Problem& p, bool reverse, Recurrence& a) {
   for (Doubles* to : {&a.h_n, &a.c_n, &a.dh0, &a.dc0}) to->assign(size_t(p.B * H), 0);
   for (int64_t b = 0; b < p.B; ++b) {
     std::vector<int64_t> rows;
-    for (int64_t t = 0; t < p.T && p.rows(t) > b; ++t) rows.push_back(p.offset(t) + b);
+    for (int64_t t = 0; t < p.T && p.rows().active(t) > b; ++t)
+      rows.push_back(p.rows().offset(t) + b);
     if (reverse) std::reverse(rows.begin(), rows.end());
 
     const auto initial = [&](const Doubles& from) {

@@ -85,8 +85,18 @@ StackResult stack_by_torch(const Tensor& input, const OptionalTensor& batch_size
 }
 
 void start(int64_t error) {
-  const Problem p{Cell::kGru, DType::kFloat32, 5,    3,     2,     100,
-                  100,        false,           true, false, false, nullptr};
+  const Problem p{.cell = Cell::kGru,
+                  .dtypes = all_of(DType::kFloat32),
+                  .T = 5,
+                  .B = 3,
+                  .I = 2,
+                  .H = 100,
+                  .P = 100,
+                  .projected = false,
+                  .training = true,
+                  .reverse = false,
+                  .packed = false,
+                  .offsets = nullptr};
   int none = 0;
   const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, {1, 1, true}, cuda::device(0, &none),
                                      {}, bit_of(cuda::Kernel::kCluster));

@@ -88,7 +88,7 @@ class Slots {
     if (width > 0) return;
     const bool whole = chunk == call.problem.T;
     // Of no piece there are more rows than of the first steps'.
-    rows_ = whole ? call.rows() : call.direction(0).offset(chunk);
+    rows_ = whole ? call.rows() : call.direction(0).rows().offset(chunk);
     margin_ = whole ? 0 : kAhead * call.problem.B;
     const int64_t all = (whole ? 1 : 2) * call.D * rows_ + 2 * margin_;
     memory_ = at::empty({all, row_}, call.input.options());

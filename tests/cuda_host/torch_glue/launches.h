@@ -18,8 +18,8 @@ inline glue::Access rows(const void* memory, const Problem& p, int d, bool desce
                          int64_t begin, int64_t end, int64_t stride, int64_t width, bool writes) {
   if (!memory) return {nullptr, 0, writes};
   const bool last_first = (d == 1) != descending;
-  const int64_t from = p.offset(last_first ? p.T - end : begin);
-  const int64_t to = p.offset(last_first ? p.T - begin : end);
+  const int64_t from = p.rows().offset(last_first ? p.T - end : begin);
+  const int64_t to = p.rows().offset(last_first ? p.T - begin : end);
   return {static_cast<const char*>(memory) + from * stride * 4,
           ((to - from - 1) * stride + width) * 4, writes};
 }
