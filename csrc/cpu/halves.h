@@ -84,4 +84,32 @@ void in_halves(const Team& team, const Call& call) {
       &context);
 }
 
+// How the directions of a layer share the threads and a workspace: at once by half of the threads
+// each, or one after the other by all.
+struct Directions {
+  Directions(const Problem& forward, int D, const Team& team,
+             Plan (*plan_of)(const Problem& problem, int threads))
+      : D(D),
+        team(team),
+        each(threads_of_direction(forward, D, team.threads)),
+        plan(plan_of(forward, each)) {}
+
+  bool at_once() const { return each < team.threads; }
+  // Where direction d's workspace begins, and the bytes of all.
+  int64_t begin(int64_t d) const { return at_once() ? d * plan.workspace_bytes : 0; }
+  int64_t bytes() const { return begin(D - 1) + plan.workspace_bytes; }
+
+  // call(team, d) for each direction.
+  template <class Call>
+  void run(const Call& call) const {
+    if (at_once()) return in_halves(team, call);
+    for (int d = 0; d < D; ++d) call(team, d);
+  }
+
+  const int D;
+  const Team team;
+  const int each;  // threads of a direction
+  const Plan plan;
+};
+
 }  // namespace fusedrnn::cpu
