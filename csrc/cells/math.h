@@ -7,7 +7,7 @@
 //   zero_below(x, low, value) = x < low ? 0 : value
 //   where_positive(x, value) = x <= 0 ? 0 : value
 //   copy_sign(magnitude, sign)    abs(x)
-// Error in fp32 over every 97th float: sigmoid 2.3 ulp, tanh 2.3 ulp (tests/test_activations.py).
+// Error in fp32 over every 97th float: sigmoid 2.3 ulp, tanh 2.3 ulp (test_activations.py).
 #pragma once
 
 #ifdef __CUDACC__

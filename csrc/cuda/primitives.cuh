@@ -1,6 +1,6 @@
 // Everything the kernels ask of the hardware, in one place: what is specific to an architecture is
 // here and nowhere else. The tests put a header of this name before it on the include path that
-// gives the same functions on a CPU (tests/cuda_host), and so run the kernels' own source.
+// gives the same functions on a CPU (tests/cuda/host), and so run the kernels' own source.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -85,7 +85,7 @@ constexpr Shape backward_shape(const Tile& tile) {
   return s;
 }
 
-// Registers: the most without spills (tests/test_cuda_compile.py), found by trial.
+// Registers: the most without spills (tests/cuda/test_cuda_compile.py), found by trial.
 inline constexpr Tile kTiles[] = {
     //                H  blocks rows  forward  backward
     {Cell::kLstm, 32, 1, 1, {8, 8}, {16, 16}},

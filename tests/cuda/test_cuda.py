@@ -1,0 +1,533 @@
+"""What only a GPU can show: each kernel forced, streams, graphs, memory, waiting, several devices.
+
+The accuracy rule is that of every other test: at most twice cuDNN's error in the same mode. All
+other files that run with ``--device cuda`` show that the rest holds there too.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.profiler import ProfilerActivity, profile
+
+import fusedrnn
+from benchmarks import gpu_tiles
+from fusedrnn import _C, _binary
+from support.accuracy import assert_as_accurate_as
+from support.oracle import packed, pair, states, tensors_of, without_cudnn
+from support.problems import MODES, Problem, check, run
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.usefixtures("on_gpu"),
+]
+
+BITS = {"block": 1, "cluster": 2, "stepwise": 4, "torch": 8}
+OWN = ("block", "cluster", "stepwise")
+HIDDEN = (1, 37, 64, 100, 128, 150, 160, 192, 200, 256, 384, 512, 600)
+NAMES = ("RNN", "LSTM", "GRU")
+OF_MODULE = {"RNN": "RNN_TANH", "LSTM": "LSTM", "GRU": "GRU"}
+
+Force = Callable[[str], None]
+
+
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch) -> Force:
+    """Leaves the plan one kind of kernel."""
+    return lambda kernel: monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", kernel)
+
+
+def can_run(allowed: int, mode: str, H: int) -> bool:
+    """Whether the kernels allowed have a plan for this H, forward and back."""
+    limits = _C.cuda_device(torch.cuda.current_device())
+    try:
+        for backward in (False, True):
+            sizes = (7, 5, 9, H, 0, 1)  # T, B, I, H, P, D
+            _C.cuda_plan(backward, mode, "float32", *sizes, False, True, limits, allowed)
+    except ValueError:
+        return False
+    return True
+
+
+def module_for(name: str, kernel: str, **options: Any) -> Any:
+    """A module of a size that this kernel takes."""
+    H = {"block": 100, "cluster": 400}.get(kernel, 60)
+    if kernel != "torch" and not can_run(BITS[kernel], OF_MODULE[name], H):
+        pytest.skip(f"this GPU has no {kernel} kernel")
+    return getattr(fusedrnn, name)(7, H, **options)
+
+
+def step(module: Any, x: Any, *, backward: bool = True) -> tuple[Tensor, ...]:
+    """Outputs and, with ``backward``, the gradients of x and all weights."""
+    with torch.set_grad_enabled(backward):
+        outputs = tensors_of(module(x))
+    if not backward:
+        return outputs
+    leaves = [x.data if isinstance(x, PackedSequence) else x, *module.parameters()]
+    slopes = [torch.ones_like(t) for t in outputs]
+    return (*outputs, *torch.autograd.grad(outputs, leaves, slopes))
+
+
+def test_this_build_has_cuda_kernels() -> None:
+    assert _binary.build_info()["cuda"], "fusedrnn was built without CUDA"
+
+
+@pytest.mark.parametrize(("form", "bidirectional"), [("batched", False), ("unsorted", True)])
+@pytest.mark.parametrize("kernel", BITS)
+@pytest.mark.parametrize("H", HIDDEN)
+@pytest.mark.parametrize("mode", MODES)
+def test_each_kernel_is_as_accurate_as_cudnn_or_refuses(
+    mode: str, H: int, kernel: str, form: str, bidirectional: bool, force: Force
+) -> None:
+    force(kernel)
+    problem = Problem(
+        mode, T=7, B=5, I=9, H=H, form=form, bidirectional=bidirectional, hx="grad", L=2
+    )
+    if can_run(BITS[kernel], mode, H):
+        check(problem)
+    else:
+        with pytest.raises(ValueError, match=f"allowed \\({kernel}, .* none can run {mode}"):
+            run(problem, "fusedrnn")
+
+
+@pytest.mark.parametrize("less", [0, 3])
+@pytest.mark.parametrize("tile", gpu_tiles.tiles(), ids=str)
+def test_each_tile_is_as_accurate_as_cudnn(
+    tile: gpu_tiles.Tile, less: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_CUDA_TILE", str(tile.index))
+    modes = ("RNN_TANH", "RNN_RELU") if tile.cell == "RNN" else (tile.mode,)
+    H = tile.hidden - less
+    if not can_run(_C.cuda_allowed(), modes[0], H):
+        pytest.skip("too large for this GPU")
+    for mode in modes:
+        check(Problem(mode, T=6, B=5, I=3, H=H, hx="grad", form="sorted" if less else "batched"))
+        check(Problem(mode, T=5, B=7, I=3, H=H, bidirectional=True, bias=not less))
+
+
+def test_a_large_hopper_has_every_persistent_kernel() -> None:
+    limits = _C.cuda_device(torch.cuda.current_device())
+    if limits["sm"] != 90:
+        pytest.skip("not a Hopper")
+    for mode in MODES:
+        assert can_run(BITS["block"], mode, 256 if mode.startswith("RNN") else 128)
+        assert can_run(BITS["cluster"], mode, 512)
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("mode", MODES)
+def test_more_rows_than_run_at_once_are_as_accurate(mode: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    H = 256 if kernel == "cluster" else 64
+    if not can_run(BITS[kernel], mode, H):
+        pytest.skip(f"this GPU has no {kernel} kernel for H={H}")
+    check(Problem(mode, T=4, B=1500, I=3, H=H, hx="grad"))
+
+
+@pytest.mark.parametrize("kernel", ["block", "stepwise"])
+def test_more_rows_than_a_grid_is_high_are_as_accurate(kernel: str, force: Force) -> None:
+    force(kernel)
+    with without_cudnn():
+        check(Problem("LSTM", T=2, B=70_000, I=2, H=3))
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_more_than_65535_steps_are_as_accurate(name: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    H = 400 if kernel == "cluster" else 20
+    if not can_run(BITS[kernel], OF_MODULE[name], H):
+        pytest.skip(f"this GPU has no {kernel} kernel")
+    T, B = 66_000, 2
+    ours, theirs = pair(name, 3, H)
+    x = torch.randn(T, B, 3)
+    with torch.no_grad(), without_cudnn():  # which takes at most 65,535
+        exact = copy.deepcopy(theirs).double()(x.double())
+        for values in zip(*(map(tensors_of, (ours(x), theirs(x), exact))), strict=True):
+            assert_as_accurate_as(*values)
+    v = x.clone().requires_grad_()
+    ours(v)[0][-1].sum().backward()
+    assert v.grad is not None
+    assert v.grad.isfinite().all()
+    # Steps long before the end have no more influence: it was shrunk at every one.
+    assert v.grad[-5:].abs().max() > v.grad[:1000].abs().max()
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_run_on_the_current_stream(name: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    module = module_for(name, kernel)
+    x = torch.randn(9, 4, 7)
+    expected = step(module, x.clone().requires_grad_())
+    late = torch.zeros_like(x)
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # the input is zero until long after the launches
+        late.copy_(x)
+        found = step(module, late.requires_grad_())
+    stream.synchronize()
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def captured(call: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call()
+    return graph, results
+
+
+@pytest.mark.parametrize("packed_rows", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_captured_graph_follows_its_inputs_and_weights(
+    name: str, kernel: str, backward: bool, packed_rows: bool, force: Force
+) -> None:
+    force(kernel)
+    module = module_for(name, kernel, num_layers=2)
+    x: Any = torch.randn(9, 4, 7)
+    if packed_rows:
+        x = packed([torch.randn(n, 7) for n in (9, 7, 7, 2)])
+    leaf = (x.data if packed_rows else x).requires_grad_()
+    graph, results = captured(lambda: step(module, x, backward=backward))
+    for _ in range(3):
+        with torch.no_grad():
+            leaf.copy_(torch.randn_like(leaf))
+            module.weight_hh_l1.mul_(0.9)
+        graph.replay()
+        torch.testing.assert_close(results, step(module, x, backward=backward))
+
+
+@pytest.mark.parametrize("form", ["batched", "unsorted"])
+@pytest.mark.parametrize("kernel", ["block", "cluster"])
+@pytest.mark.parametrize("mode", MODES)
+def test_sequences_in_pieces_are_as_accurate_as_cudnn(
+    mode: str, kernel: str, form: str, force: Force, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force(kernel)
+    H = {"block": 100, "cluster": 400}[kernel]
+    if not can_run(BITS[kernel], mode, H):
+        pytest.skip(f"this GPU has no {kernel} kernel for {mode}")
+    for chunk in (1, 16, 60):
+        monkeypatch.setenv("FUSEDRNN_CUDA_CHUNK", str(chunk))
+        check(Problem(mode, T=150, B=9, I=40, H=H, form=form, hx="grad", bidirectional=True))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_captured_pieces_are_the_bits_of_eager_ones(
+    name: str, backward: bool, force: Force, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force("block")
+    monkeypatch.setenv("FUSEDRNN_CUDA_CHUNK", "16")
+    module = module_for(name, "block", num_layers=2, bidirectional=True)
+    x = torch.randn(200, 64, 7).requires_grad_()
+    graph, results = captured(lambda: step(module, x, backward=backward))
+    for _ in range(10):
+        with torch.no_grad():
+            x.copy_(torch.randn_like(x))
+        graph.replay()
+        assert all(map(torch.equal, results, step(module, x, backward=backward)))
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("mode", MODES[:3])  # relu's slope jumps where TF32 moves a sum past zero
+def test_errors_in_tf32_are_at_most_twice_cudnns(mode: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    H = {"block": 100, "cluster": 400}.get(kernel, 60)
+    if not can_run(BITS[kernel], mode, H):
+        pytest.skip(f"this GPU has no {kernel} kernel for {mode}")
+    torch.backends.cudnn.allow_tf32 = True
+    check(Problem(mode, T=20, B=16, I=64, H=H, bidirectional=True, hx="grad"))
+
+
+@pytest.mark.parametrize("packed_rows", [False, True])
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_call_waits_for_the_device(
+    name: str, kernel: str, packed_rows: bool, force: Force
+) -> None:
+    force(kernel)
+    module = module_for(name, kernel, num_layers=2, bidirectional=True)
+    x: Any = torch.randn(9, 4, 7).requires_grad_()
+    if packed_rows:
+        rows = packed([torch.randn(n, 7) for n in (2, 9, 7, 7)], enforce_sorted=False)
+        x = rows._replace(data=rows.data.detach().requires_grad_())
+    step(module, x)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(module, x)
+        step(module, x, backward=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_waiting_would_have_been_seen() -> None:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            torch.ones(1).item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def allocations(call: Callable[[], object]) -> int:
+    """How many blocks of memory one call asks for."""
+    call()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    call()
+    return int(torch.cuda.memory_stats()["allocation.all.allocated"] - before)
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_allocated_per_step(name: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    module = module_for(name, kernel)
+
+    def asked(T: int, backward: bool) -> int:
+        x = torch.randn(T, 4, 7, requires_grad=True)
+        return allocations(lambda: step(module, x, backward=backward))
+
+    for backward in (False, True):
+        assert asked(5, backward) == asked(50, backward)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_thousand_calls_leave_no_memory_behind(name: str) -> None:
+    module = getattr(fusedrnn, name)(7, 64, bidirectional=True)
+    x = torch.randn(5, 4, 7, requires_grad=True)
+    rows = packed([torch.randn(n, 7) for n in (5, 3)])
+    rows = rows._replace(data=rows.data.detach().requires_grad_())
+
+    def used() -> tuple[int, int]:
+        gc.collect()
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+
+    for _ in range(20):
+        step(module, x), step(module, rows)
+    before = used()
+    for _ in range(1000):
+        step(module, x), step(module, rows)
+    assert used() == before
+
+
+def launches(module: Any, T: int) -> list[str]:
+    """Names of the kernels, copies and fills that one call and its backward start."""
+    x = torch.randn(T, 4, 7, requires_grad=True)
+    step(module, x)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step(module, x)
+        torch.cuda.synchronize()
+    return [event.name for event in profiler.events() if event.device_type.name == "CUDA"]
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_persistent_kernel_is_one_launch_for_all_steps(
+    name: str, kernel: str, force: Force
+) -> None:
+    force(kernel)
+    module = module_for(name, kernel, bidirectional=True)
+    few, many = launches(module, 5), launches(module, 50)
+    own = [sum("fusedrnn" in name for name in names) for names in (few, many)]
+    assert own[0] > 0
+    if kernel == "stepwise":
+        assert own[1] - own[0] == 2 * 2 * 45  # for each step and direction, forward and back
+    else:
+        assert own[1] == own[0]
+        assert len(many) < len(few) + 20  # a larger product may be split, and summed by one more
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_inputs_give_the_same_bits(mode: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    H = 256 if kernel == "cluster" else 128
+    if not can_run(BITS[kernel], mode, H):
+        pytest.skip(f"this GPU has no {kernel} kernel for H={H}")
+    problem = Problem(mode, T=50, B=64, I=20, H=H, form="unsorted", bidirectional=True, hx="grad")
+    first = run(problem, "fusedrnn")
+    for _ in range(3):
+        for name, value in run(problem, "fusedrnn").items():
+            other = first[name]
+            assert value is not None
+            assert other is not None
+            assert torch.equal(value, other), name
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("kernel", OWN)
+def test_a_module_on_another_gpu_runs_there(kernel: str, force: Force) -> None:
+    force(kernel)
+    module = module_for("LSTM", kernel)
+    x = torch.randn(9, 4, 7)
+    expected = step(module, x.clone().requires_grad_())
+    elsewhere = copy.deepcopy(module).to("cuda:1")
+    found = step(elsewhere, x.to("cuda:1").requires_grad_())
+    assert torch.cuda.current_device() == 0
+    for a, b in zip(found, expected, strict=True):
+        assert a.device == torch.device("cuda:1")
+        torch.testing.assert_close(a.to(b.device), b)
+
+
+@pytest.mark.parametrize("kernel", ["", "block", "stepwise"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_is_as_accurate_as_torchs(
+    name: str, dtype: torch.dtype, kernel: str, force: Force
+) -> None:
+    force(kernel)
+    ours, theirs = pair(name, 7, 60)
+    exact = copy.deepcopy(theirs).cpu().double()
+    x = torch.randn(9, 4, 7)
+    results = []
+    for module in (ours, theirs):
+        v = x.clone().requires_grad_()
+        with torch.autocast("cuda", dtype=dtype):
+            y = module(v)[0]
+        assert y.dtype == dtype
+        y.float().sum().backward()
+        assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
+        assert v.grad is not None
+        results.append((y, v.grad.to(dtype)))
+    v64 = x.cpu().double().requires_grad_()
+    y64 = exact(v64)[0]
+    y64.sum().backward()
+    assert_as_accurate_as(results[0][0], results[1][0], y64, name="output")
+    # What autocast rounds, gradients inherit: their floor is that of the low dtype.
+    assert v64.grad is not None
+    assert_as_accurate_as(results[0][1], results[1][1], v64.grad, name="grad input")
+
+
+def test_ieee_is_kept_where_products_elsewhere_may_be_tf32() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        for mode in MODES:
+            for bias in (True, False):
+                check(Problem(mode, T=9, B=8, I=200, H=64, bias=bias, hx="grad"))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compiled_model_trains_as_the_eager_one(name: str, mode: str) -> None:
+    torch._dynamo.reset()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn: Any = getattr(fusedrnn, name)(7, 60, 2)
+            self.out = nn.Linear(60, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.out(self.rnn(x.relu())[0]).tanh()
+            return result
+
+    model = Model()
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, mode=mode)
+    for _ in range(4):
+        x = torch.randn(9, 4, 7)
+        torch.compiler.cudagraph_mark_step_begin()
+        for one in (compiled, eager):
+            one(x).square().sum().backward()
+        for a, b in zip(model.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+            a.grad = b.grad = None
+
+
+@pytest.mark.parametrize("kernel", ["block", "stepwise"])
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_follows_the_seed_and_backward_uses_its_mask(
+    name: str, kernel: str, force: Force
+) -> None:
+    force(kernel)
+    module = getattr(fusedrnn, name)(3, 40, 2, dropout=0.5)
+    x = torch.randn(6, 4, 3)
+
+    def seeded(seed: int) -> tuple[Tensor, ...]:
+        torch.manual_seed(seed)
+        return step(module, x.clone().requires_grad_())
+
+    first, second, third = seeded(1), seeded(1), seeded(2)
+    assert all(map(torch.equal, first, second))
+    assert not torch.equal(first[0], third[0])
+    module.dropout = 1.0  # the upper layer sees zeros: nothing below it has a gradient
+    module(x)[0].sum().backward()
+    assert not module.weight_hh_l0.grad.count_nonzero()
+    assert module.weight_hh_l1.grad.count_nonzero()
+
+
+@pytest.mark.parametrize("kernel", OWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_explain_names_the_kernel_that_is_forced(name: str, kernel: str, force: Force) -> None:
+    force(kernel)
+    module = module_for(name, kernel)
+    (layer,) = fusedrnn.explain(module, torch.randn(9, 4, 7)).layers
+    assert isinstance(layer, fusedrnn.plan.CudaLayerPlan)
+    assert layer.forward.kernel == kernel
+    assert layer.backward is not None
+    assert layer.backward.kernel == kernel
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_of_several_devices_are_refused(name: str, grad: bool) -> None:
+    module = getattr(fusedrnn, name)(3, 5)
+    x, elsewhere = torch.randn(4, 2, 3), torch.randn(4, 2, 3, device="cpu")
+    with torch.set_grad_enabled(grad):
+        for args in ((elsewhere,), (x, states(name, 1, 2, 5, device="cpu"))):
+            with pytest.raises(RuntimeError, match="not at the same device"):
+                module(*args)
+        module.cpu()
+        with pytest.raises(RuntimeError, match="not at the same device"):
+            module(x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_moves_between_devices(name: str) -> None:
+    module = getattr(fusedrnn, name)(3, 5)
+    x = torch.randn(4, 2, 3)
+    there = module(x)[0]
+    here = module.cpu()(x.cpu())[0]
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.cuda()(x)[0], there)
+
+
+@pytest.mark.parametrize("kernel", ["block", "stepwise"])
+def test_buffers_of_more_than_2_to_31_elements_are_indexed_right(kernel: str, force: Force) -> None:
+    force(kernel)
+    H, B = 128, 2048
+    T = 2**31 // (4 * H * B) + 10
+    if torch.cuda.mem_get_info()[0] < 48 << 30:
+        pytest.skip("needs 48 GiB of free memory")
+    module = fusedrnn.LSTM(2, H)
+    x = torch.randn(T, B, 2, requires_grad=True)
+    last = x.detach()[:, -2:].clone().requires_grad_()
+    whole, alone = module(x)[0], module(last)[0]
+    torch.testing.assert_close(whole[-20:, -2:], alone[-20:], rtol=1e-4, atol=1e-5)
+    (dx,) = torch.autograd.grad(whole[-20:].sum(), x)
+    (dlast,) = torch.autograd.grad(alone[-20:].sum(), last)
+    torch.testing.assert_close(dx[-40:, -2:], dlast[-40:], rtol=1e-4, atol=1e-5)
+    torch.cuda.empty_cache()

@@ -1,0 +1,203 @@
+"""What the compilers say of the CUDA half where there is no GPU: nvcc takes every source for every
+architecture without a warning, ptxas finds room for each persistent kernel in the registers its row
+of csrc/cuda/tiles.h counts on, and the glue fits the headers of a torch that has no CUDA itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch.utils.cpp_extension
+
+from support.cuda_build import Kernel, cxx, kernels, output_of
+from support.paths import CSRC
+
+ARCHES = ["75", "80", "86", "89", "90a", "100a", "120"]
+SOURCES = sorted((CSRC / "cuda").rglob("*.cu"))
+GLUE = sorted((CSRC / "ops" / "cuda").glob("*.cpp"))
+FLAGS = ["-std=c++20", "-O3", f"-I{CSRC}", "-Xcompiler=-Wall,-Wextra", "-Xptxas=-v"]
+
+needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="there is no nvcc on PATH")
+
+
+class Usage(NamedTuple):
+    """What ptxas says of a kernel."""
+
+    registers: int
+    stack: int
+    spilled: int
+    static_shared: int
+
+
+def usages(said: str) -> dict[str, Usage]:
+    """By the mangled name of each kernel, from the output of ptxas -v."""
+    found = re.findall(
+        r"Compiling entry function '(\w+)'.*\n.*\n"
+        r" *(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
+        r".*Used (\d+) registers(?:.*?(\d+) bytes smem)?",
+        said,
+    )
+    return {
+        name: Usage(int(registers), int(stack), int(stores) + int(loads), int(shared or 0))
+        for name, stack, stores, loads, registers, shared in found
+    }
+
+
+def key_of(name: str) -> tuple[str, int] | None:
+    """The pass and the row of the table in the mangled name of a persistent kernel."""
+    found = re.search(r"recurrence_(forward|backward)ILi(\d+)E", name)
+    return (found[1], int(found[2])) if found else None
+
+
+def compiled(source: Path, arch: str, target: Path) -> str:
+    code = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    command = ["nvcc", *FLAGS, "--Werror=all-warnings", code, "-cubin", "-o", str(target)]
+    return output_of([*command, str(source)])
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def listings(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    workers: ThreadPoolExecutor,
+) -> dict[str, list[Future[str]]]:
+    """For each architecture whose test is to run, what ptxas says of every source."""
+    chosen = {item.name for item in request.session.items}
+    folder = tmp_path_factory.mktemp("cubin")
+    return {
+        arch: [
+            workers.submit(compiled, source, arch, folder / f"{source.stem}_{arch}.cubin")
+            for source in SOURCES
+        ]
+        for arch in ARCHES
+        if f"{test_kernels_compile_without_warnings_and_spills.__name__}[{arch}]" in chosen
+    }
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
+    return kernels(tmp_path_factory.mktemp("table"))
+
+
+def line_of(kernel: Kernel, arch: str, usage: Usage) -> str:
+    return (
+        f"sm_{arch:4} row {kernel.row:2} {kernel.cell:4} {kernel.direction:8} H {kernel.hidden:3} "
+        f"blocks {kernel.cluster:2} rows {kernel.rows} threads {kernel.threads:3}: "
+        f"{usage.registers:3} of {kernel.registers:3} registers, "
+        f"{kernel.shared_bytes:6} bytes of shared memory, {usage.spilled} spilled"
+    )
+
+
+def faults(table: list[Kernel], arch: str, said: str) -> list[str]:
+    """Persistent kernels that are missing, spill, have a stack, or exceed what the table says."""
+    found = usages(said)
+    kernel_of = {(kernel.direction, kernel.row): kernel for kernel in table}
+    wrong = []
+    for name, usage in found.items():
+        kernel = kernel_of.pop(key, None) if (key := key_of(name)) else None
+        if key is None:
+            continue
+        if kernel is None:
+            wrong.append(f"{name} is in no row of the table")
+            continue
+        line = line_of(kernel, arch, usage)
+        print(line)
+        if usage.stack or usage.spilled or usage.static_shared:
+            wrong.append(f"{line}: {usage}")
+        elif usage.registers > kernel.registers:
+            wrong.append(f"{line}: more than the table counts on")
+    return wrong + [f"no kernel for {kernel}" for kernel in kernel_of.values()]
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ARCHES)
+def test_kernels_compile_without_warnings_and_spills(
+    listings: dict[str, list[Future[str]]], table: list[Kernel], arch: str
+) -> None:
+    known = output_of(["nvcc", "--list-gpu-arch"]).split()
+    if f"compute_{arch.removesuffix('a')}" not in known:
+        pytest.skip(f"this nvcc knows no compute_{arch}")
+    said = "".join(listing.result() for listing in listings[arch])
+    assert faults(table, arch, said) == []
+
+
+LISTING = """\
+ptxas info    : Compiling entry function '_ZN8fusedrnn4cuda18recurrence_forwardILi0EEEv' for 'sm_80'
+ptxas info    : Function properties for _ZN8fusedrnn4cuda18recurrence_forwardILi0EEEv
+    {stack} bytes stack frame, {spilled} bytes spill stores, {spilled} bytes spill loads
+ptxas info    : Used {registers} registers, used 1 barriers{shared}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"spilled": "4"}, "spilled=8"),
+        ({"stack": "16"}, "stack=16"),
+        ({"registers": "256"}, "more than the table counts on"),
+        ({"shared": ", 4 bytes smem"}, "static_shared=4"),
+    ],
+)
+def test_a_kernel_that_does_not_fit_is_found(
+    table: list[Kernel], change: dict[str, str], says: str
+) -> None:
+    fits = {"stack": "0", "spilled": "0", "registers": "32", "shared": ""}
+    assert faults(table[:1], "80", LISTING.format(**fits)) == []
+    (fault,) = faults(table[:1], "80", LISTING.format(**fits | change))
+    assert says in fault
+
+
+def test_a_kernel_that_is_missing_is_found(table: list[Kernel]) -> None:
+    (fault,) = faults(table[:1], "80", "")
+    assert fault.startswith("no kernel for ")
+
+
+# The glue. A torch without CUDA has all headers of c10/cuda but one that its build would write.
+
+
+def toolkit_headers() -> list[str]:
+    """Folders of the CUDA runtime's headers, as nvcc itself finds them."""
+    plan = output_of(["nvcc", "--dryrun", "-x", "cu", "-c", "/dev/null"])
+    (line,) = re.findall(r'^#\$ INCLUDES="(.*?)" *$', plan, re.MULTILINE)
+    return [folder.removeprefix("-I") for folder in line.split()]
+
+
+def library_headers() -> list[str]:
+    """Folders of cuBLAS' headers that pip installs beside a torch with CUDA; a toolkit may have its
+    own."""
+    places = [Path(place) for place in sysconfig.get_paths().values()]
+    found = [folder for place in places for folder in sorted(place.glob("nvidia/*/include"))]
+    return list(dict.fromkeys(map(str, found)))
+
+
+@needs_nvcc
+@pytest.mark.parametrize("source", GLUE, ids=lambda source: source.stem)
+def test_the_glue_compiles_against_a_torch_without_cuda(source: Path, tmp_path: Path) -> None:
+    macros = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
+    macros.parent.mkdir(parents=True)
+    macros.write_text("#define C10_CUDA_BUILD_SHARED_LIBS\n")
+    folders = torch.utils.cpp_extension.include_paths()
+    folders += [sysconfig.get_paths()["include"], str(tmp_path), *toolkit_headers()]
+    folders += library_headers()
+    if "<cublasLt.h>" in source.read_text() and not any(
+        Path(folder, "cublasLt.h").exists() for folder in folders
+    ):
+        pytest.skip(
+            "there is no cublasLt.h, neither in nvcc's toolkit nor in a package of nvidia's"
+        )
+    system = [flag for folder in folders for flag in ("-isystem", folder)]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    command = [*cxx(), "-std=c++20", "-fsyntax-only", *warnings, "-DFUSEDRNN_WITH_CUDA"]
+    output_of([*command, f"-I{CSRC}", *system, str(source)])

@@ -1,0 +1,113 @@
+"""The kernels without torch: cpp/kernels_test.cpp, built under the sanitizers and run with
+every instruction set this machine has, AVX-512 lane by lane where it is not among them, and on
+arm64 where that can be emulated; and what the objects of the variants define, which no test that
+merely runs them could show."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fusedrnn import _C
+from support.native_build import (
+    ADDRESS,
+    KERNELS,
+    SHIPPED,
+    compiled,
+    compiler,
+    kernels,
+    output_of,
+    shipped,
+)
+from support.paths import TESTS
+
+EMULATED = TESTS / "kernels" / "cpp" / "emulated_avx512.cpp"
+PROGRAM = TESTS / "kernels" / "cpp" / "kernels_test.cpp"
+
+BUILDS = {
+    "optimized": SHIPPED,
+    "address": ADDRESS,
+    "thread": ["-O1", "-g1", "-fsanitize=thread"],
+}
+# Each n-th problem is run, for all that they slow down (3 and 20 times); threads order their work
+# alike in both precisions.
+RUN = {"optimized": ["1"], "address": ["3"], "thread": ["5", "by turns"]}
+ARM64 = ["aarch64-linux-gnu-g++", "qemu-aarch64"]
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def build(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def objects_of(build: str, place: pytest.TempPathFactory) -> list[str]:
+    made = shipped(KERNELS) if build == "optimized" else []
+    return made or kernels(place, *BUILDS[build])
+
+
+@pytest.fixture(scope="module")
+def objects(build: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return objects_of(build, tmp_path_factory)
+
+
+def test_kernels_match_the_scalar_reference(build: str, objects: list[str], tmp_path: Path) -> None:
+    # The reference is left unwatched: it would take longer than the kernels. But the atomics by
+    # which halves of a team wait have to be seen, or all that they order looks like a race.
+    watched = ["-fsanitize=thread"] if build == "thread" else []
+    test = compiled(compiler(), [PROGRAM], ["-O2", *watched], tmp_path)
+    program = str(tmp_path / "kernels_test")
+    output_of([*compiler(), *test, *objects, *BUILDS[build], "-pthread", "-o", program])
+
+    def run(isa: str) -> str:
+        return output_of([program, *RUN[build]], FUSEDRNN_CPU_ISA=isa)
+
+    isas = _C.cpu_isas()
+    with ThreadPoolExecutor(2) as pool:
+        for isa, said in zip(isas, pool.map(run, isas), strict=True):
+            assert said.startswith(f"{isa}: ")
+            assert said.endswith(" 0 failures\n")
+
+
+# No emulator at hand runs AVX-512: QEMU and Valgrind stop at AVX2.
+@pytest.mark.skipif("avx512" in _C.cpu_isas(), reason="AVX-512 is here and tested as itself")
+@pytest.mark.skipif("avx2" not in _C.cpu_isas(), reason="needs AVX2")
+def test_the_avx512_kernels_match_the_scalar_reference_lane_by_lane(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    others = objects_of("optimized", tmp_path_factory)
+    # Vectors wider than a register's have no calling convention; every function here is inlined.
+    objects = compiled(compiler(), [EMULATED, PROGRAM], ["-O1", "-Wno-psabi"], tmp_path)
+    objects += [path for path in others if Path(path).stem != "kernels_baseline"]
+    program = str(tmp_path / "kernels_test")
+    output_of([*compiler(), *objects, "-pthread", "-o", program])
+    said = output_of([program, "3"], FUSEDRNN_CPU_ISA="baseline")
+    assert said.startswith("baseline: ")
+    assert said.endswith(" 0 failures\n")
+
+
+# A function the linker saw in two variants it would merge, and a machine without AVX-512 could
+# then meet AVX-512 code in its baseline (see csrc/cpu/simd.h).
+def test_a_variant_defines_no_function_but_its_table(objects: list[str]) -> None:
+    for path in objects:
+        name = Path(path).stem
+        if not name.startswith("kernels_"):
+            continue
+        listing = output_of(["nm", "--defined-only", "--extern-only", "--demangle", path])
+        functions = re.findall(r"^\w+ [TWi] (.*)$", listing, re.MULTILINE)
+        assert functions == [f"fusedrnn::cpu::{name.removeprefix('kernels_')}::variant()"]
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ARM64)), reason=f"needs {' and '.join(ARM64)} on PATH"
+)
+def test_kernels_match_the_scalar_reference_on_emulated_arm64(tmp_path: Path) -> None:
+    objects = compiled(ARM64[:1], [*KERNELS, PROGRAM], ["-O2"], tmp_path)
+    program = str(tmp_path / "kernels_test")
+    output_of([ARM64[0], "-static", "-pthread", *objects, "-o", program])
+    said = output_of([ARM64[1], program, "5"], FUSEDRNN_CPU_ISA="baseline")
+    assert said.startswith("baseline: ")
+    assert said.endswith(" 0 failures\n")

@@ -1,0 +1,98 @@
+"""The operators under AddressSanitizer and UndefinedBehaviorSanitizer: the extension is built once
+more, and the tests of layers run on it, and on torch's memory, in a process of their own.
+
+The threads are torch's OpenMP, whose barriers ThreadSanitizer cannot see: under that one the
+kernels run on threads of the test's own (test_kernels_native.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from torch.utils import cpp_extension
+
+from fusedrnn import _binary
+from support.native_build import ADDRESS, compiled, compiler, kernels, output_of
+from support.paths import ROOT, TESTS
+
+# The slowest to compile first. The bindings, half of all the time, only hand arguments over.
+WATCHED = ("autograd", "stack", "by_torch", "cpu", "batched", "check", "choice")
+# All but the largest weights, which take as long as the others together.
+SELECTION = [str(TESTS / "layers" / "test_layers.py"), "-k", "not H1056"]
+
+# An input whose memory ends one element early.
+OVERRUN = """
+import ctypes, fusedrnn, torch
+print(fusedrnn.__file__, flush=True)
+short = ctypes.CDLL(None).malloc
+short.restype, short.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+values = (ctypes.c_float * 60).from_address(short(4 * 59))
+fusedrnn.LSTM(3, 5)(torch.frombuffer(values, dtype=torch.float32).view(5, 4, 3))
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fusedrnn whose extension is watched."""
+    place = tmp_path_factory.mktemp("sanitized")
+    headers = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
+    torch_flags = [flag for path in headers for flag in ("-isystem", path)]
+    torch_flags += ["-fopenmp", "-fvisibility=hidden", "-DTORCH_EXTENSION_NAME=_C"]
+    torch_flags += ["-DTORCH_API_INCLUDE_EXTENSION_H"]
+    operators = [ROOT / "csrc" / "ops" / f"{name}.cpp" for name in WATCHED]
+    plan, bindings = (ROOT / "csrc" / "cuda").glob("*.cpp"), ROOT / "csrc" / "ops" / "python.cpp"
+    objects = compiled(compiler(), [bindings], ["-O0", "-fPIC", *torch_flags], place)
+    objects += compiled(compiler(), [*operators, *plan], [*ADDRESS, *torch_flags], place)
+    library = place / "fusedrnn" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library.parent.mkdir()
+    for source in (ROOT / "fusedrnn").glob("*.py"):
+        (library.parent / source.name).symlink_to(source)
+    folders = cpp_extension.library_paths()
+    libraries = [f"-L{path}" for path in folders]
+    libraries += ["-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python"]
+    libraries += [str(path) for folder in folders for path in Path(folder).glob("libgomp*.so*")]
+    sanitizers = [flag for flag in ADDRESS if flag.startswith("-f")]
+    objects += kernels(tmp_path_factory, *ADDRESS)
+    command = [*compiler(), "-shared", *sanitizers, *objects, *libraries]
+    output_of([*command, "-o", str(library)])
+    info = _binary.build_info() | {"sources": _binary.digest(ROOT / "csrc")}
+    library.with_name(_binary.INFO).write_text(json.dumps(info))
+    return library.parent
+
+
+def watched(package: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with that package; whatever a sanitizer finds ends it with a failure."""
+    runtimes = [output_of([*compiler(), f"-print-file-name=lib{n}.so"]) for n in ("asan", "ubsan")]
+    environment = {
+        "LD_PRELOAD": ":".join(runtime.strip() for runtime in runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "PYTHONPATH": os.pathsep.join([str(package.parent), str(TESTS)]),
+    }
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=package.parent,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_one_element_beyond_the_input_is_seen(package: Path) -> None:
+    done = watched(package, "-c", OVERRUN)
+    assert done.stdout == f"{package / '__init__.py'}\n"
+    assert done.returncode
+    assert "heap-buffer-overflow" in done.stderr
+    assert "READ of size" in done.stderr
+
+
+def test_layers_pass_their_tests_under_the_sanitizers(package: Path) -> None:
+    done = watched(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SELECTION)
+    assert not done.returncode, f"{done.stdout}\n{done.stderr}"
+    assert " passed" in done.stdout

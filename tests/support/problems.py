@@ -1,0 +1,296 @@
+"""Problems to run three times: by fusedrnn, by torch.nn, and by the reference in float64.
+
+A Problem is everything that decides a call: sizes, flags, which inputs require gradients
+and which outputs are used. Weights and inputs are drawn in float64 and rounded to the dtype
+under test, and the float64 run starts from the rounded values, so that all three compute
+the same function. They are drawn on the CPU, whatever the device under test, and the float64 run
+stays there. `covering` picks problems such that every pair of choices meets.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import combinations, product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import fusedrnn
+from fusedrnn import reference
+from support.accuracy import assert_as_accurate_as
+
+MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
+SHORT = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call. ``form``: batched, batch_first, unbatched, sorted or unsorted (packed).
+
+    ``hx``: none, given, or grad (given and requiring grad). ``frozen``: which weights require
+    no grad: none, hh (the recurrent ones) or all. ``use``: which outputs have a gradient.
+    ``strided``: input is a view with no unit stride. ``dropout`` acts as in training.
+    """
+
+    mode: str = "LSTM"
+    T: int = 5
+    B: int = 3
+    I: int = 4  # noqa: E741
+    H: int = 6
+    L: int = 1
+    P: int = 0
+    dtype: torch.dtype = torch.float32
+    form: str = "batched"
+    bidirectional: bool = False
+    bias: bool = True
+    dropout: float = 0.0
+    hx: str = "none"
+    frozen: str = "none"
+    use: str = "all"
+    strided: bool = False
+
+    def __str__(self) -> str:
+        words = [self.mode, SHORT[self.dtype]]
+        words += [f"{k}{getattr(self, k)}" for k in "TBIH"]
+        for field in fields(self)[5:]:
+            value = getattr(self, field.name)
+            if field.name != "dtype" and value != field.default:
+                text = value if isinstance(value, str) else "" if value is True else str(value)
+                words.append(field.name + text if field.name != "form" else str(value))
+        return "-".join(words)
+
+    @property
+    def D(self) -> int:
+        """Directions."""
+        return 1 + self.bidirectional
+
+
+def device_under_test() -> torch.device:
+    """Where ours and torch.nn's run: torch's default device, which ``--device`` sets."""
+    return torch.get_default_device()
+
+
+def on_device(problem: Problem) -> Problem:
+    """The problem as the device under test can be held to it: cuDNN draws dropout of its own."""
+    return problem if device_under_test().type == "cpu" else replace(problem, dropout=0.0)
+
+
+def make(problem: Problem, namespace: Any, **factory: Any) -> nn.RNNBase:
+    """The problem's module from ``fusedrnn`` or ``torch.nn``, on this device and of this dtype."""
+    p = problem
+    options: dict[str, Any] = {
+        "num_layers": p.L,
+        "bias": p.bias,
+        "batch_first": p.form == "batch_first",
+        "dropout": p.dropout,
+        "bidirectional": p.bidirectional,
+    }
+    if p.mode == "LSTM":
+        options["proj_size"] = p.P
+    if p.mode.startswith("RNN"):
+        options["nonlinearity"] = p.mode[4:].lower()
+    module: nn.RNNBase = getattr(namespace, p.mode[:4].rstrip("_"))(p.I, p.H, **options, **factory)
+    return module
+
+
+def build(problem: Problem, namespace: Any, device: torch.device | None = None) -> nn.RNNBase:
+    """The problem's module with the problem's weights."""
+    p = problem
+    torch.manual_seed(1)
+    module = make(p, namespace, dtype=torch.float64, device="cpu")
+    module.to(device or device_under_test(), p.dtype)
+    for name, parameter in module.named_parameters():
+        frozen = p.frozen == "all" or (p.frozen == "hh" and "weight_hh" in name)
+        parameter.requires_grad_(not frozen)
+    return module
+
+
+def inputs(
+    problem: Problem, dtype: torch.dtype, device: torch.device | None = None
+) -> tuple[Any, tuple[Tensor, ...], list[Tensor]]:
+    """(input, states or (), the leaves among them that may get a gradient)."""
+    p = problem
+    generator = torch.Generator("cpu").manual_seed(2)
+    device = device or device_under_test()
+
+    def draw(*shape: int) -> Tensor:
+        values = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
+        return values.to(p.dtype).to(device, dtype)
+
+    shape = {"unbatched": (p.T, p.I), "batch_first": (p.B, p.T, p.I)}.get(p.form, (p.T, p.B, p.I))
+    x = draw(*shape)
+    if p.strided:
+        wide = torch.full((*shape[:-1], 2 * shape[-1] + 1), torch.nan, dtype=dtype, device=device)
+        wide[..., 1::2] = x
+        x = wide[..., 1::2].detach()
+    leaves = [x.requires_grad_()]
+    input: Any = x
+    if p.form in ("sorted", "unsorted"):
+        lengths = torch.randint(1, p.T + 1, (p.B,), generator=generator, device="cpu")
+        lengths[0] = p.T
+        lengths = lengths.sort(descending=True).values
+        if p.form == "unsorted":
+            lengths = lengths[torch.randperm(p.B, generator=generator, device="cpu")]
+        input = pack_padded_sequence(x, lengths, enforce_sorted=p.form == "sorted")
+    states: tuple[Tensor, ...] = ()
+    if p.hx != "none":
+        batch = () if p.form == "unbatched" else (p.B,)
+        states = (draw(p.L * p.D, *batch, p.P or p.H),)
+        if p.mode == "LSTM":
+            states += (draw(p.L * p.D, *batch, p.H),)
+    if p.hx == "grad":
+        leaves += [s.requires_grad_() for s in states]
+    return input, states, leaves
+
+
+def _exact(
+    problem: Problem, module: nn.RNNBase, input: Any, states: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """What ``module(input, states)`` means, by the reference."""
+    p = problem
+    x, batch_sizes, order, original = (
+        input if isinstance(input, PackedSequence) else (input, None, None, None)
+    )
+    if p.form == "batch_first":
+        x = x.transpose(0, 1)
+    if p.form == "unbatched":
+        x, states = x.unsqueeze(1), tuple(s.unsqueeze(1) for s in states)
+    if order is not None:
+        states = tuple(s[:, order] for s in states)
+    hx, cx = (*states, None, None)[:2]
+    weights = [w for group in module.all_weights for w in group]
+    y, *final = reference.stack(
+        x, batch_sizes, hx, cx, weights, p.mode, p.bias, p.L, p.dropout, True, p.bidirectional
+    )
+    final = final if p.mode == "LSTM" else final[:1]
+    if original is not None:
+        final = [s[:, original] for s in final]
+    if p.form == "unbatched":
+        y, final = y.squeeze(1), [s.squeeze(1) for s in final]
+    return (y.transpose(0, 1) if p.form == "batch_first" else y, *final)
+
+
+def run(problem: Problem, by: str, device: torch.device | None = None) -> dict[str, Tensor | None]:
+    """Outputs and gradients by "fusedrnn", "torch" or "exact" (the reference in float64)."""
+    p = on_device(problem)
+    device = torch.device("cpu") if by == "exact" else device or device_under_test()
+    module = build(p, fusedrnn if by == "fusedrnn" else nn, device)
+    if by == "exact":
+        module.double()
+    input, states, leaves = inputs(p, torch.float64 if by == "exact" else p.dtype, device)
+    torch.manual_seed(3)  # for dropout
+    threads = torch.get_num_threads()
+    if by != "fusedrnn":  # per-step operators on several threads crawl on a busy machine
+        torch.set_num_threads(1)
+    if by == "exact":
+        outputs = _exact(p, module, input, states)
+    else:
+        hx: Any = (states if p.mode == "LSTM" else states[0]) if states else None
+        output, final = module(input, hx)
+        data = output.data if isinstance(output, PackedSequence) else output
+        outputs = (data, *final) if p.mode == "LSTM" else (data, final)
+    names = ("output", "h_n", "c_n")
+    results: dict[str, Tensor | None] = dict(zip(names, outputs, strict=False))
+    used = [v for k, v in zip(names, outputs, strict=False) if p.use in ("all", k)]
+    generator = torch.Generator("cpu").manual_seed(4)
+    draw = partial(torch.randn, dtype=torch.float64, generator=generator, device="cpu")
+    slopes = [draw(v.shape).to(p.dtype).to(v) for v in used]
+    torch.autograd.backward(used, slopes)
+    torch.set_num_threads(threads)
+    leaf_names = ("input", "hx", "cx")
+    results |= {f"grad {k}": v.grad for k, v in zip(leaf_names, leaves, strict=False)}
+    results |= {f"grad {k}": v.grad for k, v in module.named_parameters()}
+    return results
+
+
+def check(problem: Problem, *, factor: float = 2) -> dict[str, Tensor | None]:
+    """Assert that fusedrnn is as accurate as torch.nn, outputs and every gradient."""
+    ours, theirs, exact = (run(problem, by) for by in ("fusedrnn", "torch", "exact"))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        expected, reference = theirs[name], exact[name]
+        if expected is None or reference is None:  # no path to the outputs used
+            assert value is None or not value.count_nonzero(), f"{name}: expected no gradient"
+        else:
+            assert value is not None, f"{name}: expected a gradient, got None"
+            assert_as_accurate_as(value, expected, reference, factor=factor, name=name)
+    return ours
+
+
+def covering(choices: Mapping[str, Sequence[Any]], *, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Few rows in which every pair of values of any two choices occurs (a covering array)."""
+    random_ = random.Random(seed)
+    names = list(choices)
+    missing = {
+        frozenset(((a, x), (b, y)))
+        for a, b in combinations(names, 2)
+        for x, y in product(choices[a], choices[b])
+    }
+
+    def gain(row: dict[str, Any]) -> int:
+        return sum(frozenset(pair) in missing for pair in combinations(row.items(), 2))
+
+    while missing:
+        # The best of a few random rows that contain one pair still missing.
+        seed_pair = dict(min(missing, key=lambda pair: sorted(map(str, pair))))
+        rows = [
+            {name: random_.choice(choices[name]) for name in names} | seed_pair for _ in range(50)
+        ]
+        row = max(rows, key=gain)
+        missing -= {frozenset(pair) for pair in combinations(row.items(), 2)}
+        yield row
+
+
+def grid(mode: str, choices: Mapping[str, Sequence[Any]], *, seed: int = 0) -> list[Problem]:
+    """A covering array of problems for ``mode``; choices it has no use for take their default."""
+    problems = {}
+    for row in covering(choices, seed=seed):
+        problem = Problem(mode, **row)
+        if mode != "LSTM":
+            problem = replace(problem, P=0, use="all" if problem.use == "c_n" else problem.use)
+        if problem.P >= problem.H:
+            problem = replace(problem, P=0)
+        if problem.form == "unbatched":
+            problem = replace(problem, B=1)
+        if problem.L == 1:
+            problem = replace(problem, dropout=0.0)
+        problems[str(problem)] = problem
+    return list(problems.values())
+
+
+def each(
+    modes: Sequence[str], variants: Sequence[Mapping[str, Any]], **common: Any
+) -> list[Problem]:
+    """Every variant in every mode; projections only where there are any."""
+    pairs = product(modes, variants)
+    return [Problem(m, **{**common, **v}) for m, v in pairs if m == "LSTM" or "P" not in v]
+
+
+# One of each thing that takes another path in the kernels; small enough to repeat everywhere.
+CORE = [
+    replace(problem, mode=mode)
+    for mode in MODES
+    for problem in (
+        Problem(T=1, B=1, I=1, H=1),
+        Problem(T=7, B=5, I=3, H=37, hx="grad", L=2, bidirectional=True),
+        Problem(T=9, B=6, I=5, H=19, form="unsorted", hx="grad", bidirectional=True),
+        Problem(T=4, B=2, H=100, bias=False, dtype=torch.float64, hx="given"),
+        Problem(T=6, B=17, H=128, dtype=torch.bfloat16),
+        Problem(T=3, B=3, H=33, dtype=torch.float16, form="sorted"),
+        Problem(T=1, B=3, I=131, H=133, hx="grad"),
+        Problem(T=5, B=4, I=257, H=131, form="sorted", hx="grad", bidirectional=True),
+    )
+] + [
+    Problem("LSTM", T=6, B=4, H=21, P=5, bidirectional=True, L=2, hx="grad"),
+    Problem("LSTM", T=6, B=4, H=40, P=8, form="unsorted", hx="grad"),
+]
