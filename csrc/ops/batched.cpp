@@ -1,6 +1,7 @@
-// layer_backward for torch.autograd.grad(..., is_grads_batched=True), which still runs on torch's
-// first vmap, not on torch.func's (whose rules are in fusedrnn/transforms.py): a call for each
-// gradient, because as a rule only the gradients are mapped, and the weights' are wanted apart.
+// layer_backward under torch.autograd.grad(..., is_grads_batched=True). That still runs on torch's
+// first vmap, not on torch.func's, whose rules are in fusedrnn/_ops/vmap.py. It makes a call for
+// each gradient: as a rule only the gradients are mapped, and each call has weight gradients of its
+// own.
 #if __has_include(<ATen/LegacyBatchedTensorImpl.h>)
 #include <ATen/LegacyBatchedTensorImpl.h>
 #include <ATen/ops/stack.h>
@@ -9,7 +10,7 @@
 
 #include <algorithm>
 
-#include "ops/layer.h"
+#include "ops/schema.h"
 
 namespace fusedrnn::ops {
 namespace {
@@ -44,24 +45,48 @@ class Argument {
   std::vector<Tensor> slices_;
 };
 
-std::vector<Tensor> layer_backward_batched(const OptionalTensor& grad_output,
-                                           const OptionalTensor& grad_h_n,
-                                           const OptionalTensor& grad_c_n, const Tensor& input,
-                                           const OptionalTensor& batch_sizes,
-                                           const OptionalTensor& hx, const OptionalTensor& cx,
-                                           at::TensorList weights, const Tensor& output,
-                                           const Tensor& reserve, c10::string_view mode,
-                                           bool has_biases, const c10::List<bool>& needs) {
-  std::vector<Tensor> tensors{grad_output.value_or(Tensor()),
-                              grad_h_n.value_or(Tensor()),
-                              grad_c_n.value_or(Tensor()),
-                              input,
-                              hx.value_or(Tensor()),
-                              cx.value_or(Tensor()),
-                              output,
-                              reserve};
-  const size_t first_weight = tensors.size();
-  tensors.insert(tensors.end(), weights.begin(), weights.end());
+// Tensors that may be mapped, in this order; the weights follow.
+enum Tensors : size_t {
+  kGradOutput,
+  kGradH,
+  kGradC,
+  kInput,
+  kHx,
+  kCx,
+  kOutput,
+  kReserve,
+  kFirstWeight
+};
+
+std::vector<Tensor> tensors_of(const Operands& o, const Cotangents& c) {
+  std::vector<Tensor> tensors{c.grad_output.value_or(Tensor()),
+                              c.grad_h_n.value_or(Tensor()),
+                              c.grad_c_n.value_or(Tensor()),
+                              o.input,
+                              o.hx.value_or(Tensor()),
+                              o.cx.value_or(Tensor()),
+                              c.output,
+                              c.reserve};
+  tensors.insert(tensors.end(), o.weights.all.begin(), o.weights.all.end());
+  return tensors;
+}
+
+// The call with its tensors replaced.
+std::vector<Tensor> call_with(const std::vector<Tensor>& tensors, const Operands& o,
+                              const Cotangents& c) {
+  const auto maybe = [&](Tensors k) {
+    return tensors[k].defined() ? OptionalTensor(tensors[k]) : std::nullopt;
+  };
+  const OptionalTensor dy = maybe(kGradOutput), dh_n = maybe(kGradH), dc_n = maybe(kGradC),
+                       hx = maybe(kHx), cx = maybe(kCx);
+  WeightList weights = o.weights;
+  weights.all = at::TensorList(tensors).slice(kFirstWeight);
+  return layer_backward({tensors[kInput], o.batch_sizes, hx, cx, weights, o.cell, o.train},
+                        {dy, dh_n, dc_n, tensors[kOutput], tensors[kReserve], c.needs});
+}
+
+std::vector<Tensor> layer_backward_batched(const Operands& o, const Cotangents& c) {
+  const std::vector<Tensor> tensors = tensors_of(o, c);
   int64_t level = 0;
   for (const Tensor& tensor : tensors) {
     if (const auto* dim = innermost(tensor)) level = std::max(level, dim->level());
@@ -76,12 +101,9 @@ std::vector<Tensor> layer_backward_batched(const OptionalTensor& grad_output,
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::VmapMode);
   std::vector<std::vector<Tensor>> by_gradient;
   for (size_t i = 0; i < count; ++i) {
-    auto at = [&](size_t k) { return arguments[k].at(i); };
-    auto maybe = [&](size_t k) { return at(k).defined() ? OptionalTensor(at(k)) : std::nullopt; };
-    std::vector<Tensor> w;
-    for (size_t k = first_weight; k < arguments.size(); ++k) w.push_back(at(k));
-    const auto found = layer_backward(maybe(0), maybe(1), maybe(2), at(3), batch_sizes, maybe(4),
-                                      maybe(5), w, at(6), at(7), mode, has_biases, needs);
+    std::vector<Tensor> of_call;
+    for (const Argument& argument : arguments) of_call.push_back(argument.at(i));
+    const auto found = call_with(of_call, o, c);
     by_gradient.resize(found.size());
     for (size_t k = 0; k < found.size(); ++k) by_gradient[k].push_back(found[k]);
   }
@@ -94,7 +116,9 @@ std::vector<Tensor> layer_backward_batched(const OptionalTensor& grad_output,
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fusedrnn, Batched, m) { m.impl("layer_backward", layer_backward_batched); }
+TORCH_LIBRARY_IMPL(fusedrnn, Batched, m) {
+  m.impl("layer_backward", layer_backward_op<layer_backward_batched>);
+}
 
 }  // namespace fusedrnn::ops
 #endif

@@ -7,29 +7,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace fusedrnn::ops {
-
-Cell cell_of(c10::string_view mode) {
-  if (mode == "LSTM") return Cell::kLstm;
-  if (mode == "GRU") return Cell::kGru;
-  if (mode == "RNN_TANH") return Cell::kRnnTanh;
-  if (mode == "RNN_RELU") return Cell::kRnnRelu;
-  TORCH_CHECK(false, "fusedrnn: mode must be LSTM, GRU, RNN_TANH or RNN_RELU, got ", mode);
-}
-
-DType dtype_of(at::ScalarType type) {
-  if (type == at::kFloat) return DType::kFloat32;
-  if (type == at::kDouble) return DType::kFloat64;
-  TORCH_CHECK(false, "fusedrnn: a layer computes in float32 or float64, got ", type);
-}
-
-int64_t weights_of_direction(Cell cell, bool has_biases, int64_t count) {
-  const int64_t plain = has_biases ? 4 : 2;
-  if (cell == Cell::kLstm && (count == plain + 1 || count == 2 * (plain + 1))) return plain + 1;
-  TORCH_CHECK(count == plain || count == 2 * plain, "fusedrnn: a layer takes ", plain, " or ",
-              2 * plain, " weights", cell == Cell::kLstm ? " (one more a direction projected)" : "",
-              ", got ", count);
-  return plain;
-}
+namespace {
 
 void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
                   const char* symbols, const Tensor& input) {
@@ -42,8 +20,6 @@ void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
               input.scalar_type(), " as input is, got ", tensor.scalar_type());
 }
 
-namespace {
-
 void check_layout(const char* name, const Tensor& tensor) {
   TORCH_CHECK_TYPE(tensor.defined(), "fusedrnn: ", name, " must be a Tensor, got None");
   TORCH_CHECK_NOT_IMPLEMENTED(!tensor.is_nested(), "fusedrnn: ", name,
@@ -54,21 +30,20 @@ void check_layout(const char* name, const Tensor& tensor) {
 
 }  // namespace
 
-void check_devices(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
-                   at::TensorList weights) {
-  check_layout("input", input);
-  for (const Tensor& weight : weights) check_layout("weights", weight);
-  if (hx) check_layout("hx", *hx);
-  if (cx) check_layout("cx", *cx);
-  for (const Tensor& weight : weights) {
-    TORCH_CHECK(weight.device() == input.device(),
+void check_devices(const Operands& o) {
+  check_layout("input", o.input);
+  for (const Tensor& weight : o.weights.all) check_layout("weights", weight);
+  if (o.hx) check_layout("hx", *o.hx);
+  if (o.cx) check_layout("cx", *o.cx);
+  for (const Tensor& weight : o.weights.all) {
+    TORCH_CHECK(weight.device() == o.input.device(),
                 "Input and parameter tensors are not at the same device, found input tensor at ",
-                input.device(), " and parameter tensor at ", weight.device());
+                o.input.device(), " and parameter tensor at ", weight.device());
   }
-  for (const OptionalTensor* state : {&hx, &cx}) {
-    TORCH_CHECK(!*state || (*state)->device() == input.device(),
+  for (const OptionalTensor* state : {&o.hx, &o.cx}) {
+    TORCH_CHECK(!*state || (*state)->device() == o.input.device(),
                 "Input and hidden tensors are not at the same device, found input tensor at ",
-                input.device(), " and hidden tensor at ", (*state)->device());
+                o.input.device(), " and hidden tensor at ", (*state)->device());
   }
 }
 
@@ -83,9 +58,44 @@ bool is_plain(const Tensor& tensor) {
          !tensor._fw_grad(/*level=*/0).defined();
 }
 
+PackedOffsets packed_offsets(at::IntArrayRef batch_sizes, int64_t N) {
+  const auto T = int64_t(batch_sizes.size());
+  PackedOffsets offsets{std::vector<int64_t>(T + 1, 0), ""};
+  const auto refuse = [&](auto... words) {
+    offsets.fault = c10::str("batch_sizes must ", words...);
+    return offsets;
+  };
+  for (int64_t t = 0; t < T; ++t) {
+    const int64_t rows = batch_sizes[t], before = offsets.begin[t];
+    if (rows <= 0 || (t > 0 && rows > batch_sizes[t - 1]))
+      return refuse("be positive and never rise, got ", rows, " at step ", t);
+    if (N >= 0 && rows > N - before)  // compared like this no sum overflows
+      return refuse("add up to the ", N, " rows of input, got more by step ", t);
+    offsets.begin[t + 1] = before + rows;
+  }
+  if (N >= 0 && offsets.begin[T] != N)
+    return refuse("add up to the ", N, " rows of input, got ", offsets.begin[T]);
+  return offsets;
+}
+
+Problem sizes_of(const Operands& o) {
+  const DirectionWeights w = o.weights.of(0);
+  Problem p{};
+  p.cell = o.cell;
+  p.projected = o.weights.projected;
+  p.training = o.train;
+  p.packed = o.packed();
+  p.I = w.w_ih->size(1);
+  p.H = w.w_ih->size(0) / gates_of(o.cell);
+  p.P = w.w_hh->size(1);
+  p.T = p.packed ? 0 : o.input.size(0);
+  p.B = p.packed ? 0 : o.input.size(1);
+  return p;
+}
+
 namespace {
 
-// Contiguous; refused where its storage was freed or cut short behind its back, so that sizes lie.
+// Contiguous. Refuses a tensor whose storage was freed or cut short behind its back: its sizes lie.
 Tensor in_memory(const Tensor& tensor) {
   const size_t offset = tensor.storage_offset(), bytes = tensor.storage().nbytes();
   const size_t needed = tensor.is_contiguous()
@@ -98,154 +108,119 @@ Tensor in_memory(const Tensor& tensor) {
   return tensor.contiguous();
 }
 
-std::vector<int64_t> packed_offsets(const Tensor& batch_sizes, int64_t N) {
-  const Tensor sizes = in_memory(batch_sizes);
-  const int64_t* rows = sizes.const_data_ptr<int64_t>();
-  std::vector<int64_t> offsets(sizes.numel() + 1, 0);
-  for (int64_t t = 0; t < sizes.numel(); ++t) {
-    TORCH_CHECK(rows[t] > 0 && (t == 0 || rows[t] <= rows[t - 1]),
-                "fusedrnn: batch_sizes must be positive and never rise, got ", rows[t], " at step ",
-                t);
-    // Compared like this no sum overflows.
-    TORCH_CHECK(rows[t] <= N - offsets[t], "fusedrnn: batch_sizes must add up to the ", N,
-                " rows of input, got more by step ", t);
-    offsets[t + 1] = offsets[t] + rows[t];
+Problem checked_sizes(const Operands& o) {
+  TORCH_CHECK_TYPE(o.input.defined(), "fusedrnn: input must be a Tensor, got None");
+  TORCH_CHECK(o.input.dim() == (o.packed() ? 2 : 3), "fusedrnn: input must be ",
+              o.packed() ? "2-D (N, I) with batch_sizes" : "3-D (T, B, I)", ", got ",
+              o.input.sizes());
+  const DirectionWeights w = o.weights.of(0);
+  TORCH_CHECK(w.w_ih->dim() == 2 && w.w_hh->dim() == 2,
+              "fusedrnn: w_ih and w_hh must be matrices, got ", w.w_ih->sizes(), " and ",
+              w.w_hh->sizes());
+  const Problem p = sizes_of(o);
+  TORCH_CHECK(o.input.size(-1) == p.I, "input.size(-1) must be equal to input_size. Expected ", p.I,
+              ", got ", o.input.size(-1));
+  TORCH_CHECK(p.I > 0 && p.H > 0 && p.P > 0,
+              "fusedrnn: input_size, hidden_size and the size of h must be greater than zero, got ",
+              p.I, ", ", p.H, " and ", p.P);
+  return p;
+}
+
+// T and B of packed rows.
+void fit_batch_sizes(const Operands& o, bool read_sizes, Call* call) {
+  const Tensor& sizes = *o.batch_sizes;
+  TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.device().is_cpu(),
+              "fusedrnn: batch_sizes must be an int64 vector on the CPU, got ", sizes.scalar_type(),
+              " ", sizes.sizes(), " on ", sizes.device());
+  Problem& p = call->problem;
+  p.T = sizes.numel();
+  if (!read_sizes) {
+    const OptionalTensor& state = o.hx ? o.hx : o.cx;
+    p.B = state && state->dim() > 1 ? state->size(1) : 0;
+  } else if (p.T > 0) {
+    const Tensor rows = in_memory(sizes);
+    PackedOffsets offsets =
+        packed_offsets({rows.const_data_ptr<int64_t>(), size_t(p.T)}, o.input.size(0));
+    TORCH_CHECK(offsets.fault.empty(), "fusedrnn: ", offsets.fault);
+    call->offsets = std::move(offsets.begin);
+    p.B = call->offsets[1];
   }
-  TORCH_CHECK(offsets.back() == N, "fusedrnn: batch_sizes must add up to the ", N,
-              " rows of input, got ", offsets.back());
-  return offsets;
 }
 
 }  // namespace
 
-Call fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-         const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-         bool read_sizes, Weights type) {
-  TORCH_CHECK_TYPE(input.defined(), "fusedrnn: input must be a Tensor, got None");
+Call fit(const Operands& o, bool read_sizes, Stored stored) {
   Call call{};
-  call.cell = cell_of(mode);
-  const bool packed = batch_sizes.has_value();
-  TORCH_CHECK(input.dim() == (packed ? 2 : 3), "fusedrnn: input must be ",
-              packed ? "2-D (N, I) with batch_sizes" : "3-D (T, B, I)", ", got ", input.sizes());
-  call.per_direction = weights_of_direction(call.cell, has_biases, int64_t(weights.size()));
-  call.D = int64_t(weights.size()) / call.per_direction;
-
-  Problem& p = call.problem;
-  p.cell = call.cell;
-  p.projected = call.per_direction % 2 == 1;
-  TORCH_CHECK(weights[0].dim() == 2 && weights[1].dim() == 2,
-              "fusedrnn: w_ih and w_hh must be matrices, got ", weights[0].sizes(), " and ",
-              weights[1].sizes());
-  const int64_t gates = gates_of(p.cell);
-  p.I = weights[0].size(1);
-  p.H = weights[0].size(0) / gates;
-  p.P = weights[1].size(1);
-  TORCH_CHECK(input.size(-1) == p.I, "input.size(-1) must be equal to input_size. Expected ", p.I,
-              ", got ", input.size(-1));
-  TORCH_CHECK(p.I > 0 && p.H > 0 && p.P > 0,
-              "fusedrnn: input_size, hidden_size and the size of h must be greater than zero, got ",
-              p.I, ", ", p.H, " and ", p.P);
-  p.T = packed ? 0 : input.size(0);
-  p.B = packed ? 0 : input.size(1);
-  if (packed) {
-    TORCH_CHECK(batch_sizes->dim() == 1 && batch_sizes->scalar_type() == at::kLong &&
-                    batch_sizes->device().is_cpu(),
-                "fusedrnn: batch_sizes must be an int64 vector on the CPU, got ",
-                batch_sizes->scalar_type(), " ", batch_sizes->sizes(), " on ",
-                batch_sizes->device());
-    p.T = batch_sizes->numel();
-  }
+  call.D = o.weights.directions();
+  call.has_biases = o.weights.has_biases;
+  call.problem = checked_sizes(o);
+  if (o.packed()) fit_batch_sizes(o, read_sizes, &call);
+  const Problem& p = call.problem;
   TORCH_CHECK(p.T > 0, "Expected sequence length to be larger than 0 in RNN");
-  if (packed && read_sizes) {
-    call.offsets = packed_offsets(*batch_sizes, input.size(0));
-    p.B = call.offsets[1];
-  } else if (packed && hx) {
-    p.B = hx->dim() > 1 ? hx->size(1) : 0;
-  } else if (packed && cx) {
-    p.B = cx->dim() > 1 ? cx->size(1) : 0;
-  }
-  const Tensor& like = type == Weights::kAsInput ? input : weights[0];
+  const Tensor& like = stored == Stored::kAsInput ? o.input : *o.weights.of(0).w_ih;
   for (int64_t d = 0; d < call.D; ++d) {
-    const Tensor* w = weights.data() + d * call.per_direction;
-    check_tensor("w_ih", w[0], {gates * p.H, p.I}, "(G*H, I)", like);
-    check_tensor("w_hh", w[1], {gates * p.H, p.P}, "(G*H, P)", like);
-    if (has_biases) {
-      check_tensor("b_ih", w[2], {gates * p.H}, "(G*H)", like);
-      check_tensor("b_hh", w[3], {gates * p.H}, "(G*H)", like);
-    }
-    if (p.projected) {
-      check_tensor("w_hr", w[call.per_direction - 1], {p.P, p.H}, "(P, H)", like);
-    } else {
-      TORCH_CHECK(p.P == p.H, "fusedrnn: w_hh must be ", at::IntArrayRef({gates * p.H, p.H}),
-                  " (G*H, H), got ", w[1].sizes());
-    }
+    each_weight(p, o.weights.of(d),
+                [&](const char* name, const Tensor& weight, at::IntArrayRef shape,
+                    const char* symbols) { check_tensor(name, weight, shape, symbols, like); });
   }
-  if (hx) check_tensor("hx", *hx, {call.D, p.B, p.P}, "(D, B, P)", input);
-  TORCH_CHECK(!cx || p.cell == Cell::kLstm, "fusedrnn: only an LSTM takes cx, got one for ", mode);
-  if (cx) check_tensor("cx", *cx, {call.D, p.B, p.H}, "(D, B, H)", input);
+  if (o.hx) check_tensor("hx", *o.hx, {call.D, p.B, p.P}, "(D, B, P)", o.input);
+  TORCH_CHECK(!o.cx || spec(o.cell).has_c, "fusedrnn: only ",
+              names_of_cells([](const CellSpec& each) { return each.has_c; }),
+              " takes cx, got one for ", spec(o.cell).name);
+  if (o.cx) check_tensor("cx", *o.cx, {call.D, p.B, p.H}, "(D, B, H)", o.input);
   return call;
 }
 
-Call check(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-           const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-           bool train, Weights type) {
-  Call call = fit(input, batch_sizes, hx, cx, weights, mode, has_biases, /*read_sizes=*/true, type);
-  const bool low = type == Weights::kBFloat16 && input.scalar_type() == at::kBFloat16;
-  call.problem.dtypes = all_of(low ? DType::kFloat32 : dtype_of(input.scalar_type()));
-  if (type == Weights::kBFloat16) call.problem.dtypes.stored = DType::kBFloat16;
-  call.problem.training = train;
-  call.weights.reserve(weights.size());
-  for (const Tensor& weight : weights) call.weights.push_back(in_memory(weight));
-  if (hx) call.hx = in_memory(*hx);
-  if (cx) call.cx = in_memory(*cx);
-  call.input = in_memory(input);
+Call check(const Operands& o, Stored stored) {
+  Call call = fit(o, /*read_sizes=*/true, stored);
+  const bool low = stored == Stored::kBFloat16 && o.input.scalar_type() == at::kBFloat16;
+  call.problem.dtypes = all_of(low ? DType::kFloat32 : dtype_of(o.input.scalar_type()));
+  if (stored == Stored::kBFloat16) call.problem.dtypes.stored = DType::kBFloat16;
+  call.weights.reserve(o.weights.all.size());
+  for (const Tensor& weight : o.weights.all) call.weights.push_back(in_memory(weight));
+  if (o.hx) call.hx = in_memory(*o.hx);
+  if (o.cx) call.cx = in_memory(*o.cx);
+  call.input = in_memory(o.input);
   return call;
 }
 
-void fit_backward(const Call& call, const OptionalTensor& grad_output,
-                  const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
-                  const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
-                  at::TensorList weights, const Tensor& output, const c10::List<bool>& needs) {
+void fit_backward(const Call& call, const Operands& o, const Cotangents& c) {
   const int64_t D = call.D, B = call.problem.B, H = call.problem.H, P = call.problem.P;
-  TORCH_CHECK(needs.size() == 3 + weights.size(), "fusedrnn: needs must have an entry for input, ",
-              "hx, cx and each of the ", weights.size(), " weights, got ", needs.size());
-  TORCH_CHECK((hx || !needs[1]) && (cx || !needs[2]),
+  TORCH_CHECK(c.needs.size() == 3 + o.weights.all.size(),
+              "fusedrnn: needs must have an entry for input, hx, cx and each of the ",
+              o.weights.all.size(), " weights, got ", c.needs.size());
+  TORCH_CHECK((o.hx || !c.needs[1]) && (o.cx || !c.needs[2]),
               "fusedrnn: the gradient of a state that was not given was asked for");
-  std::vector<int64_t> y_shape(input.sizes().begin(), input.sizes().end() - 1);
+  std::vector<int64_t> y_shape(o.input.sizes().begin(), o.input.sizes().end() - 1);
   y_shape.push_back(D * P);
-  check_tensor("output", output, y_shape, "(*, D*P)", input);
-  if (grad_output) check_tensor("grad_output", *grad_output, y_shape, "(*, D*P)", input);
-  if (grad_h_n) check_tensor("grad_h_n", *grad_h_n, {D, B, P}, "(D, B, P)", input);
-  if (grad_c_n && call.cell == Cell::kLstm)
-    check_tensor("grad_c_n", *grad_c_n, {D, B, H}, "(D, B, H)", input);
+  check_tensor("output", c.output, y_shape, "(*, D*P)", o.input);
+  if (c.grad_output) check_tensor("grad_output", *c.grad_output, y_shape, "(*, D*P)", o.input);
+  if (c.grad_h_n) check_tensor("grad_h_n", *c.grad_h_n, {D, B, P}, "(D, B, P)", o.input);
+  if (c.grad_c_n && spec(o.cell).has_c)
+    check_tensor("grad_c_n", *c.grad_c_n, {D, B, H}, "(D, B, H)", o.input);
 }
 
-BackwardCall check_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                            const OptionalTensor& grad_c_n, const Tensor& input,
-                            const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-                            const OptionalTensor& cx, at::TensorList weights, const Tensor& output,
-                            const Tensor& reserve, c10::string_view mode, bool has_biases,
-                            const c10::List<bool>& needs,
+BackwardCall check_backward(const Operands& o, const Cotangents& c,
                             int64_t (*reserve_width)(const Problem& problem)) {
   BackwardCall call{};
-  static_cast<Call&>(call) = check(input, batch_sizes, hx, cx, weights, mode, has_biases, true);
-  fit_backward(call, grad_output, grad_h_n, grad_c_n, input, hx, cx, weights, output, needs);
-  check_tensor("reserve", reserve, {call.D, call.rows(), reserve_width(call.direction(0))},
+  static_cast<Call&>(call) = check(o);
+  fit_backward(call, o, c);
+  check_tensor("reserve", c.reserve, {call.D, call.rows(), reserve_width(call.direction(0))},
                "(D, N, width), what layer(train=True) made", call.input);
-  if (grad_output) call.dy = in_memory(*grad_output);
-  if (grad_h_n) call.dh_n = in_memory(*grad_h_n);
-  if (grad_c_n && call.cell == Cell::kLstm) call.dc_n = in_memory(*grad_c_n);
-  call.y = in_memory(output);
-  call.reserve = in_memory(reserve);
+  if (c.grad_output) call.dy = in_memory(*c.grad_output);
+  if (c.grad_h_n) call.dh_n = in_memory(*c.grad_h_n);
+  if (c.grad_c_n && spec(o.cell).has_c) call.dc_n = in_memory(*c.grad_c_n);
+  call.y = in_memory(c.output);
+  call.reserve = in_memory(c.reserve);
 
   auto gradient = [&](bool wanted, const Tensor& of) {
     return !wanted ? Tensor() : call.problem.B == 0 ? at::zeros_like(of) : at::empty_like(of);
   };
-  call.dx = gradient(needs[0], call.input);
-  call.dhx = gradient(needs[1], call.hx);
-  call.dcx = gradient(needs[2], call.cx);
+  call.dx = gradient(c.needs[0], call.input);
+  call.dhx = gradient(c.needs[1], call.hx);
+  call.dcx = gradient(c.needs[2], call.cx);
   for (size_t i = 0; i < call.weights.size(); ++i) {
-    call.dweights.push_back(gradient(needs[3 + i], call.weights[i]));
+    call.dweights.push_back(gradient(c.needs[3 + i], call.weights[i]));
   }
   return call;
 }
@@ -264,7 +239,6 @@ std::vector<Tensor> BackwardCall::results() const {
 Problem Call::direction(int64_t d) const {
   Problem p = problem;
   p.reverse = d == 1;
-  p.packed = !offsets.empty();
   p.offsets = p.packed ? offsets.data() : nullptr;
   return p;
 }

@@ -1,82 +1,102 @@
-// What a layer's arguments must be, for every device: one set of checks, in torch.nn's words where
-// it has some.
+// What an operator's tensors must be, for every device: one set of checks, in torch.nn's words
+// where it has some.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "ops/layer.h"
 
 namespace fusedrnn::ops {
 
-// A layer's arguments once they are known to fit together; tensors here are contiguous.
+// A layer's operands once they are known to fit together. Tensors here are contiguous.
 struct Call {
-  Cell cell;
-  int64_t D, per_direction;
+  int64_t D;
   Problem problem;               // of the forward direction
   std::vector<int64_t> offsets;  // empty unless packed
   Tensor input, hx, cx;
   std::vector<Tensor> weights;
+  bool has_biases;
 
-  // Direction d's problem; points into this object.
+  // Direction d's problem. It points into this object.
   Problem direction(int64_t d) const;
-  const Tensor& weight(int64_t direction, int64_t i) const {
-    return weights[direction * per_direction + i];
+  DirectionWeights weights_of(int64_t d) const {
+    return WeightList{weights, has_biases, problem.projected}.of(d);
   }
-  // Of all steps together.
-  int64_t rows() const { return offsets.empty() ? problem.T * problem.B : offsets.back(); }
+  // N: rows of all steps together.
+  int64_t rows() const { return problem.packed ? offsets.back() : problem.T * problem.B; }
 };
 
-// layer_backward's arguments likewise, and its results: made, not yet computed (but zero where the
-// batch is empty). An undefined tensor is a gradient that was not given, or not asked for.
+// layer_backward's likewise, and its results: allocated, not yet computed (zero where the batch is
+// empty). An undefined tensor is a gradient that was not given, or is not asked for.
 struct BackwardCall : Call {
   Tensor y, reserve, dy, dh_n, dc_n;
   Tensor dx, dhx, dcx;
   std::vector<Tensor> dweights;
 
-  const Tensor* dweight(int64_t direction) const {
-    return dweights.data() + direction * per_direction;
+  DirectionWeights dweights_of(int64_t d) const {
+    return WeightList{dweights, has_biases, problem.projected}.of(d);
   }
   std::vector<Tensor> results() const;
 };
 
+// What a layer's weights are stored as.
+enum class Stored { kAsInput, kBFloat16 };
+
 // No tracer, transform or mode is watching, and the tensor is the memory that it seems to be.
 bool is_plain(const Tensor& tensor);
-void check_tensor(const char* name, const Tensor& tensor, at::IntArrayRef shape,
-                  const char* symbols, const Tensor& input);
-// Devices, and layouts. Apart from the rest because it has to come before a kernel is chosen, which
-// is by both: a mix of meta and CPU tensors would be taken for a shape inference.
-void check_devices(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
-                   at::TensorList weights);
-enum class Weights { kAsInput, kBFloat16 };
-// What holds of any tensors, complex or fake ones too: that they fit together in shape, dtype and
-// device. Leaves the tensors of its result and the dtype empty; of packed rows B is read from
-// batch_sizes or, where these hold no data, taken from the states.
-Call fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-         const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-         bool read_sizes = true, Weights type = Weights::kAsInput);
-void fit_backward(const Call& call, const OptionalTensor& grad_output,
-                  const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
-                  const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
-                  at::TensorList weights, const Tensor& output, const c10::List<bool>& needs);
-Call check(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-           const OptionalTensor& cx, at::TensorList weights, c10::string_view mode, bool has_biases,
-           bool train, Weights type = Weights::kAsInput);
-BackwardCall check_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                            const OptionalTensor& grad_c_n, const Tensor& input,
-                            const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-                            const OptionalTensor& cx, at::TensorList weights, const Tensor& output,
-                            const Tensor& reserve, c10::string_view mode, bool has_biases,
-                            const c10::List<bool>& needs,
+
+// Devices and layouts. Runs before dispatch: otherwise torch would route a mix of meta and CPU
+// tensors to the meta kernel and hide the error.
+void check_devices(const Operands& o);
+
+// What holds of any tensors, complex or fake ones too: they fit together in shape, dtype and
+// device. The result has no tensors and no dtype yet. With packed rows, B is read from batch_sizes;
+// without `read_sizes`, because they hold no data, it is taken from the states.
+Call fit(const Operands& o, bool read_sizes = true, Stored stored = Stored::kAsInput);
+void fit_backward(const Call& call, const Operands& o, const Cotangents& c);
+
+Call check(const Operands& o, Stored stored = Stored::kAsInput);
+BackwardCall check_backward(const Operands& o, const Cotangents& c,
                             int64_t (*reserve_width)(const Problem& problem));
 
-// The address of a tensor's element; null for one that is not there.
-inline const void* read(const Tensor& tensor, int64_t element = 0) {
+// The sizes that input and the first direction's weights state, whether or not the others agree.
+// T and B of packed rows are left 0: their batch_sizes tell.
+Problem sizes_of(const Operands& o);
+
+// The shapes of a direction's weights, given its sizes: calls f(name, weight, shape, symbols) for
+// each that there is.
+template <class F>
+void each_weight(const Problem& p, const DirectionWeights& w, const F& f) {
+  const int64_t GH = gates_of(p.cell) * p.H;
+  f("w_ih", *w.w_ih, {GH, p.I}, "(G*H, I)");
+  f("w_hh", *w.w_hh, {GH, p.projected ? p.P : p.H}, p.projected ? "(G*H, P)" : "(G*H, H)");
+  if (w.b_ih) f("b_ih", *w.b_ih, {GH}, "(G*H)");
+  if (w.b_hh) f("b_hh", *w.b_hh, {GH}, "(G*H)");
+  if (w.w_hr) f("w_hr", *w.w_hr, {p.P, p.H}, "(P, H)");
+}
+
+// Where each step of packed rows begins, or in words why there are no such rows: each step has
+// some, none has more than the one before, and all of them add up to N (-1: to anything).
+struct PackedOffsets {
+  std::vector<int64_t> begin;  // T+1
+  std::string fault;           // empty: none
+};
+PackedOffsets packed_offsets(at::IntArrayRef batch_sizes, int64_t N);
+
+// The address of a tensor's element; null for a tensor that is not there.
+inline const void* address(const Tensor& tensor, int64_t element = 0) {
   if (!tensor.defined()) return nullptr;
   return static_cast<const char*>(tensor.const_data_ptr()) + element * tensor.element_size();
 }
-inline void* write(const Tensor& tensor, int64_t element = 0) {
+inline const void* address(const Tensor* tensor) { return tensor ? address(*tensor) : nullptr; }
+// Likewise, to write to.
+inline void* mutable_address(const Tensor& tensor, int64_t element = 0) {
   if (!tensor.defined()) return nullptr;
-  return static_cast<char*>(tensor.data_ptr()) + element * tensor.element_size();
+  return static_cast<char*>(tensor.mutable_data_ptr()) + element * tensor.element_size();
+}
+inline void* mutable_address(const Tensor* tensor) {
+  return tensor ? mutable_address(*tensor) : nullptr;
 }
 
 }  // namespace fusedrnn::ops

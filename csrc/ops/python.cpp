@@ -1,14 +1,14 @@
-// What Python asks that is not a tensor operator: the CPU variant, the plans, the CUDA half.
+// What Python asks that is not a tensor operator, but for the CUDA half (python_cuda.cpp).
+#include "ops/python.h"
+
 #include <ATen/ops/empty_like.h>
 #include <c10/core/DispatchKeySet.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
-#include <cmath>
 
-#include "ops/by_torch.h"
 #include "ops/check.h"
 #include "ops/choice.h"
+#include "ops/cudnn.h"
 
 namespace py = pybind11;
 
@@ -22,25 +22,7 @@ DType dtype_named(const std::string& name) {
   return DType::kFloat32;
 }
 
-// Of packed rows, as Problem has them; empty where every step has B rows.
-std::vector<int64_t> offsets_of(const std::optional<std::vector<int64_t>>& batch_sizes, int64_t T,
-                                int64_t B) {
-  if (!batch_sizes) return {};
-  TORCH_CHECK_VALUE(
-      !batch_sizes->empty() && int64_t(batch_sizes->size()) == T && batch_sizes->front() == B,
-      "fusedrnn: batch_sizes must have T = ", T, " entries, the first of them B = ", B, ", got ",
-      at::IntArrayRef(*batch_sizes));
-  std::vector<int64_t> offsets{0};
-  int64_t last = B;
-  for (const int64_t rows : *batch_sizes) {
-    TORCH_CHECK_VALUE(0 < rows && rows <= last,
-                      "fusedrnn: batch_sizes must be positive and never rise, got ",
-                      at::IntArrayRef(*batch_sizes));
-    offsets.push_back(offsets.back() + rows);
-    last = rows;
-  }
-  return offsets;
-}
+}  // namespace
 
 Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
                    int64_t I, int64_t H, int64_t P, bool training, bool packed) {
@@ -56,6 +38,21 @@ Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T,
   p.training = training;
   p.packed = packed;
   return p;
+}
+
+namespace {
+
+// Of packed rows, as Problem has them; empty where every step has B rows.
+std::vector<int64_t> offsets_of(const std::optional<std::vector<int64_t>>& batch_sizes, int64_t T,
+                                int64_t B) {
+  if (!batch_sizes) return {};
+  TORCH_CHECK_VALUE(
+      !batch_sizes->empty() && int64_t(batch_sizes->size()) == T && batch_sizes->front() == B,
+      "fusedrnn: batch_sizes must have T = ", T, " entries, the first of them B = ", B, ", got ",
+      at::IntArrayRef(*batch_sizes));
+  PackedOffsets offsets = packed_offsets(*batch_sizes, /*N=*/-1);
+  TORCH_CHECK_VALUE(offsets.fault.empty(), "fusedrnn: ", offsets.fault);
+  return std::move(offsets.begin);
 }
 
 py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, int64_t B, int64_t I,
@@ -131,212 +128,62 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   return d;
 }
 
-// A cuda::Device to and from Python: any GPU can be planned for, present or not.
-cuda::Device device_of(const py::dict& d) {
-  cuda::Device device{};
-  std::vector<int> clusters;
-  try {
-    device.sm = d["sm"].cast<int>();
-    device.multiprocessors = d["multiprocessors"].cast<int>();
-    device.shared_bytes = d["shared_bytes"].cast<int64_t>();
-    device.clock_ghz = d["clock_ghz"].cast<double>();
-    clusters = d["clusters"].cast<std::vector<int>>();
-  } catch (const py::cast_error&) {
-    TORCH_CHECK_TYPE(false,
-                     "fusedrnn: a GPU's limits must be numbers, and clusters a list of them, "
-                     "got ",
-                     py::repr(d).cast<std::string>());
-  }
-  TORCH_CHECK_VALUE(device.sm > 0 && device.multiprocessors > 0 && device.shared_bytes > 0 &&
-                        device.clock_ghz >= 0,
-                    "fusedrnn: a GPU's sm, multiprocessors and shared_bytes must be greater than ",
-                    "zero, its clock_ghz too or, if unknown, zero; got ",
-                    py::repr(d).cast<std::string>());
-  TORCH_CHECK_VALUE(clusters.size() == std::size(device.clusters),
-                    "fusedrnn: clusters must have a count for 1, 2, 4, 8 and 16 blocks, got ",
-                    clusters.size(), " counts");
-  for (const int count : clusters) {
-    TORCH_CHECK_VALUE(count >= 0, "fusedrnn: clusters must be counts, got ", count);
-  }
-  std::copy(clusters.begin(), clusters.end(), device.clusters);
-  return device;
-}
-
-py::dict cuda_device_of(int index) {
-#ifdef FUSEDRNN_WITH_CUDA
-  const cuda::Device& device = cuda_device(index);
-  py::dict d;
-  d["sm"] = device.sm;
-  d["multiprocessors"] = device.multiprocessors;
-  d["shared_bytes"] = device.shared_bytes;
-  d["clock_ghz"] = device.clock_ghz;
-  d["clusters"] = std::vector<int>(std::begin(device.clusters), std::end(device.clusters));
-  return d;
-#else
-  TORCH_CHECK(false, cuda_missing().reason, "; so it cannot ask CUDA device ", index,
-              " what it is");
-#endif
-}
-
-// What is known of device `index`; nothing of a pretended one, -1.
-cuda::Experience experienced(int index) {
-  return index < 0 ? cuda::Experience{} : experience_of(index);
-}
-
-py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string& dtype, int64_t T,
-                      int64_t B, int64_t I, int64_t H, int64_t P, int64_t D, bool packed,
-                      bool training, const py::dict& device, unsigned allowed, int64_t L, bool tf32,
-                      int index) {
-  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, packed);
-  Rejections rejected;
-  const cuda::Pass pass = backward ? cuda::Pass::kBackward : cuda::Pass::kForward;
-  const cuda::Plan plan = cuda_plan(pass, p, {int(D), L, tf32}, device_of(device),
-                                    experienced(index), allowed, &rejected);
-  py::dict d;
-  d["kernel"] = name_of(plan.kernel);
-  d["tile"] = plan.tile;
-  d["hidden"] = plan.hidden;
-  d["cluster"] = plan.cluster;
-  d["rows"] = plan.rows;
-  d["threads"] = plan.threads;
-  d["registers"] = plan.registers;
-  d["shared_bytes"] = plan.shared_bytes;
-  d["blocks"] = plan.blocks;
-  d["chunk"] = plan.chunk;
-  d["step_us"] = plan.step_us;
-  d["recurrence_us"] = plan.recurrence_us;
-  d["measured"] = plan.measured;
-  d["rejected"] = rejected;
-  return d;
-}
-
-bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
-                    int64_t I, int64_t H, int64_t P, int64_t D, bool packed, bool training,
-                    const py::dict& device, unsigned allowed, int64_t L, bool tf32, int index) {
-  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, packed);
-  return torch_is_cheaper(p, {int(D), L, tf32}, device_of(device), experienced(index), allowed,
-                          dtype == "float16" || dtype == "bfloat16");
-}
-
-void check_index(int index) {
-  TORCH_CHECK_VALUE(index >= 0, "fusedrnn: a CUDA device's number is not negative, got ", index);
-}
-
-cuda::Measured measured_of(const py::dict& d) {
-  cuda::Measured m{};
-  try {
-    m.cell = cell_of(d["mode"].cast<std::string>());
-    if (m.cell == Cell::kRnnRelu) m.cell = Cell::kRnnTanh;
-    m.pass = d["backward"].cast<bool>() ? cuda::Pass::kBackward : cuda::Pass::kForward;
-    m.training = d["training"].cast<bool>();
-    m.tf32 = d["tf32"].cast<bool>();
-    m.H = d["H"].cast<int>();
-    m.B = d["B"].cast<int>();
-    m.D = d["D"].cast<int>();
-    m.L = d["L"].cast<int>();
-    const auto name = d["kernel"].cast<std::string>();
-    const auto kernel = kernel_named(name);
-    TORCH_CHECK_VALUE(kernel, "fusedrnn: no CUDA kernel is named ", name);
-    m.kernel = *kernel;
-    m.tile = d["tile"].cast<int>();
-    m.step_us = d["step_us"].cast<double>();
-  } catch (const py::cast_error&) {
-    TORCH_CHECK_TYPE(false, "fusedrnn: not a measurement: ", py::repr(d).cast<std::string>());
-  }
-  const bool sizes = cuda::class_of_H(m.H) == m.H && cuda::class_of_B(m.B) == m.B &&
-                     cuda::class_of_L(m.L) == m.L && (m.D == 1 || m.D == 2);
-  const bool persistent = m.kernel == cuda::Kernel::kBlock || m.kernel == cuda::Kernel::kCluster;
-  const bool tile = persistent ? 0 <= m.tile && m.tile < cuda::tile_count() : m.tile == -1;
-  TORCH_CHECK_VALUE(
-      sizes && tile && std::isfinite(m.step_us) && m.step_us > 0,
-      "fusedrnn: not a measurement of a class of problems: ", py::repr(d).cast<std::string>());
-  return m;
-}
-
-// Replaces what was measured on device `index`. Each entry is a dict: mode, backward, training,
-// tf32, H and B (largest of their class, see cuda_class), D, L (2: more than one), kernel, tile
-// (-1 but for persistent kernels), step_us.
-void set_measured_of(int index, const std::vector<py::dict>& entries) {
-  check_index(index);
-  std::vector<cuda::Measured> measured;
-  for (const py::dict& entry : entries) measured.push_back(measured_of(entry));
-  set_measured(index, std::move(measured));
-}
-
-void exclude_tile(int index, bool backward, int tile) {
-  check_index(index);
-  TORCH_CHECK_VALUE(0 <= tile && tile < cuda::tile_count(),
-                    "fusedrnn: tile must be a row of csrc/cuda/tiles.h, got ", tile);
-  exclude(index, backward ? cuda::Pass::kBackward : cuda::Pass::kForward, tile);
-}
-
-// {"excluded": (tiles going forward, tiles going back), "measured": dicts as set_measured takes}.
-py::dict experience_dict(int index) {
-  check_index(index);
-  const cuda::Experience known = experience_of(index);
-  std::vector<int> excluded[2];
-  for (int tile = 0; tile < 64; ++tile) {
-    for (const int pass : {0, 1}) {
-      if (known.excluded[pass] >> tile & 1) excluded[pass].push_back(tile);
-    }
-  }
-  py::list measured;
-  for (int64_t i = 0; i < known.count; ++i) {
-    const cuda::Measured& m = known.measured[i];
-    py::dict d;
-    d["mode"] = name_of(m.cell);
-    d["backward"] = m.pass == cuda::Pass::kBackward;
-    d["training"] = m.training;
-    d["tf32"] = m.tf32;
-    d["H"] = m.H;
-    d["B"] = m.B;
-    d["D"] = m.D;
-    d["L"] = m.L;
-    d["kernel"] = name_of(m.kernel);
-    d["tile"] = m.tile;
-    d["step_us"] = m.step_us;
-    measured.append(d);
-  }
-  py::dict d;
-  d["excluded"] = py::make_tuple(excluded[0], excluded[1]);
-  d["measured"] = measured;
-  return d;
-}
-
 int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P,
                       const std::string& device) {
   const Problem p = problem_of(mode, dtype, 0, 0, 0, H, P, true, false);
   return device == "cuda" ? cuda_reserve_width(p) : cpu::reserve_width(p);
 }
 
-// Refuses what the layer operators do: for their fake kernels and for the definition in their
-// place, which would fail somewhere inside, or not at all. Where sizes are symbols it holds its
-// peace.
-void check_fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-               const OptionalTensor& cx, const std::vector<Tensor>& weights,
-               const std::string& mode, bool has_biases, const py::object& backward) {
-  auto symbolic = [](const Tensor& t) {
-    return t.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
-  };
-  auto any = [&](const OptionalTensor& t) { return t && symbolic(*t); };
-  if (symbolic(input) || any(batch_sizes) || any(hx) || any(cx) ||
-      std::any_of(weights.begin(), weights.end(), symbolic)) {
-    return;
-  }
+bool symbolic(const Tensor& t) { return t.unsafeGetTensorImpl()->has_symbolic_sizes_strides(); }
+bool symbolic(const OptionalTensor& t) { return t && symbolic(*t); }
+
+// Whether the tensor is memory, not a tracer's.
+bool has_data(const Tensor& tensor) {
   constexpr auto kPlain =
       c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
       c10::DispatchKeySet({c10::DispatchKey::Dense, c10::DispatchKey::ADInplaceOrView});
-  const bool has_data =
-      batch_sizes &&
-      (batch_sizes->key_set() - kPlain).highestFunctionalityKey() == c10::DispatchKey::Undefined;
-  const Call call = fit(input, batch_sizes, hx, cx, weights, mode, has_biases, has_data);
-  if (backward.is_none() || (batch_sizes && !has_data)) return;
+  return (tensor.key_set() - kPlain).highestFunctionalityKey() == c10::DispatchKey::Undefined;
+}
+
+// Refuses what the layer operators refuse, for their fake kernels and for the definition in their
+// place: these would fail somewhere inside, or not at all. Where sizes are symbols it lets all
+// pass.
+void check_fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
+               const OptionalTensor& cx, const std::vector<Tensor>& weights,
+               const std::string& mode, bool has_biases, const py::object& backward) {
+  if (symbolic(input) || symbolic(batch_sizes) || symbolic(hx) || symbolic(cx)) return;
+  for (const Tensor& weight : weights) {
+    if (symbolic(weight)) return;
+  }
+  const Cell cell = cell_of(mode);
+  const Operands o{input,         batch_sizes, hx, cx, weights_of_layer(cell, has_biases, weights),
+                   cell,
+                   /*train=*/true};
+  const bool reads = !o.packed() || has_data(*batch_sizes);
+  const Call call = fit(o, reads);
+  if (backward.is_none() || !reads) return;
   const auto [dy, dh_n, dc_n, output, needs] = backward.cast<
       std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, Tensor, std::vector<bool>>>();
-  if (any(dy) || any(dh_n) || any(dc_n) || symbolic(output)) return;
+  if (symbolic(dy) || symbolic(dh_n) || symbolic(dc_n) || symbolic(output)) return;
   c10::List<bool> list;
   for (const bool need : needs) list.push_back(need);
-  fit_backward(call, dy, dh_n, dc_n, input, hx, cx, weights, output, list);
+  fit_backward(call, o, {dy, dh_n, dc_n, output, /*reserve=*/output, list});
+}
+
+// The table of cells (csrc/model/cell.h), a dict a cell.
+std::vector<py::dict> cells() {
+  std::vector<py::dict> all;
+  for (const CellSpec& each : kCells) {
+    py::dict d;
+    d["name"] = each.name;
+    d["gates"] = each.gates;
+    d["slots"] = each.slots;
+    d["has_c"] = each.has_c;
+    d["has_torch"] = each.torch != TorchLayer::kNone;
+    d["family"] = spec(each.family).name;
+    all.push_back(d);
+  }
+  return all;
 }
 
 std::vector<std::string> cpu_isas() {
@@ -384,13 +231,6 @@ void set_second_backward(py::function function) {
       };
 }
 
-void set_experience_loader(py::function load) {
-  experience_loader() = [kept = new py::function(std::move(load))](int device) {
-    const py::gil_scoped_acquire gil;
-    (*kept)(device);
-  };
-}
-
 void set_cuda_missing(std::string reason, py::function warn) {
   auto call = [kept = new py::function(std::move(warn))] {  // the library is never unloaded
     const py::gil_scoped_acquire gil;
@@ -405,6 +245,7 @@ void set_cuda_missing(std::string reason, py::function warn) {
 PYBIND11_MODULE(_C, m) {
   namespace ops = fusedrnn::ops;
   m.def("set_cuda_missing", &ops::set_cuda_missing, py::arg("reason"), py::arg("warn"));
+  m.def("cells", &ops::cells);
   m.def("cpu_isa", [] { return std::string(fusedrnn::cpu::isa_name()); });
   m.def("cpu_isas", &ops::cpu_isas);
   m.def("fma_peak", &ops::fma_peak, py::arg("threads"), py::arg("seconds") = 0.05);
@@ -421,25 +262,5 @@ PYBIND11_MODULE(_C, m) {
       "has_tangent", [](const at::Tensor& tensor) { return tensor._fw_grad(0).defined(); },
       py::arg("tensor"));
   m.def("set_second_backward", &ops::set_second_backward, py::arg("function"));
-  m.def("cuda_allowed", &ops::cuda_allowed);
-  m.def("cuda_device", &ops::cuda_device_of, py::arg("index"));
-  m.def("cuda_plan", &ops::cuda_plan_of, py::arg("backward"), py::arg("mode"), py::arg("dtype"),
-        py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"),
-        py::arg("packed"), py::arg("training"), py::arg("device"), py::arg("allowed"),
-        py::arg("L") = 1, py::arg("tf32") = true, py::arg("index") = -1);
-  m.def("hands_to_torch", &ops::hands_to_torch, py::arg("mode"), py::arg("dtype"), py::arg("T"),
-        py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("packed"),
-        py::arg("training"), py::arg("device"), py::arg("allowed"), py::arg("L") = 1,
-        py::arg("tf32") = true, py::arg("index") = -1);
-  m.def(
-      "cuda_class",
-      [](int64_t H, int64_t B) {
-        return std::pair(fusedrnn::cuda::class_of_H(H), fusedrnn::cuda::class_of_B(B));
-      },
-      py::arg("H"), py::arg("B"));
-  m.def("rnn_takes_tf32", &ops::rnn_takes_tf32);
-  m.def("set_measured", &ops::set_measured_of, py::arg("index"), py::arg("measured"));
-  m.def("exclude_tile", &ops::exclude_tile, py::arg("index"), py::arg("backward"), py::arg("tile"));
-  m.def("set_experience_loader", &ops::set_experience_loader, py::arg("load"));
-  m.def("experience", &ops::experience_dict, py::arg("index"));
+  ops::bind_cuda(m);
 }

@@ -20,59 +20,55 @@ bool is_ready(const Tensor& tensor, at::ScalarType type, at::IntArrayRef shape) 
 
 }  // namespace
 
-std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor& input, const Tensor& hx,
-                                                      const OptionalTensor& cx, const Tensor& w_ih,
-                                                      const Tensor& w_hh,
-                                                      const OptionalTensor& b_ih,
-                                                      const OptionalTensor& b_hh,
-                                                      c10::string_view mode) {
+std::optional<StepResult> step_on_cpu(const Step& s) {
   // Before any size is read: a traced one would become a constant.
-  if (!input.defined() || !hx.defined() || !is_plain(input) || !is_plain(hx)) return std::nullopt;
-  if (input.dim() != 2 || hx.dim() != 2) return std::nullopt;
-  const at::ScalarType type = input.scalar_type();
+  if (!s.input.defined() || !s.hx.defined() || !is_plain(s.input) || !is_plain(s.hx))
+    return std::nullopt;
+  if (s.input.dim() != 2 || s.hx.dim() != 2) return std::nullopt;
+  const at::ScalarType type = s.input.scalar_type();
   const bool low = type == at::kBFloat16;
   if (type != at::kFloat && type != at::kDouble && !low) return std::nullopt;
   Problem p{};
-  p.cell = cell_of(mode);
+  p.cell = s.cell;
   p.dtypes = all_of(dtype_of(low ? at::kFloat : type));
   if (low) p.dtypes.stored = DType::kBFloat16;
   p.T = 1;
-  p.B = input.size(0);
-  p.I = input.size(1);
-  p.H = p.P = hx.size(1);
-  const bool lstm = p.cell == Cell::kLstm;
-  const int64_t GH = gates_of(p.cell) * p.H;
-  const auto ready = [&](const Tensor& tensor, at::IntArrayRef shape) {
-    return is_ready(tensor, type, shape);
+  p.B = s.input.size(0);
+  p.I = s.input.size(1);
+  p.H = p.P = s.hx.size(1);
+  const bool has_c = spec(s.cell).has_c;
+  bool fits = p.B > 0 && p.I > 0 && p.H > 0 && s.cx.has_value() == has_c;
+  const auto ready = [&](const char*, const Tensor& tensor, at::IntArrayRef shape, const char*) {
+    fits = fits && is_ready(tensor, type, shape);
   };
-  const bool fits =
-      p.B > 0 && p.I > 0 && p.H > 0 && cx.has_value() == lstm && ready(input, {p.B, p.I}) &&
-      ready(hx, {p.B, p.H}) && (!lstm || ready(*cx, {p.B, p.H})) && ready(w_ih, {GH, p.I}) &&
-      ready(w_hh, {GH, p.H}) && (!b_ih || ready(*b_ih, {GH})) && (!b_hh || ready(*b_hh, {GH}));
+  ready("input", s.input, {p.B, p.I}, "");
+  ready("hx", s.hx, {p.B, p.H}, "");
+  if (s.cx) ready("cx", *s.cx, {p.B, p.H}, "");
+  each_weight(p, s.weights, ready);
   if (!fits) return std::nullopt;
 
   const cpu::Team workers = team();
   const cpu::Plan plan = cpu::plan_forward(p, workers.threads);
-  const Tensor x = widened(input), h0 = widened(hx), c0 = lstm ? widened(*cx) : Tensor();
+  const Tensor x = widened(s.input), h0 = widened(s.hx), c0 = has_c ? widened(*s.cx) : Tensor();
   Tensor h = at::empty_like(h0);
-  Tensor c = lstm ? at::empty_like(h0) : at::empty({0}, input.options());
+  Tensor c = has_c ? at::empty_like(h0) : at::empty({0}, s.input.options());
   const int64_t y_bytes = p.B * p.H * size_of(p.dtypes.computed);
   const Tensor workspace =
-      at::empty({plan.workspace_bytes + y_bytes}, input.options().dtype(at::kByte));
+      at::empty({plan.workspace_bytes + y_bytes}, s.input.options().dtype(at::kByte));
   cpu::ForwardParams a{};
   a.problem = p;
-  a.x = read(x);
-  a.h0 = read(h0);
-  a.c0 = read(c0);
-  a.w_ih = read(w_ih);
-  a.w_hh = read(w_hh);
-  a.b_ih = b_ih ? read(*b_ih) : nullptr;
-  a.b_hh = b_hh ? read(*b_hh) : nullptr;
-  a.y = write(workspace, plan.workspace_bytes);
+  a.x = address(x);
+  a.h0 = address(h0);
+  a.c0 = address(c0);
+  a.w_ih = address(s.weights.w_ih);
+  a.w_hh = address(s.weights.w_hh);
+  a.b_ih = address(s.weights.b_ih);
+  a.b_hh = address(s.weights.b_hh);
+  a.y = mutable_address(workspace, plan.workspace_bytes);
   a.ldy = p.H;
-  a.h_n = write(h);
-  a.c_n = lstm ? write(c) : nullptr;
-  a.workspace = write(workspace);
+  a.h_n = mutable_address(h);
+  a.c_n = has_c ? mutable_address(c) : nullptr;
+  a.workspace = mutable_address(workspace);
   cpu::forward(a, plan, workers);
   if (low) return std::tuple(narrowed(h), narrowed(c));
   return std::tuple(h, c);

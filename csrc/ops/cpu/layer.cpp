@@ -6,22 +6,21 @@
 #include "ops/check.h"
 #include "ops/cpu/bfloat16.h"
 #include "ops/memory.h"
+#include "ops/schema.h"
 
 namespace fusedrnn::ops {
 namespace {
 
 LayerResult run_forward(const Call& call) {
   const Problem& shape = call.problem;
-  const bool packed = !call.offsets.empty(), has_biases = call.per_direction >= 4;
-  const bool train = shape.training;
+  const bool train = shape.training, has_c = spec(shape.cell).has_c;
   const auto options = call.input.options();
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
-  const bool lstm = call.cell == Cell::kLstm;
   const int64_t rows = call.rows();
-  Tensor output = in_huge_pages(packed ? at::empty({rows, D * P}, options)
-                                       : at::empty({shape.T, B, D * P}, options));
+  Tensor output = in_huge_pages(shape.packed ? at::empty({rows, D * P}, options)
+                                             : at::empty({shape.T, B, D * P}, options));
   Tensor h_n = at::empty({D, B, P}, options);
-  Tensor c_n = lstm ? at::empty({D, B, H}, options) : at::empty({0}, options);
+  Tensor c_n = has_c ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(call.direction(0));
   Tensor reserve = train ? reused_empty({D, rows, width}, options) : at::empty({0}, options);
   if (B == 0) return {output, h_n, c_n, reserve};
@@ -33,57 +32,49 @@ LayerResult run_forward(const Call& call) {
   for (int64_t d = 0; d < D; ++d) {
     cpu::ForwardParams& a = params[d];
     a.problem = call.direction(d);
-    a.x = read(call.input);
-    a.h0 = read(call.hx, d * B * P);
-    a.c0 = read(call.cx, d * B * H);
-    a.w_ih = read(call.weight(d, 0));
-    a.w_hh = read(call.weight(d, 1));
-    a.b_ih = has_biases ? read(call.weight(d, 2)) : nullptr;
-    a.b_hh = has_biases ? read(call.weight(d, 3)) : nullptr;
-    a.w_hr = shape.projected ? read(call.weight(d, call.per_direction - 1)) : nullptr;
-    a.y = write(output, d * P);
+    a.x = address(call.input);
+    a.h0 = address(call.hx, d * B * P);
+    a.c0 = address(call.cx, d * B * H);
+    a.w_ih = address(call.weights_of(d).w_ih);
+    a.w_hh = address(call.weights_of(d).w_hh);
+    a.b_ih = address(call.weights_of(d).b_ih);
+    a.b_hh = address(call.weights_of(d).b_hh);
+    a.w_hr = address(call.weights_of(d).w_hr);
+    a.y = mutable_address(output, d * P);
     a.ldy = D * P;
-    a.h_n = write(h_n, d * B * P);
-    a.c_n = lstm ? write(c_n, d * B * H) : nullptr;
-    a.reserve = train ? write(reserve, d * rows * width) : nullptr;
-    a.workspace = write(workspace, work.begin(d));
+    a.h_n = mutable_address(h_n, d * B * P);
+    a.c_n = has_c ? mutable_address(c_n, d * B * H) : nullptr;
+    a.reserve = train ? mutable_address(reserve, d * rows * width) : nullptr;
+    a.workspace = mutable_address(workspace, work.begin(d));
   }
   work.run([&](const cpu::Team& some, int64_t d) { cpu::forward(params[d], work.plan, some); });
   return {output, h_n, c_n, reserve};
 }
 
-LayerResult layer_cpu(const Tensor& input, const OptionalTensor& batch_sizes,
-                      const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
-                      c10::string_view mode, bool has_biases, bool train) {
-  return run_forward(check(input, batch_sizes, hx, cx, weights, mode, has_biases, train));
-}
+LayerResult layer_cpu(const Operands& o) { return run_forward(check(o)); }
 
 }  // namespace
 
-bool keeps_bfloat16(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx,
-                    at::TensorList weights) {
+bool keeps_bfloat16(const Operands& o) {
   const auto fits = [](const Tensor& tensor) {
     return tensor.is_cpu() && is_plain(tensor) &&
            !(tensor.requires_grad() && at::GradMode::is_enabled());
   };
-  for (const Tensor& weight : weights) {
+  for (const Tensor& weight : o.weights.all) {
     if (weight.scalar_type() != at::kBFloat16 || !fits(weight)) return false;
   }
-  return fits(input) && (!hx || fits(*hx)) && (!cx || fits(*cx));
+  return fits(o.input) && (!o.hx || fits(*o.hx)) && (!o.cx || fits(*o.cx));
 }
 
-LayerResult layer_of_bfloat16(const Tensor& input, const OptionalTensor& batch_sizes,
-                              const OptionalTensor& hx, const OptionalTensor& cx,
-                              at::TensorList weights, c10::string_view mode, bool has_biases) {
-  Call call = check(input, batch_sizes, hx, cx, weights, mode, has_biases, /*train=*/false,
-                    Weights::kBFloat16);
+LayerResult layer_of_bfloat16(const Operands& o) {
+  Call call = check(o, Stored::kBFloat16);
   for (Tensor* tensor : {&call.input, &call.hx, &call.cx}) *tensor = widened(*tensor);
   const LayerResult wide = run_forward(call);
-  if (input.scalar_type() == at::kFloat) return wide;
+  if (o.input.scalar_type() == at::kFloat) return wide;
   const auto& [output, h_n, c_n, reserve] = wide;
   return {narrowed(output), narrowed(h_n), narrowed(c_n), reserve};
 }
 
-TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) { m.impl("layer", layer_cpu); }
+TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) { m.impl("layer", layer_op<layer_cpu>); }
 
 }  // namespace fusedrnn::ops

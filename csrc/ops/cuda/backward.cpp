@@ -13,6 +13,7 @@
 #include "ops/cuda/side.h"
 #include "ops/cuda/trust.h"
 #include "ops/cuda/weight_gradients.h"
+#include "ops/schema.h"
 
 namespace fusedrnn::ops {
 namespace {
@@ -33,21 +34,21 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
   cuda::Backward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
-  a.offsets = static_cast<const int64_t*>(read(inner.offsets));
+  a.offsets = static_cast<const int64_t*>(address(inner.offsets));
   a.ldy = a.lddy = call.D * p.P;
   for (int64_t d = 0; d < call.D; ++d) {
     const Kept kept(p, call.rows(), call.reserve.size(2), d);
     cuda::BackwardDirection& to = a.direction[d];
-    if (call.reserve.size(2) > 0) to.slots = read(call.reserve, kept.slots);
-    to.c = lstm ? read(call.reserve, kept.c) : nullptr;
-    to.w_hh = read(call.weight(d, 1));
-    to.h0 = read(call.hx, d * p.B * p.P);
-    to.c0 = read(call.cx, d * p.B * p.H);
-    to.y = read(call.y, d * p.P);
-    to.dy = read(call.dy, d * p.P);
-    to.dslots = write(inner.dslots, d * inner.dslots.stride(0));
-    to.dh0 = write(dh, d * p.B * p.P);
-    to.dc0 = write(dc, d * p.B * p.H);
+    if (call.reserve.size(2) > 0) to.slots = address(call.reserve, kept.slots);
+    to.c = lstm ? address(call.reserve, kept.c) : nullptr;
+    to.w_hh = address(call.weights_of(d).w_hh);
+    to.h0 = address(call.hx, d * p.B * p.P);
+    to.c0 = address(call.cx, d * p.B * p.H);
+    to.y = address(call.y, d * p.P);
+    to.dy = address(call.dy, d * p.P);
+    to.dslots = mutable_address(inner.dslots, d * inner.dslots.stride(0));
+    to.dh0 = mutable_address(dh, d * p.B * p.P);
+    to.dc0 = mutable_address(dc, d * p.B * p.H);
   }
   std::optional<Side> side;
   if (pieces) side.emplace(scope.current(), scope.precision());
@@ -56,8 +57,8 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
     a.end = std::min(a.begin + chunk, p.T);
     for (int64_t d = 0; d < call.D; ++d) {
       cuda::BackwardDirection& to = a.direction[d];
-      to.dh_n = a.begin > 0 ? to.dh0 : read(call.dh_n, d * p.B * p.P);
-      to.dc_n = a.begin > 0 ? to.dc0 : read(call.dc_n, d * p.B * p.H);
+      to.dh_n = a.begin > 0 ? to.dh0 : address(call.dh_n, d * p.B * p.P);
+      to.dc_n = a.begin > 0 ? to.dc0 : address(call.dc_n, d * p.B * p.H);
     }
     // The second stream waits for the last piece alone, yet comes to the device after this one.
     if (a.begin > 0) side->fork();
@@ -91,7 +92,7 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   const Kept kept(p, call.rows(), call.reserve.size(2), d);
   const Tensor dstate = start_gradient(call.dhx, call.dh_n, d, p.B, p.P, options);
   const Tensor dc = lstm ? start_gradient(call.dcx, call.dc_n, d, p.B, p.H, options) : Tensor();
-  const Matrix w_hh = operand(call.weight(d, 1));
+  const Matrix w_hh = operand(*call.weights_of(d).w_hh);
   // What the product with W_hh' takes: GRU's slots r, z, h_n side by side, others' as they are.
   const Tensor dslots = inner.dslots.select(0, d);
   const Tensor dhw_buffer = gru ? at::empty({p.B, columns}, options) : dslots;
@@ -101,7 +102,7 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   Tensor dhidden;
   Window state, projected, dy;
   if (p.projected) {
-    w_hr = operand(call.weight(d, call.per_direction - 1));
+    w_hr = operand(*call.weights_of(d).w_hr);
     dhidden = at::empty({p.B, p.H}, options);
     state = Window(dstate);
     projected = Window(inner.projected.select(0, d));
@@ -110,11 +111,11 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
 
   cuda::StepBackward a{};
   a.problem = p;
-  a.c0 = read(call.cx, d * p.B * p.H);
-  a.h0 = read(call.hx, d * p.B * p.P);
+  a.c0 = address(call.cx, d * p.B * p.H);
+  a.h0 = address(call.hx, d * p.B * p.P);
   a.ldh = a.lddy = ld;
-  a.dh = write(p.projected ? dhidden : dstate);
-  a.dc_state = write(dc);
+  a.dh = mutable_address(p.projected ? dhidden : dstate);
+  a.dc_state = mutable_address(dc);
   for (int64_t i = p.T - 1; i >= 0; --i) {
     const int64_t t = p.reverse ? p.T - 1 - i : i, before = p.reverse ? t + 1 : t - 1;
     const int64_t first = p.rows().offset(t);
@@ -129,18 +130,18 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
       }
       scope.product().set(target(dhidden).rows_at(0, a.rows), operand(sum), w_hr);
     } else {
-      a.dy = read(call.dy, first * ld + d * p.P);
+      a.dy = address(call.dy, first * ld + d * p.P);
     }
-    if (lstm || gru) a.slots = read(call.reserve, kept.slots + first * S * p.H);
+    if (lstm || gru) a.slots = address(call.reserve, kept.slots + first * S * p.H);
     if (lstm) {
-      a.c = read(call.reserve, kept.c + first * p.H);
-      a.c_prev = i > 0 ? read(call.reserve, kept.c + p.rows().offset(before) * p.H) : nullptr;
+      a.c = address(call.reserve, kept.c + first * p.H);
+      a.c_prev = i > 0 ? address(call.reserve, kept.c + p.rows().offset(before) * p.H) : nullptr;
     } else {
-      a.h = read(call.y, first * ld + d * p.P);
-      a.h_prev = i > 0 ? read(call.y, p.rows().offset(before) * ld + d * p.P) : nullptr;
+      a.h = address(call.y, first * ld + d * p.P);
+      a.h_prev = i > 0 ? address(call.y, p.rows().offset(before) * ld + d * p.P) : nullptr;
     }
-    a.dslots = write(dslots, first * S * p.H);
-    a.dhw = gru ? write(dhw_buffer) : nullptr;
+    a.dslots = mutable_address(dslots, first * S * p.H);
+    a.dhw = gru ? mutable_address(dhw_buffer) : nullptr;
     check_started(cuda::step_backward(a, scope.stream()), cuda::Pass::kBackward, p, plan);
     if (i == 0 && !call.dhx.defined()) break;
     const Matrix into = dh.rows_at(0, a.rows), from = dhw.rows_at(gru ? 0 : first, a.rows);
@@ -148,18 +149,9 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   }
 }
 
-std::vector<Tensor> layer_backward_cuda(const OptionalTensor& grad_output,
-                                        const OptionalTensor& grad_h_n,
-                                        const OptionalTensor& grad_c_n, const Tensor& input,
-                                        const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-                                        const OptionalTensor& cx, at::TensorList weights,
-                                        const Tensor& output, const Tensor& reserve,
-                                        c10::string_view mode, bool has_biases,
-                                        const c10::List<bool>& needs) {
-  const Scope scope(input);
-  const BackwardCall call =
-      check_backward(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
-                     reserve, mode, has_biases, needs, cuda_reserve_width);
+std::vector<Tensor> layer_backward_cuda(const Operands& o, const Cotangents& c) {
+  const Scope scope(o.input);
+  const BackwardCall call = check_backward(o, c, cuda_reserve_width);
   const Problem& p = call.problem;
   const int64_t D = call.D, N = call.rows();
   if (N == 0) return call.results();
@@ -170,7 +162,7 @@ std::vector<Tensor> layer_backward_cuda(const OptionalTensor& grad_output,
   inner.offsets = device_offsets(call, scope.current());
   inner.dslots = at::empty({D, N, cuda::slots_of(p.cell, true) * p.H}, options);
   if (p.projected) inner.projected = at::empty({D, N, p.P}, options);
-  WeightGradients sums(call, has_biases, inner, scope);
+  WeightGradients sums(call, inner, scope);
   while (plan.kernel != cuda::Kernel::kStepwise) {
     const int error = persistent(call, scope, plan, inner, sums);
     if (!error) break;
@@ -187,6 +179,8 @@ std::vector<Tensor> layer_backward_cuda(const OptionalTensor& grad_output,
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) { m.impl("layer_backward", layer_backward_cuda); }
+TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) {
+  m.impl("layer_backward", layer_backward_op<layer_backward_cuda>);
+}
 
 }  // namespace fusedrnn::ops

@@ -9,11 +9,12 @@
 #include <cstdlib>
 #include <optional>
 
-#include "ops/by_torch.h"
 #include "ops/cuda/glue.h"
 #include "ops/cuda/offsets.h"
 #include "ops/cuda/side.h"
 #include "ops/cuda/trust.h"
+#include "ops/cudnn.h"
+#include "ops/schema.h"
 
 namespace fusedrnn::ops {
 namespace {
@@ -120,8 +121,8 @@ Rows rows_of(const Call& call, int64_t d, int64_t begin, int64_t end) {
   return p.reverse ? rows_of_times(p, p.T - end, p.T - begin) : rows_of_times(p, begin, end);
 }
 
-void project_input(const Call& call, bool has_biases, const Slots& slots, int64_t begin,
-                   int64_t end, const Products& product) {
+void project_input(const Call& call, const Slots& slots, int64_t begin, int64_t end,
+                   const Products& product) {
   const Problem& p = call.problem;
   const int64_t columns = gates_of(p.cell) * p.H;
   for (int64_t d = 0; d < call.D; ++d) {
@@ -129,24 +130,24 @@ void project_input(const Call& call, bool has_biases, const Slots& slots, int64_
     const int64_t at = slots.start(call, d, begin, rows.first) + rows.first * slots.row();
     product.set(target(slots.memory(), at, rows.count, columns, slots.row()),
                 operand(call.input, rows.first * p.I, rows.count, p.I, p.I),
-                operand(call.weight(d, 0)).t(), has_biases ? read(call.weight(d, 2)) : nullptr);
+                operand(*call.weights_of(d).w_ih).t(), address(call.weights_of(d).b_ih));
   }
 }
 
 // Runs the recurrence in pieces of the plan's, the input of the next piece being projected on a
 // second stream beside it. Returns the first launch's error: nothing was changed then but slots,
 // which can be made again.
-int persistent(const Call& call, bool has_biases, const Scope& scope, const cuda::Plan& plan,
-               const Slots& slots, int64_t chunk, const Outputs& out) {
+int persistent(const Call& call, const Scope& scope, const cuda::Plan& plan, const Slots& slots,
+               int64_t chunk, const Outputs& out) {
   const Problem& p = call.problem;
   const Tensor offsets = device_offsets(call, scope.current());
   const bool lstm = p.cell == Cell::kLstm;
   cuda::Forward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
-  a.offsets = static_cast<const int64_t*>(read(offsets));
+  a.offsets = static_cast<const int64_t*>(address(offsets));
   a.ldy = call.D * p.P;
-  project_input(call, has_biases, slots, 0, chunk, scope.product());
+  project_input(call, slots, 0, chunk, scope.product());
   std::optional<Side> side;
   if (chunk < p.T) side.emplace(scope.current(), scope.precision());
   for (a.begin = 0; a.begin < p.T; a.begin = a.end) {
@@ -154,17 +155,18 @@ int persistent(const Call& call, bool has_biases, const Scope& scope, const cuda
     for (int64_t d = 0; d < call.D; ++d) {
       cuda::ForwardDirection& to = a.direction[d];
       const Rows rows = rows_of(call, d, a.begin, a.end);
-      to.slots = write(slots.memory(), slots.start(call, d, a.begin, rows.first));
-      to.w_hh = read(call.weight(d, 1));
-      to.b_hh = has_biases ? read(call.weight(d, 3)) : nullptr;
-      to.y = write(out.y, d * p.P);
-      to.h_n = write(out.h_n, d * p.B * p.P);
-      to.h0 = a.begin > 0 ? to.h_n : read(call.hx, d * p.B * p.P);
+      to.slots = mutable_address(slots.memory(), slots.start(call, d, a.begin, rows.first));
+      to.w_hh = address(call.weights_of(d).w_hh);
+      to.b_hh = address(call.weights_of(d).b_hh);
+      to.y = mutable_address(out.y, d * p.P);
+      to.h_n = mutable_address(out.h_n, d * p.B * p.P);
+      to.h0 = a.begin > 0 ? to.h_n : address(call.hx, d * p.B * p.P);
       if (lstm) {
-        to.c = p.training ? write(out.reserve, Kept(p, call.rows(), out.reserve.size(2), d).c)
-                          : nullptr;
-        to.c_n = write(out.c_n, d * p.B * p.H);
-        to.c0 = a.begin > 0 ? to.c_n : read(call.cx, d * p.B * p.H);
+        to.c = p.training
+                   ? mutable_address(out.reserve, Kept(p, call.rows(), out.reserve.size(2), d).c)
+                   : nullptr;
+        to.c_n = mutable_address(out.c_n, d * p.B * p.H);
+        to.c0 = a.begin > 0 ? to.c_n : address(call.cx, d * p.B * p.H);
       }
     }
     // The next piece goes where the last one was, which must be done; not this one. It comes to
@@ -175,7 +177,7 @@ int persistent(const Call& call, bool has_biases, const Scope& scope, const cuda
     if (error && a.begin == 0) return error;
     check_started(error, cuda::Pass::kForward, p, plan);
     if (!more) break;
-    project_input(call, has_biases, slots, a.end, std::min(a.end + chunk, p.T), side->product());
+    project_input(call, slots, a.end, std::min(a.end + chunk, p.T), side->product());
     side->join();
   }
   return 0;
@@ -187,8 +189,8 @@ Tensor start_state(const Tensor& all, const Tensor& given, int64_t d) {
   return given.defined() ? state.copy_(given.select(0, d)) : state.zero_();
 }
 
-void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
-              const cuda::Plan& plan, const Slots& slots, const Outputs& out) {
+void stepwise(const Call& call, int64_t d, const Scope& scope, const cuda::Plan& plan,
+              const Slots& slots, const Outputs& out) {
   const Problem p = call.direction(d);
   const int64_t columns = gates_of(p.cell) * p.H, ldy = call.D * p.P, N = call.rows();
   const bool lstm = p.cell == Cell::kLstm;
@@ -198,14 +200,15 @@ void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
   const Tensor h_n = start_state(out.h_n, call.hx, d);
   const Tensor c_n = lstm ? start_state(out.c_n, call.cx, d) : Tensor();
   const Tensor hw_buffer = at::empty({p.B, columns}, call.input.options());
-  const Matrix w_hh = operand(call.weight(d, 1)).t(), h = target(h_n), hw = target(hw_buffer);
+  const Matrix w_hh = operand(*call.weights_of(d).w_hh).t(), h = target(h_n),
+               hw = target(hw_buffer);
 
   // Of a projected layer: h before the projection, in the reserve or, row by row of one step, here.
   Matrix w_hr{}, hidden{};
   Tensor hidden_buffer;
   Window state, y;
   if (p.projected) {
-    w_hr = operand(call.weight(d, call.per_direction - 1)).t();
+    w_hr = operand(*call.weights_of(d).w_hr).t();
     if (!p.training) hidden_buffer = at::empty({p.B, p.H}, call.input.options());
     hidden = p.training ? target(out.reserve, kept.hidden, N, p.H, p.H) : target(hidden_buffer);
     state = Window(h_n);
@@ -214,9 +217,9 @@ void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
 
   cuda::StepForward a{};
   a.problem = p;
-  a.b_hh = has_biases ? read(call.weight(d, 3)) : nullptr;
+  a.b_hh = address(call.weights_of(d).b_hh);
   a.h = h.data;
-  a.c_state = write(c_n);
+  a.c_state = mutable_address(c_n);
   a.ldy = ldy;
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = p.reverse ? p.T - 1 - i : i;
@@ -227,13 +230,13 @@ void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
       scope.product().set(hw.rows_at(0, a.rows), h.rows_at(0, a.rows), w_hh);
       a.hw = hw.data;
     }
-    a.slots = write(slots.memory(), start + first * slots.row());
-    a.c = lstm && p.training ? write(out.reserve, kept.c + first * p.H) : nullptr;
+    a.slots = mutable_address(slots.memory(), start + first * slots.row());
+    a.c = lstm && p.training ? mutable_address(out.reserve, kept.c + first * p.H) : nullptr;
     const Matrix of_step = hidden.rows_at(p.training ? first : 0, a.rows);
     if (p.projected) {
       a.h = of_step.data;
     } else {
-      a.y = write(out.y, first * ldy + d * p.P);
+      a.y = mutable_address(out.y, first * ldy + d * p.P);
     }
     check_started(cuda::step_forward(a, scope.stream()), cuda::Pass::kForward, p, plan);
     if (p.projected) {
@@ -243,33 +246,31 @@ void stepwise(const Call& call, int64_t d, bool has_biases, const Scope& scope,
   }
 }
 
-LayerResult layer_cuda(const Tensor& input, const OptionalTensor& batch_sizes,
-                       const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
-                       c10::string_view mode, bool has_biases, bool train) {
-  const Scope scope(input);
-  const Call call = check(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
+LayerResult layer_cuda(const Operands& o) {
+  const Scope scope(o.input);
+  const Call call = check(o);
   const Problem& p = call.problem;
   const auto options = call.input.options();
   const int64_t D = call.D, N = call.rows(), width = cuda_reserve_width(p);
   Outputs out{};
-  out.y = batch_sizes ? at::empty({N, D * p.P}, options) : at::empty({p.T, p.B, D * p.P}, options);
+  out.y = p.packed ? at::empty({N, D * p.P}, options) : at::empty({p.T, p.B, D * p.P}, options);
   out.h_n = at::empty({D, p.B, p.P}, options);
-  out.c_n = p.cell == Cell::kLstm ? at::empty({D, p.B, p.H}, options) : at::empty({0}, options);
-  out.reserve = train ? at::empty({D, N, width}, options) : at::empty({0}, options);
+  out.c_n = spec(p.cell).has_c ? at::empty({D, p.B, p.H}, options) : at::empty({0}, options);
+  out.reserve = p.training ? at::empty({D, N, width}, options) : at::empty({0}, options);
   if (N == 0) return {out.y, out.h_n, out.c_n, out.reserve};
 
   cuda::Plan plan = plan_of(cuda::Pass::kForward, call, scope);
   while (plan.kernel != cuda::Kernel::kStepwise) {
     const int64_t chunk = chunk_of(plan, p.T);
     const Slots slots(call, out.reserve, width, chunk);
-    const int error = persistent(call, has_biases, scope, plan, slots, chunk, out);
+    const int error = persistent(call, scope, plan, slots, chunk, out);
     if (!error) break;
     take_out(error, cuda::Pass::kForward, p, plan, scope);
     plan = plan_of(cuda::Pass::kForward, call, scope);
   }
   if (plan.kernel == cuda::Kernel::kStepwise) {
     const Slots slots(call, out.reserve, width, p.T);
-    project_input(call, has_biases, slots, 0, p.T, scope.product());
+    project_input(call, slots, 0, p.T, scope.product());
     for (int64_t d = 0; d < D; ++d) stepwise(call, d, has_biases, scope, plan, slots, out);
   }
   return {out.y, out.h_n, out.c_n, out.reserve};
@@ -277,6 +278,6 @@ LayerResult layer_cuda(const Tensor& input, const OptionalTensor& batch_sizes,
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) { m.impl("layer", layer_cuda); }
+TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) { m.impl("layer", layer_op<layer_cuda>); }
 
 }  // namespace fusedrnn::ops

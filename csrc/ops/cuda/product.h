@@ -36,11 +36,11 @@ struct Matrix {
 // outside if the rows that are used do not.
 inline Matrix target(const Tensor& tensor, int64_t element, int64_t rows, int64_t columns,
                      int64_t ld) {
-  return {write(tensor, element), rows, columns, ld, int64_t(tensor.element_size())};
+  return {mutable_address(tensor, element), rows, columns, ld, int64_t(tensor.element_size())};
 }
 inline Matrix operand(const Tensor& tensor, int64_t element, int64_t rows, int64_t columns,
                       int64_t ld) {
-  return {const_cast<void*>(read(tensor, element)), rows, columns, ld,
+  return {const_cast<void*>(address(tensor, element)), rows, columns, ld,
           int64_t(tensor.element_size())};
 }
 // A contiguous tensor of two dimensions.

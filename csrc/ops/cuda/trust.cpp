@@ -278,10 +278,10 @@ cuda::Plan trusted(cuda::Pass pass, const Call& call, const Scope& scope,
   try {
     cuda::Plan plan = propose();
     while (!passes(device, pass, call.problem, plan, scope, call.input)) plan = propose();
-    tell(device, scope, pass, call.cell, &plan);
+    tell(device, scope, pass, call.problem.cell, &plan);
     return plan;
   } catch (...) {
-    tell(device, scope, pass, call.cell, nullptr);
+    tell(device, scope, pass, call.problem.cell, nullptr);
     throw;
   }
 }

@@ -14,9 +14,8 @@
 
 namespace fusedrnn::ops {
 
-WeightGradients::WeightGradients(const BackwardCall& call, bool has_biases, const Inner& inner,
-                                 const Scope& scope)
-    : call_(call), has_biases_(has_biases), inner_(inner) {
+WeightGradients::WeightGradients(const BackwardCall& call, const Inner& inner, const Scope& scope)
+    : call_(call), inner_(inner) {
   if (!inner.offsets.defined()) return;
   // Before the recurrence, which it does not depend on: only y and h0 go into it.
   const Problem& p = call.problem;
@@ -24,15 +23,15 @@ WeightGradients::WeightGradients(const BackwardCall& call, bool has_biases, cons
   plan.kernel = cuda::Kernel::kStepwise;
   plan.tile = -1;
   for (int64_t d = 0; d < call.D; ++d) {
-    if (!call.dweight(d)[1].defined()) continue;
+    if (!call.dweights_of(d).w_hh->defined()) continue;
     previous_h_[d] = at::empty({call.rows(), p.P}, call.input.options());
     cuda::PreviousH a{};
     a.problem = call.direction(d);
-    a.offsets = static_cast<const int64_t*>(read(inner.offsets));
-    a.h0 = read(call.hx, d * p.B * p.P);
-    a.y = read(call.y, d * p.P);
+    a.offsets = static_cast<const int64_t*>(address(inner.offsets));
+    a.h0 = address(call.hx, d * p.B * p.P);
+    a.y = address(call.y, d * p.P);
     a.ldy = call.D * p.P;
-    a.h = write(previous_h_[d]);
+    a.h = mutable_address(previous_h_[d]);
     check_started(cuda::previous_h(a, scope.stream()), cuda::Pass::kBackward, p, plan);
   }
 }
@@ -46,7 +45,7 @@ Matrix WeightGradients::of_x(int64_t d, const Rows& rows) const {
 void WeightGradients::steps(int64_t begin, int64_t end, const Products& product) {
   for (int64_t d = 0; d < call_.D; ++d) {
     inputs(d, begin, end, product);
-    if (call_.dweight(d)[1].defined()) recurrent(d, begin, end, product);
+    if (call_.dweights_of(d).w_hh->defined()) recurrent(d, begin, end, product);
   }
 }
 
@@ -61,7 +60,7 @@ void WeightGradients::inputs(int64_t d, int64_t begin, int64_t end, const Produc
       if (from >= to) return;
       const Rows rows = rows_of_times(own, from, to);
       const Matrix dx = target(call_.dx, rows.first * p.I, rows.count, p.I, p.I);
-      const Matrix w_ih = operand(call_.weight(d, 0));
+      const Matrix w_ih = operand(*call_.weights_of(d).w_ih);
       second ? product.add(dx, of_x(d, rows), w_ih) : product.set(dx, of_x(d, rows), w_ih);
     };
     if (call_.D == 1) {
@@ -74,7 +73,7 @@ void WeightGradients::inputs(int64_t d, int64_t begin, int64_t end, const Produc
       part(std::max(of.begin, p.T - end), of.end, true);
     }
   }
-  if (const Tensor& dw = call_.dweight(d)[0]; dw.defined()) {
+  if (const Tensor& dw = *call_.dweights_of(d).w_ih; dw.defined()) {
     const Rows rows = rows_of_times(own, of.begin, of.end);
     const Matrix from = of_x(d, rows).t();
     const Matrix x = operand(call_.input, rows.first * p.I, rows.count, p.I, p.I);
@@ -86,7 +85,7 @@ void WeightGradients::inputs(int64_t d, int64_t begin, int64_t end, const Produc
 void WeightGradients::recurrent(int64_t d, int64_t begin, int64_t end, const Products& product) {
   const Problem p = call_.direction(d);
   const Times of = times(d, begin, end);
-  const Matrix dw = target(call_.dweight(d)[1]);
+  const Matrix dw = target(*call_.dweights_of(d).w_hh);
   const int64_t H = p.H, S = inner_.dslots.stride(1) / H;
   const auto sum = [&](const Rows& rows, const Matrix& h) {
     const Matrix all = operand(inner_.dslots, d * inner_.dslots.stride(0) + rows.first * S * H,
@@ -125,14 +124,13 @@ void WeightGradients::recurrent(int64_t d, int64_t begin, int64_t end, const Pro
 void WeightGradients::finish(const Products& product) {
   const Problem& p = call_.problem;
   for (int64_t d = 0; d < call_.D; ++d) {
-    const Tensor* dw = call_.dweight(d);
-    if (dw[1].defined() && !started_[d]) dw[1].zero_();
-    if (has_biases_) biases(d);
-    const Tensor dw_hr = p.projected ? dw[call_.per_direction - 1] : Tensor();
-    if (dw_hr.defined()) {
+    const DirectionWeights dw = call_.dweights_of(d);
+    if (dw.w_hh->defined() && !started_[d]) dw.w_hh->zero_();
+    if (call_.has_biases) biases(d);
+    if (dw.w_hr && dw.w_hr->defined()) {
       const Kept kept(p, call_.rows(), call_.reserve.size(2), d);
       product.set(
-          target(dw_hr),
+          target(*dw.w_hr),
           operand(inner_.projected, d * inner_.projected.stride(0), call_.rows(), p.P, p.P).t(),
           operand(call_.reserve, kept.hidden, call_.rows(), p.H, p.H));
     }
@@ -142,7 +140,7 @@ void WeightGradients::finish(const Products& product) {
 // Of its slots r, z, n, h_n, GRU's input reaches the first three and h all but the third; of other
 // cells both reach all.
 void WeightGradients::biases(int64_t d) {
-  Tensor db_ih = call_.dweight(d)[2], db_hh = call_.dweight(d)[3];
+  Tensor db_ih = *call_.dweights_of(d).b_ih, db_hh = *call_.dweights_of(d).b_hh;
   if (!db_ih.defined() && !db_hh.defined()) return;
   const Tensor dslots = inner_.dslots.select(0, d);
   const int64_t H = call_.problem.H;

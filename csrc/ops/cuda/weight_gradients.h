@@ -16,8 +16,7 @@ struct Inner {
 class WeightGradients {
  public:
   // References stay in use.
-  WeightGradients(const BackwardCall& call, bool has_biases, const Inner& inner,
-                  const Scope& scope);
+  WeightGradients(const BackwardCall& call, const Inner& inner, const Scope& scope);
 
   // Adds the steps [begin, end), counted as backward takes them, that follow those added before.
   // Sums go by this order, so that they come out the same every time.
@@ -42,7 +41,6 @@ class WeightGradients {
   Matrix of_x(int64_t d, const Rows& rows) const;
 
   const BackwardCall& call_;
-  const bool has_biases_;
   const Inner& inner_;
   Tensor previous_h_[2];  // [N, P]  packed: h that each row was computed from
   bool started_[2] = {};  // dW_hh holds a sum

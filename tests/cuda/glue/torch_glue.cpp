@@ -17,7 +17,7 @@
 #include "launches.h"  // before what it stands in front of
 // clang-format on
 
-#include "ops/by_torch.cpp"
+#include "ops/calls.cpp"
 #include "ops/check.cpp"
 #include "ops/choice.cpp"
 #include "ops/cuda/backward.cpp"
@@ -27,59 +27,25 @@
 #include "ops/cuda/side.cpp"
 #include "ops/cuda/trust.cpp"
 #include "ops/cuda/weight_gradients.cpp"
+#include "ops/cudnn.cpp"
+#include "ops/operands.cpp"
 #include "ops/stack.cpp"
 
 namespace fusedrnn::ops {
 
-std::vector<Tensor> layer_backward(const OptionalTensor& grad_output,
-                                   const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
-                                   const Tensor& input, const OptionalTensor& batch_sizes,
-                                   const OptionalTensor& hx, const OptionalTensor& cx,
-                                   at::TensorList weights, const Tensor& output,
-                                   const Tensor& reserve, c10::string_view mode, bool has_biases,
-                                   const c10::List<bool>& needs) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fusedrnn::layer_backward", "")
-                             .typed<decltype(layer_backward)>();
-  return op.call(grad_output, grad_h_n, grad_c_n, input, batch_sizes, hx, cx, weights, output,
-                 reserve, mode, has_biases, needs);
-}
-
-LayerResult layer(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-                  const OptionalTensor& cx, at::TensorList weights, c10::string_view mode,
-                  bool has_biases, bool train) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fusedrnn::layer", "")
-                             .typed<decltype(layer)>();
-  return op.call(input, batch_sizes, hx, cx, weights, mode, has_biases, train);
-}
-
 // A cell's way past the layer is the CPU kernels' own.
-std::optional<std::tuple<Tensor, Tensor>> step_on_cpu(const Tensor&, const Tensor&,
-                                                      const OptionalTensor&, const Tensor&,
-                                                      const Tensor&, const OptionalTensor&,
-                                                      const OptionalTensor&, c10::string_view) {
-  return std::nullopt;
-}
+std::optional<StepResult> step_on_cpu(const Step&) { return std::nullopt; }
 
 // So are weights in bfloat16.
-bool keeps_bfloat16(const Tensor&, const OptionalTensor&, const OptionalTensor&, at::TensorList) {
-  return false;
-}
-LayerResult layer_of_bfloat16(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                              const OptionalTensor&, at::TensorList, c10::string_view, bool) {
+bool keeps_bfloat16(const Operands&) { return false; }
+LayerResult layer_of_bfloat16(const Operands&) {
   TORCH_CHECK(false, "only the CPU kernels read bfloat16");
 }
 
 namespace {
 
 // torch's own layers, called as they are on a GPU where they are estimated to be faster.
-StackResult stack_by_torch(const Tensor& input, const OptionalTensor& batch_sizes,
-                           const OptionalTensor& hx, const OptionalTensor& cx,
-                           at::TensorList weights, c10::string_view mode, bool has_biases,
-                           int64_t num_layers, double dropout, bool train, bool bidirectional) {
-  const Stack s{input,      batch_sizes, hx,      cx,    weights,          cell_of(mode),
-                has_biases, num_layers,  dropout, train, bidirectional + 1};
+StackResult stack_by_torch(const Stack& s) {
   TORCH_CHECK(problem_of(s), "the arguments do not fit");
   return torch_stack(s);
 }
@@ -116,7 +82,7 @@ Tensor offsets(const std::vector<int64_t>& rows) {
 void written(at::TensorList tensors) {
   for (const Tensor& t : tensors) {
     const int64_t bytes = t.numel() * t.element_size();
-    glue::Streams::all().issue(nullptr, "what made the input", {{read(t), bytes, true}}, [] {});
+    glue::Streams::all().issue(nullptr, "what made the input", {{address(t), bytes, true}}, [] {});
   }
 }
 
@@ -148,7 +114,7 @@ TORCH_LIBRARY(fusedrnn_glue, m) {
       "stack_by_torch(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, "
       "str mode, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional) "
       "-> (Tensor output, Tensor h_n, Tensor c_n)",
-      stack_by_torch);
+      stack_op<stack_by_torch>);
   m.def("is_plain(Tensor tensor) -> bool", is_plain);
   m.def("start(int error) -> ()", start);
 }

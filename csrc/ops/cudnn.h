@@ -5,36 +5,10 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <tuple>
 
 #include "ops/layer.h"
 
 namespace fusedrnn::ops {
-
-using StackResult = std::tuple<Tensor, Tensor, Tensor>;  // output, h_n, c_n
-
-// What a stack is asked for, in the order of torch's own operators.
-struct Stack {
-  const Tensor& input;
-  const OptionalTensor &batch_sizes, &hx, &cx;
-  at::TensorList weights;
-  Cell cell;
-  bool has_biases;
-  int64_t L;
-  double dropout;
-  bool train;
-  int64_t D;
-
-  template <class Condition>
-  bool any(const Condition& condition) const {
-    if (condition(input) || (hx && condition(*hx)) || (cx && condition(*cx))) return true;
-    for (const Tensor& weight : weights) {
-      if (condition(weight)) return true;
-    }
-    return false;
-  }
-  bool wants_gradients() const;
-};
 
 // Half precision is stored, float32 is computed with: one conversion a call on each side.
 inline at::ScalarType compute_type(at::ScalarType type) {
@@ -58,16 +32,13 @@ inline bool has_kernels([[maybe_unused]] const Tensor& tensor) {
 #endif
 }
 
-// torch's switch for RNNs on CUDA, which is what cuDNN goes by: true unless it says `ieee`.
+// torch's switch for RNNs on CUDA, which cuDNN goes by: true unless it says `ieee`.
 bool rnn_takes_tf32();
 
 // torch.nn's result where its path is the one to take; `type` is what it would compute in.
 std::optional<StackResult> by_torch(const Stack& s, at::ScalarType type);
 
 // torch.nn's cell, for a device without kernels.
-std::tuple<Tensor, Tensor> cell_by_torch(const Tensor& input, const Tensor& hx,
-                                         const OptionalTensor& cx, const Tensor& w_ih,
-                                         const Tensor& w_hh, const OptionalTensor& b_ih,
-                                         const OptionalTensor& b_hh, c10::string_view mode);
+StepResult cell_by_torch(const Step& s);
 
 }  // namespace fusedrnn::ops
