@@ -1,7 +1,7 @@
-"""``python -m fusedrnn``: what a bug report needs, and whether the installation works.
+"""``python -m fusedrnn`` prints what a bug report needs and checks that the installation works.
 ``python -m fusedrnn tune`` measures the GPU's kernels.
 
-Exit status 0 where a small LSTM agrees with torch.nn on every device, 1 where it does not.
+The exit status is 0 if a small LSTM agrees with torch.nn on every device, and 1 if not.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _data() -> None:
 
 
 def _agrees(device: torch.device) -> bool:
-    """Whether outputs and gradients of a small LSTM are torch.nn's, as it prints."""
+    """Print and return whether outputs and gradients of a small LSTM are torch.nn's."""
     torch.manual_seed(0)
     ours = LSTM(16, 24, num_layers=2, bidirectional=True, device=device)
     theirs = nn.LSTM(16, 24, num_layers=2, bidirectional=True, device=device)
@@ -141,11 +141,11 @@ def main(argv: Sequence[str] = ()) -> int:
     _data()
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
-        torch.backends.cudnn.allow_tf32 = False  # it is compared with float32's arithmetic
+        torch.backends.cudnn.allow_tf32 = False  # TOLERANCE is float32's
         devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the CUDA half is missing was said above
-        results = [_agrees(device) for device in devices]  # each of them, whatever came before
+        warnings.simplefilter("ignore")  # _cuda has said already that the CUDA half is missing
+        results = [_agrees(device) for device in devices]  # a list: every device is checked
     return 0 if all(results) else 1
 
 

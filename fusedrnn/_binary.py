@@ -1,9 +1,9 @@
 """Finds the compiled half, ``_C``, and refuses one that does not fit before it is loaded.
 
 Beside every binary the build writes ``_build.json``: what it was built from, and for which torch.
-So a binary for another torch is refused with both versions instead of an undefined symbol, and
-one older than its C++ sources is never used. In a checkout the sources hide the installed
-package, so the installed binary is looked for on sys.path.
+So a binary for another torch is refused with a message that names both versions, not with an
+undefined symbol, and a binary older than its C++ sources is never used. In a checkout the
+sources hide the installed package, so the installed binary is looked for on sys.path.
 
 setup.py imports this file on its own, for ``digest`` and ``INFO``.
 """
@@ -27,7 +27,7 @@ _built: dict[str, Any] = {}
 
 
 def digest(csrc: Path) -> str:
-    """A hash of the C++ and CUDA sources: where it is the same, so is the binary."""
+    """A hash of the C++ and CUDA sources, to tell whether a binary was built from them."""
     sources = [path for path in csrc.rglob("*") if path.suffix in (".h", ".cuh", ".cpp", ".cu")]
     found = hashlib.sha256()
     for path in sorted(sources):
@@ -36,9 +36,9 @@ def digest(csrc: Path) -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """What the build wrote of the binary in use: version, torch, python, compiler, sources (their
-    digest), and cuda (whether its CUDA half is there), cuda_toolkit, cuda_arches, cuda_missing (why
-    not); file (the binary's path)."""
+    """What the build wrote about the binary in use: version, torch, python, compiler, sources
+    (their digest), cuda (whether it has the CUDA half), cuda_toolkit, cuda_arches, cuda_missing
+    (why it has not), and file (the binary's path)."""
     return dict(_built)
 
 
@@ -46,7 +46,7 @@ def load() -> None:
     """Import the first binary that fits as ``fusedrnn._C``.
 
     Raises:
-        ImportError: there is none, or none that fits; it says what to run.
+        ImportError: no binary fits, or there is none. The message says what to run.
     """
     running = import_module("torch").__version__
     reasons = []
@@ -66,8 +66,8 @@ def load() -> None:
 
 
 def _binaries() -> Iterator[Path]:
-    """Binaries for this Python: the one beside this file; in a checkout, where ``_misfit`` holds
-    them to the sources, also those on sys.path."""
+    """Binaries for this Python: the one beside this file, and in a checkout also those on sys.path,
+    which ``_misfit`` compares with the sources."""
     folders = [HERE]
     if CSRC.exists():
         folders += [Path(entry).resolve() / "fusedrnn" for entry in sys.path]
@@ -86,7 +86,7 @@ def _info(binary: Path) -> dict[str, Any]:
 
 
 def _misfit(binary: Path, info: dict[str, Any], running: str) -> str | None:
-    """Why a binary cannot be used with the torch that is running, with the remedy; or None."""
+    """Why a binary cannot be used with the running torch, and the remedy; None if it can."""
     if not info:
         return f"fusedrnn: {binary} does not say what it was built from. {_again()}"
     built = info["torch"]
@@ -121,7 +121,7 @@ def _again() -> str:
 
 
 def minor(version: str) -> str:
-    """2.13 of 2.13.0+cpu. torch promises no binary compatibility beyond a minor version."""
+    """The minor version: "2.13" of "2.13.0+cpu". torch promises no compatibility beyond it."""
     return ".".join(version.split(".")[:2])
 
 
@@ -141,6 +141,6 @@ def cuda_remedy() -> str:
 
 
 def cuda_missing() -> str:
-    """Why the binary in use has no CUDA half, and what to do about it."""
+    """Why the binary in use has no CUDA half, and the command that builds it."""
     reason = _built["cuda_missing"]
     return f"fusedrnn was built without its CUDA half ({reason}); `{cuda_remedy()}` builds it"

@@ -1,8 +1,7 @@
-"""Makes the recurrent layers of a model that exists fusedrnn's, and back.
+"""Changes the recurrent layers of an existing model to fusedrnn's, and back.
 
-A live module is changed by assigning to its ``__class__``: both classes keep the same state, so
-whatever refers to the module, its Parameters or its hooks stays valid, and there is nothing to
-copy.
+A live module is changed by assigning to its ``__class__``. Both classes keep the same state, so
+every reference to the module, its Parameters or its hooks stays valid, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ _log = logging.getLogger(__package__)
 
 
 def convert(model: Model) -> Model:
-    """Make every torch.nn RNN, LSTM, GRU and cell of a model fusedrnn's, in place.
+    """Change every torch.nn RNN, LSTM, GRU and cell of a model to fusedrnn's, in place.
 
-    The layers stay the objects they are and only change their class. Parameters, buffers,
-    hooks, tied weights, parametrizations, pruning, weight norm, ``requires_grad``, training mode,
-    dtype, device and any attribute survive; an optimizer goes on. Call it before
-    ``fully_shard``, and before TorchScript; before or after ``torch.compile``, DataParallel and
+    The layers stay the same objects and only change their class. Parameters, buffers, hooks,
+    tied weights, parametrizations, pruning, weight norm, ``requires_grad``, training mode,
+    dtype, device and every attribute survive, and an optimizer goes on. Call it before
+    ``fully_shard`` and before TorchScript; before or after ``torch.compile``, DataParallel and
     DistributedDataParallel.
 
-    Layers of a subclass of torch.nn's, which may override anything, are left alone, with a
+    Subclasses of torch.nn's layers may override anything, so they are left alone, with a
     warning that names them: derive the subclass from fusedrnn's, or import it under
     :func:`patch`. A ``forward`` set on an instance, not in its class, stays in force.
 
-    What it changed is logged (``logging.getLogger("fusedrnn")``, level INFO);
-    :func:`explain` of the model alone lists whose each layer is.
+    Every change is logged (``logging.getLogger("fusedrnn")``, level INFO), and
+    ``explain(model)`` lists the layers and whose they are.
 
     Args:
-        model: any module, which may itself be one of them; changed in place.
+        model: any module, also a recurrent layer itself; changed in place.
     Returns:
         The same model.
     Raises:
-        TypeError: what is not a module, or recurrent layers compiled by TorchScript; then
-            nothing has been changed.
+        TypeError: not a module, or a model with recurrent layers compiled by TorchScript.
+            Nothing has been changed then.
 
     Example::
 
@@ -55,16 +54,16 @@ def convert(model: Model) -> Model:
 
 
 def to_torch(model: Model) -> Model:
-    """Make every fusedrnn RNN, LSTM, GRU and cell of a model torch.nn's, in place.
+    """Change every fusedrnn RNN, LSTM, GRU and cell of a model to torch.nn's, in place.
 
-    Undoes :func:`convert`, and does the same to models that were built with fusedrnn: for
-    what knows torch.nn's classes only (TorchScript, ``quantize_dynamic``), and for models
-    and exported programs that must load where fusedrnn is not installed. What survives is what
-    survives :func:`convert`; on a GPU the weights are gathered for cuDNN, as they are when
-    torch.nn builds a layer. The classes are torch's own, under :func:`patch` too.
+    Undoes :func:`convert`, and also changes models that were built with fusedrnn. Use it for
+    tools that know only torch.nn's classes (TorchScript, ``quantize_dynamic``), and for models
+    and exported programs that must load where fusedrnn is not installed. The same things
+    survive as in :func:`convert`. On a GPU the weights are gathered for cuDNN, as torch.nn does
+    when it builds a layer. The classes are torch's own, under :func:`patch` too.
 
     Args:
-        model: any module, which may itself be one of them; changed in place.
+        model: any module, also a recurrent layer itself; changed in place.
     Returns:
         The same model.
     Raises:
@@ -121,11 +120,11 @@ def _change(layer: Layer, to_ours: bool) -> None:
     module, cls = layer.module, (OURS if to_ours else TORCHS)[layer.kind]
     parametrized = parametrize.is_parametrized(module)
     if parametrized:
-        # torch made this module a class of its own, which holds a property per parametrized
-        # weight: the same is made again over the other class.
+        # torch made this module a class of its own, with a property for each parametrized weight.
+        # Make the same class again, on top of the other base.
         own = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__")}
         cls = type(f"Parametrized{cls.__name__}", (cls,), own)
     module.__class__ = cls
-    # A parametrization is left to the first call: computing it may have effects of its own.
+    # Parametrized weights wait for the first call, because computing them may have side effects.
     if not to_ours and isinstance(module, nn.RNNBase) and not parametrized:
         module._init_flat_weights()

@@ -1,5 +1,5 @@
-"""What ``fusedrnn tune`` has learnt of a GPU: a JSON file in the cache folder for each GPU, driver,
-torch and build of fusedrnn. It is read at the first use of a CUDA device, and never otherwise.
+"""Keeps what ``fusedrnn tune`` has measured: one JSON file in the cache folder for each GPU,
+driver, torch and build of fusedrnn. It is read only when a CUDA device is first used.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 
 from . import _C, _binary
 
-FORM = 1  # of the file
-# What tells one candidate on one class of problems from another, and what of it is measured.
+FORM = 1  # the file's format
+# The fields that identify a class of problems and a candidate, and the fields of a measurement.
 CLASS = ("mode", "H", "B", "D", "L", "tf32")
 CANDIDATE = ("backward", "training", "kernel", "tile")
 MEASURED = (*CLASS, *CANDIDATE, "step_us")
@@ -30,11 +30,11 @@ MEASURED = (*CLASS, *CANDIDATE, "step_us")
 
 @dataclass
 class Experience:
-    """What is known of a GPU.
+    """What is known about a GPU.
 
     Attributes:
-        measured: dicts of MEASURED, as ``_C.set_measured`` takes them.
-        excluded: tiles that failed, by (backward, tile), each with the reason.
+        measured: dicts with the keys MEASURED, as ``_C.set_measured`` takes them.
+        excluded: the reason why a tile failed, by (backward, tile).
     """
 
     measured: list[dict[str, Any]]
@@ -42,14 +42,14 @@ class Experience:
 
 
 def folder() -> Path:
-    """FUSEDRNN_CACHE, or fusedrnn in the user's cache folder."""
+    """FUSEDRNN_CACHE, or ``fusedrnn`` in the user's cache folder."""
     if named := os.environ.get("FUSEDRNN_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusedrnn"
 
 
 def key_of(index: int) -> dict[str, Any]:
-    """What measurements of a CUDA device are worth something for."""
+    """What measurements on a CUDA device depend on: if one value differs, they do not count."""
     properties = torch.cuda.get_device_properties(index)
     info = _binary.build_info()
     return {
@@ -76,8 +76,8 @@ def path_of(key: dict[str, Any]) -> Path:
 
 
 def read(key: dict[str, Any]) -> Experience | None:
-    """What is kept for this key; None if there is nothing. A file that cannot be read as one is
-    ignored with a warning."""
+    """What is kept for this key; None if there is nothing. A damaged file is ignored with a
+    warning."""
     path = path_of(key)
     try:
         text = path.read_text("utf-8")
@@ -119,12 +119,12 @@ def _ignore(path: Path, reason: str) -> None:
 
 
 def add(key: dict[str, Any], found: Experience, tried: Iterable[tuple[bool, int]]) -> Experience:
-    """Keep what was found beside what is there, and return both. Of the same candidate and class
-    the new figure counts; ``tried`` tiles that are not excluded now are so no longer."""
+    """Add what was found to the file, and return all of it. A new figure replaces the old one of
+    the same candidate and class. A ``tried`` tile that has not failed now is no longer excluded."""
     path = path_of(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is damaged is written anew
+        warnings.simplefilter("ignore")  # a damaged file is replaced here, so nobody needs to know
         before = read(key) or Experience([], {})
         tried = set(tried)
         excluded = {k: why for k, why in before.excluded.items() if k not in tried} | found.excluded
@@ -146,7 +146,7 @@ def _write(path: Path, key: dict[str, Any], known: Experience) -> None:
             for (backward, tile), reason in sorted(known.excluded.items())
         ],
     }
-    # Whoever reads meanwhile finds the old file or the new one, whole.
+    # Written aside and renamed, so that a reader finds the whole old file or the whole new one.
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as made:
         json.dump(content, made, indent=1)
     Path(made.name).replace(path)
@@ -154,8 +154,8 @@ def _write(path: Path, key: dict[str, Any], known: Experience) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process at a time, or what two find at once would be kept of one only. Where the file
-    system has no locks that is all that can be lost."""
+    """Let one process at a time change the file; without the lock, two at once would keep only one
+    process's figures. On a file system without locks that can still happen, and nothing worse."""
     with path.with_suffix(".lock").open("w") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -163,10 +163,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def apply(index: int, known: Experience) -> None:
-    """Let plans for a CUDA device of this process go by it.
+    """Make this process plan for a CUDA device by what is known.
 
     Raises:
-        TypeError, ValueError: it is no such experience; nothing was changed then.
+        TypeError, ValueError: ``known`` is malformed. Nothing was changed then.
     """
     _C.set_measured(index, known.measured)
     for backward, tile in known.excluded:
@@ -174,7 +174,7 @@ def apply(index: int, known: Experience) -> None:
 
 
 def load(index: int) -> None:
-    """Read and apply what is kept for a CUDA device, if there is something."""
+    """Read and apply what is kept for a CUDA device, if anything is."""
     if not any(folder().glob("gpu-*.json")):
         return
     key = key_of(index)

@@ -1,16 +1,16 @@
-"""What other packages are told of ours when somebody imports them.
+"""Makes other packages know our layers: torch.compile, torch.onnx and opacus.
 
-torch._dynamo takes 1.3 s to import, torch.onnx 0.1 s, and most programs need neither. So nothing of
-this is done, or imported, before the package that it is for: a finder on sys.meta_path waits for
-its name.
+torch._dynamo takes 1.3 s to import, torch.onnx 0.1 s, and most programs need neither. So each hook
+waits until its package is imported: a finder on sys.meta_path waits for the name.
 
 torch.compile breaks the graph at every instance of torch.nn.LSTM, GRU and RNN, because torch.nn's
-end in an operator that it does not trace well. Ours end in one that it does. Dynamo's setting
-``allow_rnn`` lets instances pass, but all of them. So it is set while Dynamo looks at one of ours,
-and only then. Should a torch have no such class or method, ours break the graph as torch.nn's do.
+layers end in an operator that it does not trace well. Ours end in one that it does. Dynamo's
+setting ``allow_rnn`` lets all instances pass, ours and torch's. So we set it only while Dynamo
+looks at one of ours. If a version of torch lacks that class or method, our layers break the graph
+as torch.nn's do.
 
-opacus looks up ``type(module)`` in tables of validators and fixers: ours are entered beside
-torch.nn's.
+opacus looks up ``type(module)`` in tables of validators and fixers. We enter our classes there
+beside torch.nn's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .modules import GRU, LSTM, RNN
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
-    """Finds one module, as the others do, and calls ``then`` with it after it has run."""
+    """Finds one module as the other finders do, and calls ``then`` with it after it has run."""
 
     def __init__(self, name: str, then: Callable[[ModuleType], object]) -> None:
         self.name, self.then = name, then
@@ -40,7 +40,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
         try:
             spec = importlib.util.find_spec(name)
         finally:
-            sys.meta_path.insert(0, self)  # this may have been a question, and no import
+            sys.meta_path.insert(0, self)  # the caller may only ask for the spec, without importing
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
@@ -63,7 +63,7 @@ def when_imported(name: str, then: Callable[[ModuleType], object]) -> None:
 
 
 def _allow_ours(builder: ModuleType) -> None:
-    """Make Dynamo's ``VariableBuilder.wrap_module`` take our layers for modules like any other."""
+    """Make Dynamo's ``VariableBuilder.wrap_module`` treat our layers like any other module."""
     cls = getattr(builder, "VariableBuilder", None)
     theirs, config = getattr(cls, "wrap_module", None), getattr(builder, "config", None)
     if theirs is None or config is None:
@@ -80,12 +80,12 @@ def _allow_ours(builder: ModuleType) -> None:
 
 
 def _translate(_: ModuleType) -> None:
-    """Tell torch.onnx.export what our operators are."""
+    """Register our operators' translations with torch.onnx.export."""
     from . import onnx_export as onnx_export
 
 
 def _enter_tables(validators: ModuleType) -> None:
-    """Let opacus' validators and fixers treat ours as torch.nn's."""
+    """Make opacus' validators and fixers treat our layers as torch.nn's."""
     validator = getattr(validators, "ModuleValidator", None)
     for name in ("VALIDATORS", "FIXERS"):
         table = getattr(validator, name, {})

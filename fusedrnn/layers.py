@@ -1,4 +1,4 @@
-"""Which recurrent layers a model holds, whose they are, and what would change that."""
+"""Lists the recurrent layers of a model, whose they are, and how to change that."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Layer:
 class Layers:
     """The recurrent layers and cells of a model, in the order of ``model.named_modules()``.
 
-    Printed, it says of each whose it is and, of torch.nn's, what would change that.
+    Printed, it names the owner of each and, for torch.nn's layers, how to convert it.
     """
 
     layers: tuple[Layer, ...]
@@ -99,7 +99,7 @@ def _layer(name: str, module: nn.Module) -> Layer | None:
         kind = getattr(module, "original_name", None)
         return Layer(name, kind, False, module, scripted=True) if kind in NAMES else None
     cls = parametrize.type_before_parametrizations(module)
-    for base in cls.__mro__:  # ours before torch.nn's, from which our cells derive
+    for base in cls.__mro__:  # ours come before torch.nn's, because they derive from them
         if base in _BOTH:
             kind, ours = _BOTH[base]
             return Layer(name, kind, ours, module, subclass=base is not cls)

@@ -1,8 +1,8 @@
-"""Tells torch.onnx.export what the operators are in ONNX: its LSTM, GRU and RNN nodes.
+"""Translates our operators to ONNX's LSTM, GRU and RNN nodes for torch.onnx.export.
 
 torch has two exporters. The default one (dynamo=True) takes ``stack`` and ``cell`` apart before it
-translates, so it is told what a ``layer`` is. The old one (dynamo=False) records ``stack`` and
-``cell`` as they are called.
+translates, so it gets a translation of ``layer``. The old one (dynamo=False) records ``stack`` and
+``cell`` as they are called, so it gets translations of these two.
 
 B batch, I input size, H hidden size, P projection size, D directions, G gates, T time steps.
 """
@@ -22,19 +22,19 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from . import ops as ops  # registers torch.ops.fusedrnn
 from . import reference
 
-# Torch's gates in ONNX's order. LSTM: i, f, g, o become i, o, f, g. GRU: r, z, n become z, r, n.
+# Indices of torch's gates in ONNX's order: LSTM i, o, f, g of i, f, g, o; GRU z, r, n of r, z, n.
 _ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
-# Names of the old exporter, which is deprecated: a torch without it must still import fusedrnn.
+# The old exporter is deprecated, and a torch without it must still import fusedrnn.
 _helper: Any = getattr(torch.onnx, "symbolic_helper", None)
 _register: Any = getattr(torch.onnx, "register_custom_op_symbolic", None)
 
 
-# An entry in torch._decomp.decomposition_table would do for the export, but torch.compile infers
-# shapes by that table when sizes are dynamic, and it would fail on packed sequences.
+# For the export an entry in torch._decomp.decomposition_table would suffice. But torch.compile
+# uses that table to infer shapes when sizes are dynamic, and would fail on packed sequences.
 @torch.library.register_torch_dispatch("fusedrnn::layer", ProxyTorchDispatchMode)  # type: ignore[untyped-decorator]
 def _trace_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    """Trace a layer as one operator, as ever, and as an ONNX node in an export to ONNX."""
+    """Trace a layer as an ONNX node in an export to ONNX, else as one operator as usual."""
     if not torch.onnx.is_in_onnx_export():
         return mode.__torch_dispatch__(func, types, args, kwargs)
     with mode:
@@ -43,9 +43,9 @@ def _trace_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> An
 
 @torch.library.register_torch_dispatch("fusedrnn::layer", FakeTensorMode)  # type: ignore[untyped-decorator]
 def _infer_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    """Infer a layer's shapes, as ever, but refuse packed sequences in an export to ONNX.
+    """Infer a layer's shapes as usual, but refuse packed sequences in an export to ONNX.
 
-    Refused later, a model would fail before, at pad_packed_sequence, with an error of torch.export
+    Refused later, they would make pad_packed_sequence fail first, with an error of torch.export
     that does not say what to do.
     """
     batch_sizes = args[1]
@@ -66,8 +66,8 @@ def _layer(
     has_biases: bool,
     train: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operator ``layer`` made of an ONNX node, except that it keeps nothing for training."""
-    assert batch_sizes is None  # shapes are inferred first, and _infer_layer refused it
+    """The operator ``layer`` as an ONNX node; its reserve for training is empty."""
+    assert batch_sizes is None  # _infer_layer runs first and refuses packed sequences
     D = reference._directions(weights, has_biases)
     count = len(weights) // D
     w_ih, w_hh, *rest = (torch.stack(list(weights[i::count])) for i in range(count))
@@ -101,7 +101,7 @@ def _layer(
 
 
 def _reordered(weight: Tensor, mode: str) -> Tensor:
-    """[D, G*H, ...] with ONNX's order of gates."""
+    """The weight, [D, G*H, ...], with its gates in ONNX's order."""
     if mode not in _ORDER:
         return weight
     order = _ORDER[mode]
@@ -112,27 +112,27 @@ def _reordered(weight: Tensor, mode: str) -> Tensor:
 def _without_projection(
     input: Tensor, hx: Tensor | None, w_ih: Tensor, w_hh: Tensor, w_hr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Input and weights of the LSTM that computes the same without projecting h.
+    """Input and weights of an LSTM without projection that computes the same.
 
-    ONNX has no projection. As h = W_hr y, W_hh h = (W_hh W_hr) y: the node keeps y instead of h,
-    and its recurrent weight is that product. Only h_0 is the product of no y, so it becomes
-    further features of the input: h_0 at a direction's first step, zeros at the others. Their
-    weight is W_hh.
+    ONNX has no projection. Since h = W_hr y, W_hh h = (W_hh W_hr) y: the node keeps y instead of h,
+    and its recurrent weight is W_hh W_hr. Only h_0 does not come from a y. So it becomes additional
+    features of the input: h_0 at a direction's first step and zeros at the others. Their weight is
+    W_hh.
 
     Args:
         input: [T, B, I].
         hx: [D, B, P], or None for zeros.
         w_ih, w_hh, w_hr: [D, G*H, I], [D, G*H, P] and [D, P, H].
     Returns:
-        The LSTM's input [T, B, I + D*P] and weights [D, G*H, I + D*P] and [D, G*H, H]; I alone
-        in place of I + D*P when hx is None.
+        The LSTM's input [T, B, I + D*P] and weights [D, G*H, I + D*P] and [D, G*H, H]; when hx
+        is None, I instead of I + D*P.
     """
     if hx is not None:
         D, P = w_hr.shape[:2]
         others = input.new_zeros(input.size(0) - 1, input.size(1), P)
         features = [torch.cat((hx[:1], others)), torch.cat((others, hx[1:]))]
         input = torch.cat((input, *features[:D]), dim=2)
-        # A direction's weight of the other direction's features is zero.
+        # A direction ignores the other direction's features: their weight is zero.
         own = [torch.cat([w_hh[d] * (d == e) for e in range(D)], dim=1) for d in range(D)]
         w_ih = torch.cat((w_ih, torch.stack(own)), dim=2)
     return input, w_ih, w_hh @ w_hr
@@ -152,7 +152,7 @@ def _symbolic_stack(
     train: int,
     bidirectional: int,
 ) -> tuple[Any, Any, Any]:
-    """The operator ``stack`` in the old exporter's graph, where each tensor is a value of it."""
+    """The operator ``stack`` in the old exporter's graph; tensors are values of the graph."""
     weights = _helper._unpack_list(weights)
     D, count = 1 + bidirectional, len(weights) // num_layers
     if count // D % 2:
@@ -160,8 +160,8 @@ def _symbolic_stack(
             "fusedrnn: only torch.onnx.export(..., dynamo=True) can export an LSTM with proj_size"
         )
     packed = not _helper._is_none(batch_sizes)
-    # torch's exporter undoes a packing that it sees. Otherwise it would take packed rows for
-    # padded ones.
+    # torch's exporter undoes a packing that it sees within the model. Packed rows from outside it
+    # would take for padded ones.
     if packed and batch_sizes.node().kind() != "prim::PackPadded":
         raise RuntimeError(
             "fusedrnn: to export a packed sequence to ONNX, call pack_padded_sequence within the "
@@ -202,13 +202,13 @@ def _old_layer(
     bidirectional: int,
     batch_sizes: Any,
 ) -> tuple[Any, Any, Any]:
-    """Output, h_n and c_n of the node that torch makes of its own layers; c_n is empty but for
+    """Output, h_n and c_n of the node that torch makes of its own layers; c_n is empty except for
     LSTM."""
-    # Private, so it is looked up only when it is needed: if torch moves it, only this export fails.
+    # A private name of torch: imported here, so that only this export fails if torch moves it.
     from torch.onnx._internal.torchscript_exporter.symbolic_opset9 import _generic_rnn
 
     with warnings.catch_warnings():
-        # About states of a fixed batch size, which torch.nn's modules make where none are given.
+        # It warns of a fixed batch size in the states that torch.nn's modules make when given none.
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size")
         output, h_n, *c_n = _generic_rnn(
             g,
@@ -243,7 +243,7 @@ def _symbolic_cell(
 
 
 if _helper is not None and _register is not None:
-    # A letter for each argument: tensor (v), string, int or float. What is registered for opset 9,
-    # the old exporter's first, serves all later ones.
+    # One letter for each argument: tensor (v), string, int or float. A registration for opset 9,
+    # the old exporter's first, serves all later opsets.
     _register("fusedrnn::stack", _helper.parse_args(*"vvvvvsiifii")(_symbolic_stack), 9)
     _register("fusedrnn::cell", _helper.parse_args(*"vvvvvvvs")(_symbolic_cell), 9)

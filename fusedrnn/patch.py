@@ -1,7 +1,7 @@
 """Puts fusedrnn's classes under torch.nn's names, for code that builds its own layers.
 
-Names are replaced in the modules of torch where they are looked up, not in torch's classes: layers
-built before keep running torch's code.
+It replaces the names in torch's modules and leaves torch's classes as they are, so layers that
+were built before keep running torch's code.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _replaced: list[tuple[Any, str, Any]] = []
 
 
 class Patch:
-    """torch.nn's names replaced by fusedrnn's; what :func:`patch` returns.
+    """What :func:`patch` returns: torch.nn's names, replaced by fusedrnn's until undone.
 
-    As a context manager it undoes the patch at the end of the block, whatever happens in it.
+    As a context manager it undoes the patch at the end of the block, also after an exception.
     """
 
     def __init__(self) -> None:
@@ -57,9 +57,9 @@ class Patch:
                     _replace(place, name, OURS[name])
 
     def undo(self) -> None:
-        """Put back what was there; while other patches are in force, only this one ends.
+        """End this patch; when the last patch in force ends, torch.nn has its own names back.
 
-        A name that has been replaced again in the meantime is left as it is.
+        A name that somebody else has replaced in the meantime is left as it is.
         """
         global _in_force
         with _lock:
@@ -86,17 +86,17 @@ def patch() -> Patch:
     For code that builds ``torch.nn.LSTM`` itself. While a patch is in force, ``torch.nn``,
     ``torch.nn.modules`` and ``torch.nn.modules.rnn`` give fusedrnn's classes: to calls, to
     ``from torch.nn import LSTM``, to ``isinstance``, to class statements, and to
-    ``torch.load(..., weights_only=False)`` of models pickled with torch.nn's. What is built
-    meanwhile stays fusedrnn's; :func:`to_torch` changes it back.
+    ``torch.load(..., weights_only=False)`` of models pickled with torch.nn's. Layers built
+    meanwhile stay fusedrnn's after the patch; :func:`to_torch` changes them back.
 
-    What it cannot reach: names that were imported before (``from torch.nn import LSTM``), and
-    subclasses and layers that exist already, which are then no instances of ``torch.nn.LSTM``
-    and cannot be pickled under the patch. So patch before importing the code it is for, or
-    use :func:`convert` on the model. A warning names the modules that imported before.
+    A patch cannot reach names that were imported before (``from torch.nn import LSTM``), nor
+    existing subclasses and layers: under the patch they are no instances of ``torch.nn.LSTM``
+    and cannot be pickled. So patch before importing the code it is for, or use :func:`convert`
+    on the model. A warning names the modules that imported the names before.
 
-    Patches nest: the names go back when the last is undone, in whatever order. They hold for
-    the whole process and all its threads, also those that did not ask; a block that must not
-    affect others runs before they start. Processes started by spawn need their own.
+    Patches nest: the names go back when the last one is undone, in any order. A patch holds for
+    the whole process and all its threads. If other threads must not see it, run the block
+    before they start. Processes started by spawn need a patch of their own.
 
     Returns:
         A :class:`Patch`, already in force: a context manager, with a method ``undo()``.
@@ -115,7 +115,7 @@ def patch() -> Patch:
 
 
 def _warn_of_early_imports() -> None:
-    """Name the modules that hold torch.nn's classes by name, where no patch reaches them."""
+    """Warn of the modules that imported torch.nn's classes by name: no patch reaches those."""
     theirs = {id(cls): name for name, cls in TORCHS.items()}
     found = []
     for path, module in sorted(sys.modules.items()):

@@ -1,9 +1,12 @@
-"""The process in which ``fusedrnn tune`` tries kernels: what hangs or crashes there is a result.
+"""The process in which ``fusedrnn tune`` tries kernels, so that one may hang or crash.
 
-A job a line comes in, a dict of JSON: a class of problems and a candidate for one pass. A line goes
-out for each: ``{"step_us": {"training": ..., "inference": ...}}``; or ``{"failed": reason}`` for a
-kernel that is wrong, does not start or leaves the device unusable, which is said with ``"dead":
-true`` and ends the process; or ``{"left_out": reason}`` for a class that has no room or no kernel.
+It reads one job a line, as JSON: a class of problems and a candidate for one pass. It answers each
+with one line, which is
+
+- ``{"step_us": {"training": ..., "inference": ...}}``;
+- ``{"failed": reason}`` if the kernel is wrong or does not start, with ``"dead": true`` if it
+  leaves the device unusable, which ends the process; or
+- ``{"left_out": reason}`` if memory does not suffice or no kernel takes the class.
 """
 
 from __future__ import annotations
@@ -30,16 +33,16 @@ ROUNDS, CALLS = 3, 4  # the fastest round counts
 
 
 class Wrong(Exception):
-    """A kernel computes something else than it should."""
+    """A kernel computes wrong results."""
 
 
 def steps(B: int) -> int:
-    """Time steps of a timed call: enough to make its start small, at most 65536 rows."""
+    """Time steps of a timed call: enough to hide the cost of its start, at most 65536 rows."""
     return max(32, min(256, 65536 // B))
 
 
 def cuda_clock(call: Call, calls: int) -> float:
-    """On the device, from the first call's start to the last one's end."""
+    """Time on the device, from the start of the first call to the end of the last."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(calls):
@@ -50,7 +53,7 @@ def cuda_clock(call: Call, calls: int) -> float:
 
 
 class Candidate:
-    """One kernel for one pass of a class of problems; the other pass goes step by step."""
+    """One kernel for one pass of a class of problems; the stepwise kernel runs the other pass."""
 
     def __init__(self, job: dict[str, Any], device: torch.device) -> None:
         self.job, self.device = job, device
@@ -64,13 +67,13 @@ class Candidate:
         self.module.load_state_dict(self.exact.state_dict())
 
     def force(self, wanted: bool) -> None:
-        """Have the plan take this candidate, or else the stepwise path."""
+        """Force the plan to this candidate if ``wanted``, else to the stepwise path."""
         by_tile = wanted and self.job["tile"] >= 0
         os.environ["FUSEDRNN_CUDA_TILE"] = str(self.job["tile"]) if by_tile else ""
         os.environ["FUSEDRNN_CUDA_KERNEL"] = "" if by_tile else "stepwise"
 
     def results(self, module: nn.Module, x: Tensor) -> list[Tensor]:
-        """Of a pass: outputs and states, or the gradients of all."""
+        """Outputs and states of the forward pass, or all gradients of the backward pass."""
         x = x.requires_grad_(self.backward)
         self.force(not self.backward)
         with torch.set_grad_enabled(self.backward):
@@ -83,7 +86,7 @@ class Candidate:
         return list(torch.autograd.grad(found, [x, *module.parameters()], slopes))
 
     def check(self) -> None:
-        """Raises Wrong unless it computes what torch.nn does in float64."""
+        """Raise Wrong unless the results are torch.nn's in float64."""
         x = torch.randn(CHECKED_STEPS, min(self.job["B"], CHECKED_ROWS), self.job["H"])
         expected = self.results(self.exact, x.double())
         found = self.results(self.module, x.to(self.device))
@@ -93,7 +96,7 @@ class Candidate:
                 raise Wrong(f"computes wrongly: {error:.1e} of the largest value off float64")
 
     def times(self, clock: Clock) -> dict[str, float]:
-        """Microseconds a step and layer, by whether gradients are kept."""
+        """Microseconds a step and layer, with ("training") and without gradients kept."""
         T, B = steps(self.job["B"]), self.job["B"]
         x = torch.randn(T, B, self.job["H"], device=self.device, requires_grad=True)
         module = self.module
@@ -116,14 +119,14 @@ class Candidate:
             calls = {"training": lambda: forward(True), "inference": lambda: forward(False)}
         found = {}
         for purpose, call in calls.items():
-            call()  # what is made at the first call
+            call()  # what the first call sets up is not timed
             seconds = min(clock(call, CALLS) for _ in range(ROUNDS))
             found[purpose] = seconds / CALLS / T / self.job["L"] * 1e6
         return found
 
 
 def answer(job: dict[str, Any], device: torch.device, clock: Clock) -> dict[str, Any]:
-    """What is said of a job."""
+    """The answer to a job."""
     try:
         candidate = Candidate(job, device)
         candidate.check()
@@ -145,14 +148,14 @@ def _lives(device: torch.device) -> bool:
 
 
 def main(device: str, clock: Clock = cuda_clock) -> None:
-    """Answers jobs until there are no more."""
-    os.environ["FUSEDRNN_CUDA_CHECK"] = "0"  # done here, against float64
-    # Nothing is known of the device: what was taken out before may be right by now.
+    """Answer jobs until there are no more."""
+    os.environ["FUSEDRNN_CUDA_CHECK"] = "0"  # kernels are checked here, against float64
+    # Forget what is kept about the device: a kernel that was taken out before may be right by now.
     _C.set_experience_loader(lambda index: None)
     talk = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else prints
+    os.dup2(2, 1)  # so that nothing else prints into the answers
     place = torch.device(device)
-    torch.zeros(1, device=place)  # makes the context, before time counts
+    torch.zeros(1, device=place)  # makes the CUDA context before the parent's time limit counts
     print(json.dumps({"ready": True}), file=talk, flush=True)
     for line in sys.stdin:
         said = answer(json.loads(line), place, clock)

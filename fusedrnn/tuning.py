@@ -1,7 +1,7 @@
-"""``fusedrnn tune``: what each kernel takes on this GPU, for plans to go by in place of estimates.
+"""``fusedrnn tune``: measures the kernels on this GPU, so that plans need not estimate.
 
-Every candidate, ours and cuDNN, is checked against float64 and timed in a process of its own kind
-(``tune_worker``): one that hangs, crashes or computes wrongly is taken out, and the rest goes on.
+A child process (``tune_worker``) checks every candidate, ours and cuDNN, against float64 and times
+it. A kernel that hangs, crashes or computes wrongly is taken out, and the others are still tried.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from . import _C, _binary, experience, ops
 from ._explain import explain
 
 SECONDS = 45.0  # of `python -m fusedrnn tune`
-FAR = 3.0  # times the cheapest estimate: a tile estimated beyond is not tried, unless all are
+FAR = 3.0  # times the cheapest estimate: `tune` of common classes skips tiles beyond that
 COMMAND = [sys.executable, "-m", "fusedrnn.tune_worker"]
 START_LIMIT, JOB_LIMIT = 180.0, 20.0  # seconds; a job takes less than one
 TILES = 64  # more than there are
@@ -39,7 +39,7 @@ NAMES = {"RNN_TANH": "RNN"}
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device to be measured: what its figures are kept under, and its limits."""
+    """A device to be measured: the key of its figures, and its limits."""
 
     index: int
     device: str
@@ -49,7 +49,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Sizes:
-    """A class of problems; H and B are the largest of it."""
+    """A class of problems; H and B are the class's largest."""
 
     mode: str
     H: int
@@ -66,19 +66,20 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Result:
-    """One kernel for one pass of a class of problems.
+    """What one kernel takes for one pass of a class of problems.
 
     Attributes:
         sizes: the class, in words.
         backward: the pass.
         kernel: "block", "cluster", "stepwise" or "torch" (cuDNN).
-        tile: of a block or cluster kernel, its row of csrc/cuda/tiles.h; else -1.
-        L: layers of the stack that was timed. Ours run one after the other, so that one tells for
-            all; cuDNN may run them side by side, and 2 tell for more.
-        training_us: microseconds a time step of one layer takes when gradients are kept, products
-            included; None where the kernel failed.
-        inference_us: likewise without gradients; None for a backward pass.
-        reason: why it failed; empty where it did not.
+        tile: the row of csrc/cuda/tiles.h of a block or cluster kernel; else -1.
+        L: layers of the stack that was timed. Our layers run one after the other, so 1 stands for
+            any number. cuDNN may run layers side by side, so it is also timed with 2, which
+            stands for all larger numbers.
+        training_us: microseconds for one time step of one layer when gradients are kept,
+            products included; None if the kernel failed.
+        inference_us: the same without gradients; None for a backward pass.
+        reason: why the kernel failed; empty if it did not.
     """
 
     sizes: str
@@ -100,11 +101,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What :func:`fusedrnn.tune` has measured; printed, a table of it.
+    """What :func:`fusedrnn.tune` has measured; prints as a table.
 
     Attributes:
         gpu: the device's name.
-        file: where it is kept.
+        file: where the figures are kept.
         results: one for each class of problems, pass and kernel, the fastest first.
         left_out: classes that were not measured, each with the reason.
     """
@@ -128,7 +129,7 @@ class Tuning:
 
 
 class Worker:
-    """A child process that tries kernels, started again after one that took it along."""
+    """A child process that tries kernels, restarted after a kernel has killed it."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -141,12 +142,12 @@ class Worker:
         self.end()
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The worker's answer, or why there is none."""
+        """The worker's answer to a job, or the reason why there is none."""
         if self.process is None:
             self._start()
         assert self.process
         assert self.process.stdin
-        with suppress(BrokenPipeError):  # what it died of is said below
+        with suppress(BrokenPipeError):  # _answer says what it died of
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
         answer = self._answer(JOB_LIMIT)
@@ -217,7 +218,7 @@ class Session:
     tried: set[tuple[bool, int]] = field(default_factory=set)
 
     def candidates(self, sizes: Sizes, backward: bool, every: bool) -> list[tuple[str, int, int]]:
-        """(kernel, tile, L): ours for a pass, the cheapest by estimate first, and cuDNN."""
+        """(kernel, tile, L) of our kernels for a pass, the cheapest estimate first, then cuDNN."""
         found = []
         for tile in range(TILES):
             try:
@@ -239,7 +240,8 @@ class Session:
         return plan
 
     def measure(self, sizes: Sizes, every: bool) -> str:
-        """All candidates on a class; kept if each has an answer. Returns why not, or nothing."""
+        """Measure all candidates on a class and keep their results. If one candidate has no room
+        or no kernel, keep none of them and return the reason; else return ""."""
         results: list[Result] = []
         measured: list[dict[str, Any]] = []
         for backward in (False, True):
@@ -274,7 +276,7 @@ class Session:
         return ""
 
     def keep(self) -> Path:
-        """Adds what was found to what is kept, and lets this process go by it."""
+        """Add the results to the file, and make this process use them."""
         found = experience.Experience(self.measured, self.excluded)
         both = experience.add(self.gpu.key, found, self.tried)
         experience.apply(self.gpu.index, both)
@@ -294,7 +296,7 @@ def _gpu(device: torch.device) -> Gpu:
 
 
 def _common(tf32: bool) -> Iterator[Sizes]:
-    """Classes of problems, the most used first: B within H, all of it by cell."""
+    """Classes of problems, the most used first: for each cell all B, and for each B all H."""
     rounds: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
         ((128, 256, 64, 512), (32, 64, 1, 128), (1,)),
         ((128, 256, 64, 512), (16, 256, 8), (1,)),
@@ -310,26 +312,26 @@ def _common(tf32: bool) -> Iterator[Sizes]:
 
 
 def tune(module: nn.Module, input: Tensor | PackedSequence) -> Tuning:
-    """Measure every kernel for a layer and an input on their GPU, and go by it from now on.
+    """Measure every kernel for a layer and an input on their GPU, and plan by it from now on.
 
-    Each kernel of ours that can run the layer, the stepwise path and cuDNN are checked against
-    float64 and timed in a process of their own, which takes about half a minute; one that
-    computes wrongly, does not start, hangs or crashes is taken out. What is measured holds for a
-    class of problems: this cell, H and B up to the next size of a few, D, any L, and
-    torch's switch for TF32 in RNNs as it is now. It is kept in the cache folder (FUSEDRNN_CACHE,
-    or fusedrnn in XDG_CACHE_HOME, by default ~/.cache) by GPU, driver, torch and build, and read
-    by every later process. ``python -m fusedrnn tune`` measures common classes.
+    A child process checks each of our kernels that can run the layer, the stepwise path and cuDNN
+    against float64, and times them. That takes about half a minute. A kernel that computes
+    wrongly, does not start, hangs or crashes is taken out. The measurement holds for a class of
+    problems: this cell, H and B rounded up to one of a few sizes, D, any L, and torch's switch
+    for TF32 in RNNs as it is now. It is kept in the cache folder (FUSEDRNN_CACHE, or fusedrnn in
+    XDG_CACHE_HOME, by default ~/.cache) by GPU, driver, torch and build, and every later process
+    reads it. ``python -m fusedrnn tune`` measures common classes.
 
     Args:
         module: a fusedrnn.RNN, LSTM or GRU (or torch.nn's), in float32, without projection.
         input: as the module takes it, on a GPU: (T, B, I), (B, T, I) with batch_first, (T, I), or
-            a PackedSequence. Its values do not matter.
+            a PackedSequence. The values do not matter.
     Returns:
         A :class:`~fusedrnn.tuning.Tuning`: microseconds a time step and layer, by pass and kernel.
     Raises:
-        TypeError: a module that is not a layer, or an input that is no sequence.
+        TypeError: a module that is not a layer, or an input that is not a sequence.
         ValueError: an input of a rank that the module does not take; a projection, or a dtype
-            other than float32, for which cuDNN or the stepwise path is the only choice.
+            other than float32, because only cuDNN or the stepwise path can run these.
         RuntimeError: an input of another size than the module takes; no GPU; an input that is not
             on it; or a build without the CUDA half.
     """
@@ -361,7 +363,7 @@ def tune(module: nn.Module, input: Tensor | PackedSequence) -> Tuning:
 
 
 def common(gpu: Gpu, seconds: float, tell: Callable[[str], None] = print) -> Tuning:
-    """Measure common classes of problems until the time is up; ``tell`` hears of each."""
+    """Measure common classes of problems until the time is up; call ``tell`` with each result."""
     begin = time.monotonic()
     left_out: list[str] = []
     skipped = 0
@@ -383,7 +385,7 @@ def common(gpu: Gpu, seconds: float, tell: Callable[[str], None] = print) -> Tun
 
 
 def _told(session: Session, sizes: Sizes, reason: str, elapsed: float) -> str:
-    """A class in a line: the fastest of each pass."""
+    """One line about a class: the fastest kernel of each pass."""
     best = []
     for backward in (False, True):
         mine = [r for r in session.results if (r.sizes, r.backward) == (str(sizes), backward)]
@@ -394,7 +396,7 @@ def _told(session: Session, sizes: Sizes, reason: str, elapsed: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m fusedrnn tune``. 0; 1 where a kernel failed, 2 where there is nothing to tune."""
+    """``python -m fusedrnn tune``: 0 if all is well, 1 if a kernel failed, 2 without a GPU."""
     parser = argparse.ArgumentParser(
         "python -m fusedrnn tune", description="Measures this GPU's kernels, for plans to go by."
     )

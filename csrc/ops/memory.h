@@ -1,7 +1,7 @@
-// Where the CPU operators' large tensors lie. What the first touch of memory costs, the system's
-// zeroing of its pages, is a fifth of a training step at worst (LSTM T200 B64 H128 L2: 98 ms, and
-// 125 when malloc has given the pages of the last step back). So pages are huge where the system
-// grants them, and blocks that only layers see are kept for the next call.
+// Memory for the CPU operators' large tensors. The system zeroes every page at its first touch,
+// which costs up to a fifth of a training step (LSTM T200 B64 H128 L2: 98 ms, but 125 if malloc has
+// returned the last step's pages to the system). So large tensors ask for huge pages, and blocks
+// that only the layers see are kept for the next call.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -14,11 +14,12 @@
 
 namespace fusedrnn::ops {
 
-constexpr size_t kLargeBytes = size_t(4) << 20;    // below, malloc mostly has memory in use before
-constexpr size_t kMappedBytes = size_t(32) << 20;  // above, glibc's malloc never has
-constexpr size_t kHugeBytes = size_t(64) << 20;
-constexpr size_t kSmallPage = size_t(64) << 10;  // a multiple of the system's page, on all of them
+constexpr size_t kLargeBytes = size_t(4) << 20;    // smaller: malloc mostly reuses touched pages
+constexpr size_t kMappedBytes = size_t(32) << 20;  // larger: glibc's malloc always maps new pages
+constexpr size_t kHugeBytes = size_t(64) << 20;    // larger: no huge pages, see in_huge_pages
+constexpr size_t kSmallPage = size_t(64) << 10;    // a multiple of every system's page size
 
+// Calls madvise on the whole pages of `page` bytes within the block.
 inline void advise(void* data, size_t bytes, size_t page, int advice) {
   const auto begin = reinterpret_cast<uintptr_t>(data);
   const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
@@ -31,9 +32,9 @@ inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size
 #endif
 }
 
-// Blocks that were given back, the latest last. Of those that malloc would have returned to the
-// system, it may take the pages meanwhile (smaller ones are in small pages, whose marking as dirty
-// again would cost a hundredth of a step).
+// Freed blocks, kept for the next call, the latest last. Blocks of 32 MiB and more, which malloc
+// would have returned to the system, are marked MADV_FREE, so the system may reclaim their pages.
+// Smaller ones are not: dirtying their many small pages again would cost 1 % of a step.
 class KeptBlocks {
  public:
   struct Block {
@@ -41,7 +42,7 @@ class KeptBlocks {
     size_t bytes;
   };
 
-  // Never destroyed: tensors may outlive what is static.
+  // Never destroyed, because tensors may outlive static objects.
   static KeptBlocks& instance() {
     static auto* const blocks = new KeptBlocks;
     return *blocks;
@@ -49,7 +50,7 @@ class KeptBlocks {
 
   static bool keeps(size_t bytes) { return bytes <= kMostBytes; }
 
-  // The smallest that has room and is not wasted on so few bytes; without data if there is none.
+  // The smallest block that fits and is at most twice as large; null data if there is none.
   Block take(size_t bytes) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return {};
@@ -93,14 +94,15 @@ class KeptBlocks {
     blocks_.erase(blocks_.begin(), end);
   }
 
-  // Tried, never waited for: a forked child may find it held by a thread it does not have.
+  // Taken by try_lock only. A forked child may find it held by a thread that only its parent has.
   std::mutex mutex_;
   std::vector<Block> blocks_;
 };
 
-// For tensors of which everything is written; a huge page is taken whole. Not for very large ones:
-// the system makes room for so many by moving what lies between, call after call (LSTM T500 B256
-// H512 inference between calls of torch.nn: 0.5 to 0.6 s of the system's time, 0.2 in small pages).
+// Asks for huge pages. Only for tensors that are written entirely, because a huge page is taken
+// whole. Above kHugeBytes small pages are faster: to make room for so many huge ones the system
+// moves other memory in every call (LSTM T500 B256 H512 inference, in turn with torch.nn: 0.5 to
+// 0.6 s of system time, 0.2 in small pages).
 inline at::Tensor in_huge_pages(at::Tensor tensor, size_t least = kLargeBytes) {
   if (tensor.defined() && tensor.nbytes() >= least && tensor.nbytes() <= kHugeBytes) {
     advise_huge_pages(tensor.data_ptr(), tensor.nbytes());
@@ -108,12 +110,12 @@ inline at::Tensor in_huge_pages(at::Tensor tensor, size_t least = kLargeBytes) {
   return tensor;
 }
 
-// A workspace, of which a part may stay untouched: that is not to be taken, where it would count.
+// Workspaces may be partly unused, so huge pages are requested only from 32 MiB up.
 inline at::Tensor workspace_of(int64_t bytes, const at::TensorOptions& options) {
   return in_huge_pages(at::empty({bytes}, options.dtype(at::kByte)), kMappedBytes);
 }
 
-// Memory that only layers see, from one pass to the other.
+// A tensor that only the layers see, such as the reserve: its block is kept for the next call.
 inline at::Tensor reused_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const size_t bytes = c10::multiply_integers(sizes) * options.dtype().itemsize();
   if (bytes < kLargeBytes) return at::empty(sizes, options);
