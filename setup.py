@@ -1,13 +1,13 @@
 """Builds fusedrnn._C against the torch that is already installed.
 
-torch is no build requirement: pip would fetch a second one into its build environment, and an
-extension fits only the torch it was compiled against. So an isolated build looks for torch where
-the calling interpreter has it.
+torch is not a build requirement: pip would fetch a second torch into its build environment, and an
+extension fits only the torch it was compiled against. So an isolated build looks for torch in the
+calling interpreter.
 
-The CPU half is always built. The CUDA half is built for the GPUs that are there, or where it is
-asked for, and only with a toolkit that was tried first (tools/toolchain.py): it never breaks an
-install, and why it is missing is kept in the package. Environment: FUSEDRNN_CUDA=1, or
-FORCE_CUDA=1, insists on it, FUSEDRNN_CUDA=0 leaves it out; TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX and
+The CPU half is always built. The CUDA half is built for the GPUs of this machine, or on request,
+and only with a toolkit that passed a trial (tools/toolchain.py). So it never breaks an install, and
+the package keeps the reason why it is missing. Environment: FUSEDRNN_CUDA=1, or FORCE_CUDA=1,
+insists on the CUDA half, FUSEDRNN_CUDA=0 leaves it out; TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX and
 CUDA_HOME mean what they mean to torch.utils.cpp_extension.
 """
 
@@ -41,26 +41,26 @@ from toolchain import Compiler, Toolkit, Unusable  # noqa: E402
 VERSION = "0.2.0.dev0"
 MIN_TORCH = (2, 10)
 MIN_SETUPTOOLS = 77  # the first that reads the licence in pyproject.toml
-# Wheels to be handed on serve one torch minor, and their name says so: see tools/release.sh.
+# A wheel for others fits one minor version of torch, and its name says which: tools/release.sh.
 LOCAL_VERSION = os.environ.get("FUSEDRNN_LOCAL_VERSION")
 
-# What is compiled where no GPU is in sight: real code for each family, 8.6's serving 8.9; PTX for
-# what comes later. That of 8.0 takes no time to compile and serves 8.7, to which 8.6's code is not
-# promised. 9.0's st.async is PTX 8.1, known to toolkits from 12.1 on. Blackwell's two have toolkits
-# from 12.8 on; the PTX of the first serves 11.0.
+# Architectures to compile for where there is no GPU: machine code for each family (8.6's also runs
+# on 8.9), and PTX for later ones. The PTX of 8.0 compiles in no time and serves 8.7, on which 8.6's
+# code is not promised to run. 9.0 needs toolkit 12.1 or newer, for st.async (PTX 8.1). Blackwell's
+# two, 10.0 and 12.0, need 12.8 or newer; the PTX of 10.0 serves 11.0.
 CUDA_ARCHES = "7.5;8.0+PTX;8.6"
 CUDA_ARCHES_12_1 = "9.0"
 CUDA_ARCHES_12_8 = "10.0+PTX;12.0+PTX"
 MIN_CAPABILITY = (7, 5)
 
-# Describing the project needs no torch, compiling does. Metadata for a wheel (dist_info) needs it
-# too: better to stop there than after pip has downloaded torch for a build that cannot use it.
+# Describing the project needs no torch, compiling does. Metadata for a wheel (dist_info) also asks
+# for it: better to stop there than after pip has downloaded a torch that the build cannot use.
 TORCH_FREE_COMMANDS = {"sdist", "egg_info", "clean", "--version", "--name"}
 METADATA_COMMANDS = {"dist_info"}
 
 
 def stop(reason: str) -> SystemExit:
-    """What setup.py raises on a condition the user can mend: one line and no traceback."""
+    """The exception for what the user can mend: one line, no traceback."""
     return SystemExit(f"fusedrnn: {reason}")
 
 
@@ -68,13 +68,13 @@ def stop(reason: str) -> SystemExit:
 
 
 def search_path(python: str) -> list[str]:
-    """sys.path of `python` outside any build environment; empty where torch is not on it."""
+    """sys.path of `python` outside any build environment; empty if torch is not on it."""
     probe = (
         "import importlib.util, json, sys; found = importlib.util.find_spec('torch');"
         f"fits = sys.implementation.cache_tag == {sys.implementation.cache_tag!r};"
         "print(json.dumps(sys.path if found and found.origin and fits else []))"
     )
-    # -E drops the PYTHONPATH by which pip lays its environment over the interpreter's own.
+    # -E drops PYTHONPATH, by which pip puts its build environment before the interpreter's own.
     done = subprocess.run([python, "-E", "-c", probe], cwd="/", capture_output=True, text=True)
     return [entry for entry in json.loads(done.stdout) if entry] if done.returncode == 0 else []
 
@@ -145,7 +145,7 @@ def check_tools(cpp_extension: ModuleType) -> Compiler:
 
 
 def cuda_wish(environment: Mapping[str, str]) -> bool | None:
-    """Whether the user wants the CUDA half; None where nothing was said."""
+    """Whether the user wants the CUDA half; None if they did not say."""
     wish = environment.get("FUSEDRNN_CUDA", "")
     if wish not in ("", "0", "1"):
         raise stop(f"FUSEDRNN_CUDA must be 0 or 1, got {wish!r}")
@@ -155,13 +155,13 @@ def cuda_wish(environment: Mapping[str, str]) -> bool | None:
 
 
 def numbers(release: str) -> tuple[int, int]:
-    """A toolkit's release to compare: (12, 8); one that cannot be read counts as the oldest."""
+    """A toolkit's release for comparison, as in (12, 8); an unreadable one counts as the oldest."""
     known = re.fullmatch(r"(\d+)\.(\d+)", release)
     return (int(known[1]), int(known[2])) if known else (0, 0)
 
 
 def all_arches(release: str) -> str:
-    """Every architecture that the kernels are made for and this release of CUDA knows."""
+    """Every architecture that the kernels are written for and this release of CUDA knows."""
     arches = [CUDA_ARCHES]
     if numbers(release) >= (12, 1):
         arches.append(CUDA_ARCHES_12_1)
@@ -171,19 +171,19 @@ def all_arches(release: str) -> str:
 
 
 def check_arches(arches: str, release: str) -> None:
-    """Unusable where nvcc knows an architecture, but not all that the kernels use of it."""
+    """Raise Unusable if nvcc knows an architecture but not every instruction that we use on it."""
     if numbers(release) < (12, 1) and re.search(r"\b9\.0|hopper", arches, re.IGNORECASE):
         raise Unusable(f"for 9.0 the kernels need CUDA 12.1 (st.async, PTX 8.1), not {release}")
 
 
 def arches_of(capabilities: Iterable[tuple[int, int]]) -> str:
-    """TORCH_CUDA_ARCH_LIST for the GPUs at hand, PTX for the newest of them."""
+    """TORCH_CUDA_ARCH_LIST for the GPUs of this machine, with PTX for the newest."""
     usable = sorted({each for each in capabilities if each >= MIN_CAPABILITY})
     return ";".join(f"{major}.{minor}" for major, minor in usable) + "+PTX" if usable else ""
 
 
 def chosen_arches(torch: ModuleType, wish: bool | None, release: str) -> str:
-    """What to compile the CUDA half for; Unusable where that is for nobody."""
+    """The architectures to compile the CUDA half for; raises Unusable if there is none."""
     given = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     if given and given != "native":
         return given
@@ -200,7 +200,7 @@ def chosen_arches(torch: ModuleType, wish: bool | None, release: str) -> str:
 
 
 def usable_toolkit(torch: ModuleType, compiler: Compiler, wish: bool | None) -> Build:
-    """The CUDA build by the first toolkit that works; Unusable, with the first reason, if none."""
+    """The CUDA build with the first toolkit that works; else Unusable with the first's reason."""
     version = torch.version.cuda
     if version is None:
         raise Unusable(f"the torch it was built against, {torch.__version__}, has no CUDA")
@@ -231,7 +231,7 @@ def usable_toolkit(torch: ModuleType, compiler: Compiler, wish: bool | None) -> 
 
 @dataclass(frozen=True)
 class Build:
-    """What is built, and what of it is written down beside the binary."""
+    """What is built, and the facts about it that are written beside the binary."""
 
     extension: Extension
     compiler: Compiler
@@ -254,7 +254,7 @@ class Build:
 
 
 def binary() -> Any:
-    """fusedrnn/_binary.py, without the package around it, which needs what is built here."""
+    """fusedrnn/_binary.py alone: importing the package would need the binary that we build here."""
     spec = importlib.util.spec_from_file_location("binary", ROOT / "fusedrnn" / "_binary.py")
     assert spec
     assert spec.loader
@@ -280,13 +280,13 @@ def chosen_build(torch: ModuleType, compiler: Compiler) -> Build:
 
 
 def listed(root: Path, pattern: str) -> list[str]:
-    """Files that match, sorted and relative to `root`: the same on every machine."""
+    """Files that match, relative to `root` and sorted, so that every machine has the same list."""
     return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
 
 
 def sources(root: Path, cuda: bool) -> list[str]:
-    """The extension's translation units. CUDA's own are the kernels in csrc/cuda and the glue in
-    csrc/ops/cuda; the plan, plain C++, tells of GPUs in every build."""
+    """The extension's translation units. The CUDA half adds csrc/ops/cuda and the .cu files of
+    csrc/cuda. csrc/cuda's plan is plain C++ and part of every build: it can plan for any GPU."""
     units = [
         unit for part in ("cpu", "cuda", "ops") for unit in listed(root, f"csrc/{part}/**/*.cpp")
     ]
@@ -295,8 +295,8 @@ def sources(root: Path, cuda: bool) -> list[str]:
 
 
 def openmp(libraries: Iterable[str]) -> str:
-    """What to link for OpenMP: the very libgomp torch ships where it ships one, whatever its name,
-    so that one thread pool serves both."""
+    """What to link for OpenMP: the libgomp that torch ships, if it ships one, whatever its name, so
+    that one thread pool serves both."""
     bundled = sorted(
         str(path) for folder in libraries for path in Path(folder).glob("libgomp*.so*")
     )
@@ -304,7 +304,7 @@ def openmp(libraries: Iterable[str]) -> str:
 
 
 def linked(name: str, folders: Iterable[str]) -> str:
-    """What to link a library of CUDA by: pip's packages have libcudart.so.13, no libcudart.so."""
+    """The name to link a CUDA library by: pip's packages have libcudart.so.13, no libcudart.so."""
     found = [path for each in folders for path in sorted(Path(each).glob(f"lib{name}.so*"))]
     plain = not found or any(path.name == f"lib{name}.so" for path in found)
     return name if plain else f":{found[0].name}"
@@ -321,13 +321,13 @@ def extension(compiler: Compiler, toolkit: Toolkit | None) -> Extension:
     if toolkit:
         ext.include_dirs += toolkit.includes
         ext.library_dirs += [*toolkit.libraries, str(toolkit.home / "lib")]
-        # By its own name too: where torch links it statically, it is nowhere else.
+        # Linked by us too: where torch links cuBLASLt statically, no other library brings it.
         names = [*ext.libraries, "cublasLt"]
         of_cuda = {each: linked(each, ext.library_dirs) for each in ("cudart", "cublasLt")}
         ext.libraries = [of_cuda.get(each, each) for each in names]
         ext.define_macros += [("FUSEDRNN_WITH_CUDA", None)]
-    # torch's headers are system headers: the warnings left are our own. The language standard is
-    # torch's to choose, since its headers ask for it.
+    # torch's headers count as system headers, so that warnings are about our code only. torch sets
+    # the language standard, because its headers need a certain one.
     system = [flag for folder in ext.include_dirs for flag in ("-isystem", folder)]
     ext.include_dirs = [str(ROOT / "csrc")]
     ext.depends = listed(ROOT, "csrc/**/*.h") + listed(ROOT, "csrc/**/*.cuh")
@@ -335,12 +335,12 @@ def extension(compiler: Compiler, toolkit: Toolkit | None) -> Extension:
         "cxx": [
             *["-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra"],
             f"-ffile-prefix-map={ROOT}/=",
-            # Clang's -fopenmp would bring LLVM's threads beside torch's: csrc/ops/openmp.h
+            # Clang's -fopenmp would start LLVM's thread pool beside torch's: csrc/ops/openmp.h
             *([] if compiler.is_clang else ["-fopenmp"]),
             *system,
         ],
-        # Kernels do without torch's headers, so that the standard is ours to choose. No folders of
-        # torch's either: it drops every -gencode when a flag contains "arch", as /research would.
+        # Kernels include no torch header, so we set the standard. torch's folders must not be named
+        # here: torch drops every -gencode if a flag contains "arch", as a path /research would.
         "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra"],
     }
     ext.extra_link_args = [openmp(ext.library_dirs)]
@@ -355,8 +355,8 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
     info_name: str = binary().INFO
 
     class BuildExt(base):  # type: ignore[misc]
-        """torch's ninja build, its objects kept in one place for every way to install (an editable
-        one would use a temporary folder), so that each compiles only what changed."""
+        """torch's ninja build, with its objects in one folder for every way to install, so that
+        each compiles only what changed. An editable install would use a temporary folder."""
 
         def initialize_options(self) -> None:
             super().initialize_options()
@@ -364,7 +364,7 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
             self.build_temp = f"build/objects-{tag}"
 
         def build_extensions(self) -> None:
-            # Ninja's own number, two more than cores, takes longer: 66 s for the CPU half, not 62.
+            # Ninja's default, two jobs more than cores, is slower: the CPU half takes 66 s, not 62.
             os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0))))
             with progress(len(build.extension.sources)):
                 super().build_extensions()
@@ -372,8 +372,8 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
             made.with_name(info_name).write_text(json.dumps(build.info(torch), indent=2) + "\n")
 
         def copy_extensions_to_source(self) -> None:
-            """Where an editable install has its binary: in its wheel, which `pip uninstall`
-            removes. Only `setup.py build_ext --inplace` leaves it among the sources."""
+            """Put an editable install's binary into its wheel, so that `pip uninstall` removes it.
+            Only `setup.py build_ext --inplace` puts it among the sources."""
             install = self.distribution.get_command_obj("install")
             place = Path(install.install_lib if self.editable_mode else ROOT, "fusedrnn")
             place.mkdir(exist_ok=True)
@@ -391,7 +391,7 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
 
 
 def absolute_links(text: str, source: str) -> str:
-    """A page of the repository with links that work anywhere; `source` is where that is shown."""
+    """A page of the repository with links that work anywhere; `source` is the repository's URL."""
 
     def absolute(link: re.Match[str]) -> str:
         image, words, target = link.groups()
@@ -403,7 +403,7 @@ def absolute_links(text: str, source: str) -> str:
 
 
 def description() -> str:
-    """README, as a package index shows it."""
+    """README as a package index shows it: with absolute links."""
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     source = re.search(r'^Source = "(.*)"$', project, re.MULTILINE)
     assert source
@@ -440,7 +440,7 @@ def main() -> None:
         told(f"CPU and CUDA half, {build.compiler.name}, CUDA {build.toolkit.release}")
     else:
         told(f"CPU half only, {build.compiler.name}: {build.cuda_missing}")
-    # Modules that are no more would be packaged again from an older build.
+    # Else modules that were deleted since an older build would be packaged again.
     for old in (ROOT / "build").glob("lib*"):
         shutil.rmtree(old)
     cmdclass = {"build_ext": build_ext(build, torch)}

@@ -1,4 +1,4 @@
-"""What `pip install -v` shows of a build: a line a file, with how many are left."""
+"""Shows the progress of a build in `pip install -v`: one line a file, and how many are left."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def told(message: str) -> None:
 
 @contextmanager
 def progress(files: int) -> Iterator[None]:
-    """Shortens ninja's output, a whole command a file, to which file was compiled and how many are
-    left; `pip install -v` shows it as it comes. Anything else, such as an error, passes."""
+    """Shorten ninja's output while the block runs: instead of a whole command, print which file was
+    compiled and how many are left. Other lines, such as errors, pass unchanged."""
     begin = time.monotonic()
     sys.stdout.flush()
     terminal = os.dup(1)

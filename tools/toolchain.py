@@ -1,7 +1,7 @@
-"""The compilers of a build: asked for their versions, found, and tried before anything long.
+"""Finds the compilers of a build, asks their versions, and tries them before the long work.
 
-setup.py's helper. A CUDA toolkit counts as usable only once a small kernel and a file with torch's
-CUDA headers were compiled and linked by it with the extension's own flags.
+setup.py's helper. A CUDA toolkit is usable only if it compiles and links two small files with the
+extension's own flags: a kernel, and a file that includes torch's CUDA headers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ int start() {
   return launch(nullptr, 0) + int(stream.device_index()) + int(has_handle + cublasLtGetVersion());
 }
 """
-# What CUDAContextLight.h includes of CUDA's libraries.
+# The headers of CUDA's libraries that CUDAContextLight.h includes.
 LIBRARY_HEADERS = ("cublas_v2.h", "cublasLt.h", "cusparse.h", "cusolverDn.h")
 
 
@@ -55,7 +55,7 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Toolkit:
-    """A CUDA toolkit as its nvcc tells of it."""
+    """A CUDA toolkit, as its nvcc describes it."""
 
     nvcc: Path
     home: Path
@@ -65,11 +65,11 @@ class Toolkit:
 
 
 class Unusable(Exception):
-    """Says, in one line, why a compiler or toolkit cannot be used."""
+    """A compiler or toolkit cannot be used; the message says why, in one line."""
 
 
 def cxx() -> Compiler:
-    """The C++ compiler, CXX or c++. Unusable where there is none or it is too old."""
+    """The C++ compiler, CXX or c++; raises Unusable if there is none or it is too old."""
     command = shlex.split(os.environ.get("CXX") or "c++")
     needed = f"GCC {MIN_GCC} or Clang {MIN_CLANG} or newer is needed (it is named by CXX)"
     if not shutil.which(command[0]):
@@ -89,8 +89,8 @@ def cxx() -> Compiler:
 
 
 def toolkits(site: Path) -> Iterator[Toolkit]:
-    """The toolkits of this machine, the one that the user names first. `site` is the folder of
-    packages that torch lies in: pip puts a toolkit there, under nvidia/."""
+    """The toolkits of this machine, starting with the one that the user names. `site` is torch's
+    site-packages folder, where pip puts a toolkit under nvidia/."""
     seen = set()
     for nvcc in _compilers(site):
         toolkit = _asked(nvcc)
@@ -111,8 +111,8 @@ def _compilers(site: Path) -> Iterator[Path]:
 
 
 def _asked(nvcc: Path) -> Toolkit | None:
-    """The toolkit behind an nvcc, which may be a link or a script that calls another one: told by
-    what it would run (--dryrun). None where it does not answer."""
+    """The toolkit behind an nvcc, which may be a link or a script that calls another nvcc: found by
+    what it would run (--dryrun). None if it does not answer."""
     if not nvcc.exists():
         return None
     told = _run([str(nvcc), "--dryrun", "-x", "cu", os.devnull])
@@ -139,8 +139,9 @@ def _asked(nvcc: Path) -> Toolkit | None:
 
 
 def _with_libraries(toolkit: Toolkit, site: Path) -> Toolkit:
-    """The toolkit, and behind its own folders those of pip's packages, which torch needs itself: a
-    toolkit may come without cuBLAS and its like. Where neither has them, try_out says so."""
+    """The toolkit, with the folders of pip's CUDA packages after its own: a toolkit may come
+    without cuBLAS and its like, and torch has them from pip. If neither has them, try_out says so.
+    """
     known = (*toolkit.includes, str(toolkit.home / "include"), "/usr/include")
     lacking = [name for name in LIBRARY_HEADERS if not any(Path(f, name).exists() for f in known)]
     major = toolkit.release.split(".")[0]
@@ -158,7 +159,7 @@ def _with_libraries(toolkit: Toolkit, site: Path) -> Toolkit:
 
 
 def try_out(toolkit: Toolkit, compiler: Compiler, extension: Any, arches: Sequence[str]) -> None:
-    """Compile and link two small files as the extension's are; Unusable where that fails."""
+    """Compile and link two small files like the extension's; raise Unusable if that fails."""
     flags = extension.extra_compile_args
     with tempfile.TemporaryDirectory() as folder:
         kernel, glue = Path(folder, "kernel.cu"), Path(folder, "glue.cpp")
@@ -182,7 +183,7 @@ def try_out(toolkit: Toolkit, compiler: Compiler, extension: Any, arches: Sequen
 
 
 def gencode(arches: str) -> list[str]:
-    """nvcc's flags for a TORCH_CUDA_ARCH_LIST such as "8.0;9.0+PTX"; names are torch's matter."""
+    """nvcc's flags for a TORCH_CUDA_ARCH_LIST of numbers, "8.0;9.0+PTX"; torch knows the names."""
     flags = []
     for major, minor, ptx in re.findall(r"(\d+)\.(\d+a?)(\+PTX)?", arches):
         number = f"{major}{minor}"
