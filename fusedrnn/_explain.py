@@ -1,7 +1,7 @@
-"""explain(): whose layers a model has; which kernel runs a layer on an input, and why.
+"""explain(): whose layers a model has, or which kernel runs a layer on an input, and why.
 
-The choice of a kernel is made in C++, by the same function that the kernels call; this only asks
-it about each layer of a module. The answer is :mod:`fusedrnn.plan`'s.
+C++ chooses the kernel. For each layer of a module this file asks the same function that the
+operators call, and returns the answer as :mod:`fusedrnn.plan`'s classes.
 """
 
 from __future__ import annotations
@@ -45,34 +45,34 @@ def explain(
     *,
     gpu: str | Mapping[str, Any] | None = None,
 ) -> Plan | Layers:
-    """Which layers of a model are fusedrnn's; with an input, how one layer would run on it.
+    """Say which layers of a model are fusedrnn's or, with an input, how one layer would run on it.
 
     ``explain(model)`` lists every recurrent layer of a model, whose it is, and what would change
-    that. ``explain(layer, input)`` is the plan that ``layer(input, hx)`` would follow now; nothing
-    is computed. The plan depends on whether gradients would be kept, on autocast and on the
-    transforms of torch.func that it is called within, as far as their tensors tell; on a CPU also
-    on torch.get_num_threads(), on a GPU on its limits, on what was measured on it, on torch's
-    switch for TF32 in RNNs, FUSEDRNN_CUDA_KERNEL and FUSEDRNN_CUDA_TILE.
+    that. ``explain(layer, input)`` returns the plan that ``layer(input, hx)`` would follow now,
+    and computes nothing. The plan depends on whether gradients would be kept, on autocast, and on
+    the transforms of torch.func around the call, as far as the tensors show them. On a CPU it
+    also depends on torch.get_num_threads(); on a GPU on its limits, on what was measured on it,
+    on torch's switch for TF32 in RNNs, FUSEDRNN_CUDA_KERNEL and FUSEDRNN_CUDA_TILE.
 
     Args:
-        module: any model; with an input, a fusedrnn layer or cell (or torch.nn's: what would
-            replace it).
+        module: any model; with an input, a fusedrnn layer or cell (or torch.nn's: then the plan
+            is that of the fusedrnn layer in its place).
         input: as the module takes it; None for the list of layers. Default: None.
-        hx: as the module takes it, or None; it matters only if it alone requires grad.
-        gpu: plan for this GPU, wherever the tensors are and whether or not there is one: an
-            architecture, one of "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100" and
-            "sm_120" (with the limits of a common model), or a mapping of limits as
-            ``fusedrnn.plan.GPUS`` holds them. Default: the device of ``input``.
+        hx: as the module takes it, or None; it matters only if nothing else requires grad.
+        gpu: plan for this GPU, wherever the tensors are and whether or not there is one. Either
+            an architecture, one of "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100" and
+            "sm_120" (with the limits of a common model), or a mapping of limits like those in
+            ``fusedrnn.plan.GPUS``. Default: the device of ``input``.
     Returns:
         Without an input, :class:`~fusedrnn.layers.Layers`. With one, a
         :class:`~fusedrnn.plan.Plan`: for each layer of the stack a
         :class:`~fusedrnn.plan.LayerPlan` on a CPU, a :class:`~fusedrnn.plan.CudaLayerPlan` on a
-        GPU. Printed, each says it in words.
+        GPU. Both print in words.
     Raises:
-        TypeError: a module that is not a recurrent one, or an input that is no sequence.
-        RuntimeError: input of another size than the module takes.
-        ValueError: input of a rank or dtype that the module does not take, a ``gpu`` of which too
-            little is known, or the environment names a kernel that cannot run this.
+        TypeError: a module that is not a recurrent layer, or an input that is not a sequence.
+        RuntimeError: an input of another size than the module takes.
+        ValueError: an input of a rank or dtype that the module does not take, a ``gpu`` with
+            limits missing, or an environment that names a kernel that cannot run this.
     """
     if input is None:
         if not isinstance(module, nn.Module):

@@ -1,9 +1,9 @@
 """RNN, LSTM and GRU as functions of tensors and a flat list of parameters.
 
-This file only turns what torch.nn accepts (batch-first, unbatched and packed input) into
-what the operator takes (time first, [T, B, I] or packed rows with their batch sizes) and
-the results back. Layers, directions, dropout and every check of a shape live below the one
-operator call, because time spent in Python here is paid on every call, however short.
+The functions turn the inputs that torch.nn accepts (batch-first, unbatched, packed) into the
+operator's form (time first, [T, B, I], or packed rows with their batch sizes), and the results
+back. Layers, directions, dropout and all checks of shapes are in the operator, in C++, because
+every call pays for time spent in Python, however short it is.
 """
 
 from __future__ import annotations

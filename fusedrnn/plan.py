@@ -1,5 +1,5 @@
-"""What explain() answers: how the layers of a module run on an input, and why, in fields and in
-words. And the GPUs that it can plan for without one.
+"""What explain() answers, in fields and in words: how the layers of a module run on an input, and
+why. Also the GPUs that it can plan for on a machine without one.
 """
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# What a plan must know of a GPU: compute capability (90 for 9.0), multiprocessors, the most shared
-# memory a block may have, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once (0: none).
-# By architecture, of one model each: T4, A100, A40, L40S, H200, B200, RTX 5090. How many clusters
-# is an assumption; on a device in hand it is asked.
+# What a plan must know about a GPU: compute capability (90 for 9.0), multiprocessors, the most
+# shared memory a block may have, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once (0:
+# none). One model for each architecture: T4, A100, A40, L40S, H200, B200, RTX 5090. The numbers of
+# clusters are assumed here; a real device is asked.
 GPUS: dict[str, dict[str, Any]] = {
     f"sm_{sm}": {
         "sm": sm,
@@ -33,26 +33,26 @@ GPUS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How one layer runs on a CPU. Sizes in bytes; rows of the batch; steps of time.
+    """How one layer runs on a CPU. Sizes are in bytes; rows are the batch's, steps are time steps.
 
     Attributes:
         T, B, I, H, P, D: time steps, batch, input, hidden and projection size (0: none),
             directions.
-        device: the kernel's.
-        kernel: its name.
+        device: the device that the kernel runs on.
+        kernel: the kernel's name.
         isa: the instruction set.
-        threads: how many work.
-        split: what they share out: "batch" (its rows), "hidden" (units), "directions" (both at
-            once, by half of the threads each), "none".
+        threads: how many threads work.
+        split: what the threads share out: "batch" (its rows), "hidden" (the hidden units),
+            "directions" (half of the threads run each direction, at once), or "none".
         lanes: hidden units in a vector.
-        panel: the block of weights a core works on.
-        rows: batch rows that pass it together.
-        stretch: steps whose weight gradients are summed at a time.
-        weights: whether the forward pass packs the weights into panels first, and how.
-        workspace_bytes: scratch of a call.
-        reserve_bytes: what is kept for backward.
-        reason: why this kernel.
-        rejected: the other candidates, each with its reason.
+        panel: the block of weights that a core works on at a time.
+        rows: batch rows that a core takes through that block together.
+        stretch: time steps whose input products, or weight gradients, are made at a time.
+        weights: whether the forward pass first packs the weights into panels, and how.
+        workspace_bytes: scratch memory of a call.
+        reserve_bytes: memory kept for backward.
+        reason: why this kernel was chosen.
+        rejected: the other candidates, each with the reason against it.
     """
 
     T: int
@@ -99,24 +99,24 @@ class CudaPassPlan:
         kernel: "block" or "cluster" (all time steps in one launch, W_hh on chip, held by one
             block or split over several), "stepwise" (a matrix product and an element-wise
             kernel a step) or "torch" (torch.nn's own path, cuDNN).
-        tile: of a block or cluster kernel, its row of the table in csrc/cuda/tiles.h; -1 for
-            another kernel, and then ``rows`` to ``blocks`` are 0.
+        tile: the row of csrc/cuda/tiles.h that a block or cluster kernel is; -1 for another
+            kernel, and then ``rows`` to ``blocks`` are 0.
         hidden: H as padded.
         cluster: blocks that share the hidden units.
-        rows: batch rows a block or cluster advances together.
-        threads: of a block.
-        registers: of a thread, at most.
+        rows: batch rows that a block or cluster advances together.
+        threads: threads of a block.
+        registers: registers of a thread, at most.
         shared_bytes: shared memory of a block.
-        blocks: those of one direction.
-        chunk: time steps of a launch, beside which the products of the next one run (going back:
-            of the one before); 0: all steps in one launch.
-        step_us: what one time step of all rows and directions takes, with its share of the
+        blocks: blocks of one direction.
+        chunk: time steps of one launch. The products of the next chunk (in backward: of the
+            previous one) run beside it. 0 means all steps in one launch.
+        step_us: microseconds for one time step of all rows and directions, with its share of the
             launches and of the products before and after the recurrence.
-        recurrence_us: of it, the recurrence alone, as estimated.
+        recurrence_us: the part of step_us that the recurrence takes, as estimated.
         measured: whether ``step_us`` was measured on this GPU (``python -m fusedrnn tune``) for
             problems of this class; otherwise a model estimates it.
-        reason: why this kernel.
-        rejected: the other candidates, each with its reason.
+        reason: why this kernel was chosen.
+        rejected: the other candidates, each with the reason against it.
     """
 
     kernel: str
@@ -175,10 +175,10 @@ class CudaLayerPlan:
         T, B, I, H, P, D: time steps, batch, input, hidden and projection size (0: none),
             directions.
         device: the GPU and its limits, in words.
-        precision: what is computed in, and whether the products are in TF32: where torch's switch
-            for RNNs (``torch.backends.cudnn.rnn.fp32_precision``, ``allow_tf32``) and the GPU
-            allow it.
-        reserve_bytes: what is kept for backward (0 on torch.nn's path, which keeps its own).
+        precision: the type of the arithmetic, and whether the products are in TF32. They are if
+            the GPU and torch's switch for RNNs (``torch.backends.cudnn.rnn.fp32_precision``,
+            ``allow_tf32``) allow it.
+        reserve_bytes: memory kept for backward (0 on torch.nn's path, which keeps its own).
         forward: how the forward pass runs.
         backward: how the backward pass runs; None where no gradients are kept.
     """
@@ -212,7 +212,7 @@ class CudaLayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a module runs on an input; printed, it says it in words.
+    """How a module runs on an input; prints in words.
 
     Attributes:
         mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
@@ -222,7 +222,7 @@ class Plan:
         layers: a plan for each, the lowest first; none where the definition runs.
         route: "kernels"; "definition": :mod:`fusedrnn.reference`, step by step in plain torch;
             "torch.nn": its own path, because the CUDA half was not built.
-        reasons: why, and what vmap makes of the call; empty for a plain one.
+        reasons: why this route, and what vmap turns the call into; empty for a plain call.
     """
 
     mode: str

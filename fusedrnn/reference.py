@@ -1,9 +1,9 @@
 """The definition: what every kernel of this package has to compute, in plain torch.
 
 Each cell's mathematics stands here once, one step at a time, and layers are loops over
-cells, so that the whole can be checked by eye against the papers. It runs in any floating
-dtype and on any device, is differentiable any number of times, and imports only torch: the
-tests hold the kernels to it in float64, and second derivatives are taken through it.
+cells, so that a reader can check all of it against the papers. It runs in any floating dtype
+and on any device, is differentiable any number of times, and imports only torch. The tests
+hold the kernels to it in float64, and second derivatives go through it.
 
 B batch, I input size, H hidden size, P projection size (0: none), D directions, L layers,
 T time steps, N rows of a packed sequence. Gate order as in torch: LSTM i, f, g, o; GRU
@@ -253,8 +253,8 @@ def layer_backward(
 ) -> list[Tensor | None]:
     """The gradients of :func:`layer`, by hand: back through time (Werbos, 1990).
 
-    Written out and not left to autograd so that it is made of plain operations, which can be
-    differentiated and transformed in turn, wherever it is called from.
+    Written out rather than left to autograd: it consists of plain operations, which can
+    themselves be differentiated and transformed, wherever it is called from.
 
     Args:
         grad_output, grad_h_n, grad_c_n: [T, B, D*(P or H)] or [N, D*(P or H)], [D, B, P or H]
