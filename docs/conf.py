@@ -1,8 +1,8 @@
-"""How Sphinx renders the reference: from the docstrings, strictly, and without a network.
+"""How Sphinx renders the pages and the docstrings: strictly, and without a network.
 
-Every name that a docstring or a signature refers to must resolve (nitpicky): to a page of ours, to
-torch's, which are linked by their known addresses, or to Python itself. Links to files of the
-repository lead to its address. Formulas become MathML, which browsers draw themselves. CI turns
+Every name in a docstring or signature must resolve (nitpicky): to one of our pages, to one of
+torch's, whose addresses are known, or to Python itself. Links to files of the repository become
+links to its address on the web. Formulas become MathML, which browsers draw themselves. CI turns
 warnings into errors.
 """
 
@@ -60,7 +60,7 @@ PYTHON = ("collections.abc.", "typing.", "contextlib.", "pathlib.")
 
 
 def outside(_app: Any, _env: Any, node: Any, content: Any) -> Any:
-    """What a name that is none of ours is shown as; None, and with it a warning, if unknown."""
+    """How to show a name that is not ours. None if it is unknown, which makes Sphinx warn."""
     name = node.get("reftarget", "")
     if hasattr(builtins, name) or name.startswith(PYTHON):
         return content
@@ -71,7 +71,7 @@ def outside(_app: Any, _env: Any, node: Any, content: Any) -> Any:
 
 
 def of_repository(_app: Any, _name: str, source: list[str]) -> None:
-    """Links to files of the repository that are no pages, to where it is shown; not images."""
+    """Point links to other files of the repository at their address on the web; not images."""
     source[0] = re.sub(r"(?<!!)(\[[^\]]*\]\()\.\./", rf"\1{SOURCES}/", source[0])
 
 

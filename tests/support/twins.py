@@ -1,6 +1,6 @@
-"""Ours and torch.nn's module side by side, through whatever torch does to modules.
+"""Compares our module with torch.nn's after whatever torch does to modules.
 
-In float64, so that what differs is no rounding.
+In float64, so that a difference is not rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMES = (*LAYERS, *CELLS)
 
 
 def pair(name: str, *args: Any, **options: Any) -> tuple[Any, Any]:
-    """Ours and torch.nn's, in float64 unless a dtype is given: what differs is then no rounding."""
+    """Ours and torch.nn's with the same weights, in float64 unless a dtype is given."""
     return oracle.pair(name, *args, **{"dtype": torch.float64, **options})
 
 
