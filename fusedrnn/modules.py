@@ -1,9 +1,9 @@
 """RNN, LSTM and GRU as modules that take the place of torch.nn's.
 
 Each derives from torch.nn's class of the same name, so that isinstance and issubclass hold
-everywhere; hooks.py has torch.compile trace it all the same. What is written here is the
-constructors, spelt out so that they can be introspected, and forward: torch.nn's checks in
-torch.nn's order and words, then one call that runs every layer.
+everywhere; hooks.py makes torch.compile trace it nevertheless. This file holds the constructors,
+spelt out so that they can be introspected, and forward: torch.nn's checks in torch.nn's order and
+words, then one call that runs every layer.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class _Recurrent(Tools, nn.RNNBase):
 
     def _current_weights(self) -> list[Tensor]:
         """The weights as they are now, in torch's order."""
-        # Pruning, parametrizations, functional_call and replicas swap tensors between calls.
-        # Where none was swapped this finds out at a tenth of _weights_have_changed's cost.
+        # Pruning, parametrizations, functional_call and replicas swap tensors between calls. That
+        # nothing was swapped shows here at a tenth of _weights_have_changed's cost.
         names, weights = self._flat_weights_names, self._flat_weights
         same = all(map(is_, map(self._parameters.get, names), weights))
         if not same and self._weights_have_changed():  # type: ignore[no-untyped-call]
@@ -174,7 +174,7 @@ class RNN(_Recurrent, nn.RNN):
             return node  # type: ignore[return-value]
         weights = self._current_weights()
         self._check(input, hx)
-        # Of the two that say it torch.nn computes by mode, and old pickles have no other.
+        # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
         nonlinearity = self.mode.removeprefix("RNN_").lower()
         return functional.rnn(input, hx, weights, nonlinearity=nonlinearity, **self._options())
 

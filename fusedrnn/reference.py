@@ -335,12 +335,12 @@ def stack(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """L layers, with dropout on the output of each but the last when ``train``.
 
-    The dropout masks are those that torch.nn draws from the same generator state.
+    From the same generator state torch.nn draws the same dropout masks.
 
     Args:
         input, batch_sizes, mode, has_biases: as for :func:`layer`.
         hx, cx: [L*D, B, P or H] and [L*D, B, H]; zeros when None.
-        weights: as for :func:`layer`, those of all layers in a row.
+        weights: as for :func:`layer`, of all layers one after the other.
         num_layers: how many (L).
         dropout: probability of zeroing an element.
         train: whether dropout applies.

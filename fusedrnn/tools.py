@@ -1,7 +1,7 @@
-"""What our modules say to torch's tools: TorchScript, torch.fx and torch.ao.quantization.
+"""How our modules meet torch's tools: TorchScript, torch.fx and torch.ao.quantization.
 
-Each of them knows torch.nn's classes by name. Where ours can be treated alike they are; where they
-cannot, the error or warning names the remedy.
+Each tool knows torch.nn's classes by name. Where it can treat ours alike, we make it; where it
+cannot, an error or warning names the remedy.
 """
 
 from __future__ import annotations
