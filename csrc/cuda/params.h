@@ -1,5 +1,5 @@
-// What the operators hand to the CUDA kernels, what a plan is and what it depends on: plain structs
-// and functions, no torch and no CUDA headers.
+// What the operators hand to the CUDA kernels: plain structs and functions, no torch and no CUDA
+// headers.
 //
 // On a GPU the products with all inputs and the weight gradients are the caller's; kernels make the
 // recurrence between them. A row of x has S slots of H elements in `slots`, slot by slot in torch's
@@ -8,7 +8,7 @@
 // pointers, `offsets` included (Problem::offsets stays on the host and is not read by kernels).
 #pragma once
 
-#include "model/problem.h"
+#include "cuda/plan.h"
 
 namespace fusedrnn::cuda {
 
@@ -109,98 +109,6 @@ struct PreviousH {
   int64_t ldy;
   void* h;  // [N, P]
 };
-
-// What a plan must know of a GPU. Plain data: a plan for any GPU can be made on any machine.
-struct Device {
-  int sm;  // 90: compute capability 9.0
-  int multiprocessors;
-  int64_t shared_bytes;  // most that one block may have
-  double clock_ghz;
-  int clusters[5];  // how many clusters of 1, 2, 4, 8, 16 blocks run at once; 0: not to be had
-};
-
-// kTorch: torch.nn's own path, cuDNN, taken by the caller and not by any kernel here.
-enum class Kernel { kBlock, kCluster, kStepwise, kTorch };
-enum class Pass { kForward, kBackward };
-
-struct Plan {
-  Kernel kernel;
-  int tile;     // index of the persistent kernel; -1 for others
-  int hidden;   // H padded
-  int cluster;  // blocks that share a batch row; 1 for kBlock
-  int rows;     // batch rows of a block or cluster
-  int threads;
-  int registers;         // most that a thread may use
-  int64_t shared_bytes;  // a block
-  int64_t blocks;        // of one direction
-  int64_t chunk;         // steps a launch, products of the next ones running beside it; 0: all T
-  double step_us;        // one time step of all rows and directions, products included
-  double recurrence_us;  // of it, the recurrence alone, as estimated
-  bool yields;           // more waves than are trusted unmeasured: rather cuDNN, if it may
-  bool measured;         // step_us was measured on the device, not estimated
-};
-
-// What the choice depends on beside a layer's problem.
-struct Setting {
-  int directions;
-  int64_t L;  // layers of the stack, which torch.nn's path may run side by side
-  bool tf32;  // the products may use TF32: torch's switch for RNNs
-};
-
-// Sizes are measured by class, never one by one: H up to the next of these, or of the powers of two
-// above them; B up to the next power of two. A class is named by its largest member.
-constexpr int64_t power_above(int64_t n) {
-  int64_t power = 1;
-  while (power < n) power *= 2;
-  return power;
-}
-constexpr int64_t class_of_H(int64_t H) {
-  constexpr int kSizes[] = {32, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024};
-  for (const int size : kSizes) {
-    if (H <= size) return size;
-  }
-  return power_above(H);
-}
-constexpr int64_t class_of_B(int64_t B) { return power_above(B); }
-constexpr int64_t class_of_L(int64_t L) { return L > 1 ? 2 : 1; }
-
-// One time step, products included, of a class of problems, as the members below name it.
-// `tile` is -1 but for persistent kernels.
-struct Measured {
-  Cell cell;  // kRnnTanh stands for both nonlinearities
-  Pass pass;
-  bool training, tf32;
-  int H, B, D, L;
-  Kernel kernel;
-  int tile;
-  double step_us;
-};
-
-// What running on a device has shown of it.
-struct Experience {
-  uint64_t excluded[2];      // by pass: bit i for tile i, which computed wrongly or did not start
-  const Measured* measured;  // by `fusedrnn tune`
-  int64_t count;
-};
-
-// What is left to our kernels although cuDNN may be faster: sizes that it refuses, and training in
-// float64, which is mostly done to differentiate twice, as cuDNN cannot.
-constexpr bool torch_takes(const Problem& p) {
-  constexpr int64_t kMost = 65535;
-  return p.T <= kMost && p.B <= kMost && !(p.dtypes.computed == DType::kFloat64 && p.training);
-}
-
-// The cheapest plan of those `allowed` (bits 1 << kernel); each candidate not taken is named to
-// `rejected`, if given, with the reason. kStepwise is always possible where it is allowed.
-using Rejected = void (*)(void* context, const char* candidate, const char* reason);
-constexpr unsigned kAnyKernel = 0xf;
-// Above these bits, 1 + the only tile that persistent kernels may use; 0: any.
-constexpr int kTileShift = 8;
-constexpr unsigned kNoneYields = 0x10;  // this bit leaves out plans that yield to cuDNN
-Plan plan(Pass pass, const Problem& problem, const Setting& setting, const Device& device,
-          const Experience& experience, unsigned allowed, Rejected rejected = nullptr,
-          void* context = nullptr);
-int tile_count();  // persistent kernels there are
 
 // These return 0 or a cudaError_t, which error_string() names. `stream` is a cudaStream_t.
 Device device(int index, int* error);

@@ -3,7 +3,7 @@
 // figures to it. Host and device code; no CUDA headers.
 #pragma once
 
-#include "cuda/params.h"
+#include "cuda/plan.h"
 
 namespace fusedrnn::cuda {
 
