@@ -30,6 +30,7 @@ struct Lstm : CellTraits<Cell::kLstm> {
     return output(s, c);
   }
 
+  static constexpr int kTanhGate = 2;  // g: the other gates are sigmoids
   // From activated gates.
   template <class V>
   FUSEDRNN_CELL static V update(const V (&s)[kSlots], V& c) {

@@ -1,5 +1,9 @@
 // Where a cell of csrc/cells meets memory: which slot of a row of `slots` is which of the cell's,
 // and how the two products make its pre-activations. All of it follows from the cell's spec.
+//
+// A cell numbers its slots one way, memory on a GPU another. In memory the first G are the gates in
+// torch's order, as the product with x makes them, and behind them lies what the cell keeps apart.
+// On the CPU the memory has the cell's own order. GRU: n, r, z, h_n in the cell; r, z, n, h_n here.
 #pragma once
 
 #include "cells/all.h"
@@ -37,8 +41,7 @@ constexpr FUSEDRNN_DEVICE bool is_inner(int gate) {
   return input_slot<kCell>(gate) != recurrent_slot<kCell>(gate);
 }
 
-// The cell's slot that lies at `position` in memory: gates there have torch's order, and what is
-// kept apart follows them (GRU: r, z, n, h_n in memory; n, r, z, h_n in the cell).
+// The cell's slot that lies at `position` in memory.
 template <Cell kCell>
 constexpr FUSEDRNN_DEVICE int slot_at(int position) {
   return position < SlotsOf<kCell>::kGates ? input_slot<kCell>(position) : position;
@@ -57,5 +60,40 @@ FUSEDRNN_DEVICE void assemble(const V (&x)[kGates], const V (&h)[kGates], V (&sl
     }
   }
 }
+
+// A family of cells shares kernels, which learn at run time which of its two cells they run:
+// `second` is that it is not the one the family is named by.
+constexpr Cell second_of(Cell family) {
+  Cell found = family;
+  for (int i = 0; i < kCellCount; ++i) {
+    if (Cell(i) != family && kCells[i].family == family) found = Cell(i);
+  }
+  return found;
+}
+
+template <Cell kFamily>
+struct Family {
+  using First = typename CellOf<kFamily>::Type;
+  using Second = typename CellOf<second_of(kFamily)>::Type;
+  static constexpr bool kHasTwo = second_of(kFamily) != kFamily;
+
+  template <class V>
+  static FUSEDRNN_DEVICE V forward(bool second, V (&slots)[First::kSlots], V h_prev, V& c) {
+    if constexpr (kHasTwo) {
+      return second ? Second::forward(slots, h_prev, c) : First::forward(slots, h_prev, c);
+    } else {
+      return First::forward(slots, h_prev, c);
+    }
+  }
+  template <class V>
+  static FUSEDRNN_DEVICE void backward(bool second, V (&slots)[First::kSlots], V h, V h_prev,
+                                       V c_prev, V c, V& dh, V& dc) {
+    if (kHasTwo && second) {
+      Second::backward(slots, h, h_prev, c_prev, c, dh, dc);
+    } else {
+      First::backward(slots, h, h_prev, c_prev, c, dh, dc);
+    }
+  }
+};
 
 }  // namespace fusedrnn::cuda

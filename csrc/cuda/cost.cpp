@@ -143,7 +143,7 @@ double Cost::chunked(const Launch& launch, int64_t steps) const {
 // Of a chunk, so that the slots of two fit in what they may take; T where nothing but the products
 // needs them after (in training, the reserve holds them).
 int64_t Cost::most_steps() const {
-  const bool kept = p_.training && gates_of(p_.cell) > 1;
+  const bool kept = p_.training && spec(p_.cell).keeps_slots;
   if (pass_ == Pass::kBackward || kept) return p_.T;
   const double step = 4.0 * double(p_.B) * double(gates_of(p_.cell) * p_.H) * setting_.directions;
   if (step * double(p_.T) <= kMostSlots) return p_.T;
@@ -180,7 +180,7 @@ double Cost::stepwise() const {
 }
 
 double Cost::torch() const {
-  const bool forward = pass_ == Pass::kForward, elman = gates_of(p_.cell) == 1;
+  const bool forward = pass_ == Pass::kForward, one_gate = gates_of(p_.cell) == 1;
   const double D = setting_.directions;
   // The standard path: a wavefront shares the latency of a step, never the work.
   double step = kLaunch + step_product() + (forward ? kPointwise : kPointwiseBack);
@@ -194,7 +194,7 @@ double Cost::torch() const {
   step = kTorchShare * std::max<double>(step, kLeastStep);
   double found = std::max(step / std::min(double(setting_.L), double(kWavefront)), work) * D;
   // Its persistent kernel, for the sizes it takes: in fp32, whatever the switch says.
-  const double most = elman ? (forward ? kTorchMostElman : kTorchMostElmanBack)
+  const double most = one_gate ? (forward ? kTorchMostElman : kTorchMostElmanBack)
                             : (forward ? kTorchMost : kTorchMostBack);
   const bool plain = p_.dtypes.computed == DType::kFloat32 && !p_.projected && !p_.packed;
   if (plain && double(p_.H) <= most) {

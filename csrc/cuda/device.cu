@@ -28,7 +28,7 @@ Device device(int index, int* error) {
   found.clock_ghz = kilohertz > 0 ? kilohertz * 1e-6 : kAssumedClock;
   found.clusters[0] = found.multiprocessors;
   for (int i = 1; i < 5 && *error == 0; ++i)
-    found.clusters[i] = clusters ? resident_lstm_clusters(1 << i) : 0;
+    found.clusters[i] = clusters ? resident_clusters_of(1 << i) : 0;
   if (*error == 0) *error = cudaSetDevice(current);
   return found;
 }

@@ -1,28 +1,16 @@
-// forward() and backward(): to the persistent kernels of the problem's cell.
+// forward() and backward(): to the persistent kernels of the problem's family of cells.
 #include "cuda/persistent/persistent.h"
 
 namespace fusedrnn::cuda {
 
 int forward(const Forward& params, const Plan& plan, void* stream) {
-  switch (params.problem.cell) {
-    case Cell::kLstm:
-      return forward_lstm(params, plan, stream);
-    case Cell::kGru:
-      return forward_gru(params, plan, stream);
-    default:
-      return forward_rnn(params, plan, stream);
-  }
+  return with_cell(params.problem.cell,
+                   [&](auto cell) { return forward_of<spec(cell).family>(params, plan, stream); });
 }
 
 int backward(const Backward& params, const Plan& plan, void* stream) {
-  switch (params.problem.cell) {
-    case Cell::kLstm:
-      return backward_lstm(params, plan, stream);
-    case Cell::kGru:
-      return backward_gru(params, plan, stream);
-    default:
-      return backward_rnn(params, plan, stream);
-  }
+  return with_cell(params.problem.cell,
+                   [&](auto cell) { return backward_of<spec(cell).family>(params, plan, stream); });
 }
 
 }  // namespace fusedrnn::cuda

@@ -15,6 +15,12 @@ namespace fusedrnn::cuda {
 constexpr int64_t slots_of(Cell cell, bool training) {
   return training ? spec(cell).slots : spec(cell).gates;
 }
+// Where gate `gate` of h W_hh' lies among the slots of a row: with that of x W_ih', unless the cell
+// keeps it apart, as GRU's h_n behind r, z, n.
+constexpr int place_of_recurrent(Cell cell, int gate) {
+  const CellSpec& s = spec(cell);
+  return s.input_slot[gate] == s.recurrent_slot[gate] ? gate : s.recurrent_slot[gate];
+}
 
 struct ForwardDirection {
   void* slots;       // [N, S*H]  overwritten when training

@@ -16,7 +16,7 @@ struct Cut {
 };
 
 struct Tile {
-  Cell cell;  // kRnnTanh stands for both nonlinearities
+  Cell cell;  // a family, see CellSpec
   int hidden;
   int cluster;
   int rows;
@@ -25,8 +25,9 @@ struct Tile {
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// What follows from a row of the table. Forward, a thread makes all gates of `units` hidden units;
-// backward, the gradient of h at 8 units. `quads` counts a thread's float4 of weights.
+// What follows from a row of the table. Forward, a thread makes all gates of units_of_thread()
+// hidden units; backward, the gradient of h at 8 units. `quads` counts a thread's float4 of
+// weights.
 struct Shape {
   int threads;
   int units;       // hidden units of a block
@@ -45,8 +46,11 @@ struct Shape {
   }
 };
 
+// The most that is a power of two and makes 12 sums or fewer: LSTM 2, GRU 4, Elman 8.
 constexpr int units_of_thread(Cell cell) {
-  return cell == Cell::kLstm ? 2 : cell == Cell::kGru ? 4 : 8;
+  int units = 8;
+  while (units * int(gates_of(cell)) > 12) units /= 2;
+  return units;
 }
 constexpr int kBarrierBytes = 64;
 

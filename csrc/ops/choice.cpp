@@ -3,116 +3,165 @@
 
 #include <c10/util/Exception.h>
 
+#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <set>
 
+#ifdef FUSEDRNN_WITH_CUDA
+#include "cuda/params.h"
+#endif
+
 namespace fusedrnn::ops {
 namespace {
 
-constexpr cuda::Kernel kKernels[] = {cuda::Kernel::kBlock, cuda::Kernel::kCluster,
-                                     cuda::Kernel::kStepwise, cuda::Kernel::kTorch};
-
-thread_local unsigned restriction = 0;  // none
+thread_local std::optional<Restriction> restricted;
 
 const char* name_of(cuda::Pass pass) {
   return pass == cuda::Pass::kForward ? "forward" : "backward";
 }
 
+Restriction to_kernel(cuda::Kernel kernel) {
+  Restriction only{false, false, false, false, -1, false};
+  only.block = kernel == cuda::Kernel::kBlock;
+  only.cluster = kernel == cuda::Kernel::kCluster;
+  only.stepwise = kernel == cuda::Kernel::kStepwise;
+  only.torch = kernel == cuda::Kernel::kTorch;
+  return only;
+}
+
+std::string names_in(const Restriction& restriction) {
+  std::string names;
+  const auto add = [&](bool allowed, cuda::Kernel kernel) {
+    if (allowed) names += (names.empty() ? "" : ", ") + std::string(cuda::name_of(kernel));
+  };
+  add(restriction.block, cuda::Kernel::kBlock);
+  add(restriction.cluster, cuda::Kernel::kCluster);
+  add(restriction.stepwise, cuda::Kernel::kStepwise);
+  add(restriction.torch, cuda::Kernel::kTorch);
+  return names.empty() ? "none" : names;
+}
+
 }  // namespace
 
-const char* name_of(cuda::Kernel kernel) {
-  constexpr const char* kNames[] = {"block", "cluster", "stepwise", "torch"};
-  return kNames[int(kernel)];
+Restricted::Restricted(const Restriction& restriction) : before_(restricted) {
+  restricted = restriction;
 }
+Restricted::~Restricted() { restricted = before_; }
 
-std::optional<cuda::Kernel> kernel_named(const std::string& name) {
-  for (const cuda::Kernel kernel : kKernels) {
-    if (name == name_of(kernel)) return kernel;
-  }
-  return std::nullopt;
-}
-
-const char* name_of(Cell cell) {
-  constexpr const char* kNames[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
-  return kNames[int(cell)];
-}
-
-Restriction::Restriction(unsigned allowed) : before_(restriction) { restriction = allowed; }
-Restriction::~Restriction() { restriction = before_; }
-
-unsigned cuda_allowed() {
-  if (restriction) return restriction;
+Restriction cuda_restriction() {
+  if (restricted) return *restricted;
   if (const char* tile = std::getenv("FUSEDRNN_CUDA_TILE"); tile && *tile) {
     char* end = nullptr;
     const long index = std::strtol(tile, &end, 10);
     TORCH_CHECK_VALUE(!*end && index >= 0 && index < 1000,
                       "fusedrnn: FUSEDRNN_CUDA_TILE must be a row of csrc/cuda/tiles.h, got ",
                       tile);
-    return bits_of_tile(int(index));
+    return Restriction::to_tile(int(index));
   }
   const char* wanted = std::getenv("FUSEDRNN_CUDA_KERNEL");
-  if (!wanted || !*wanted) return cuda::kAnyKernel;
-  if (const auto kernel = kernel_named(wanted)) return bit_of(*kernel);
+  if (!wanted || !*wanted) return {};
+  if (const auto kernel = cuda::kernel_named(wanted)) return to_kernel(*kernel);
   TORCH_CHECK_VALUE(false, "fusedrnn: FUSEDRNN_CUDA_KERNEL must be block, cluster, stepwise or ",
                     "torch, got ", wanted);
 }
 
 cuda::Plan cuda_plan(cuda::Pass pass, const Problem& p, const cuda::Setting& setting,
                      const cuda::Device& device, const cuda::Experience& experience,
-                     unsigned allowed, Rejections* rejections) {
-  const cuda::Rejected note = [](void* context, const char* candidate, const char* reason) {
-    static_cast<Rejections*>(context)->emplace_back(candidate, reason);
-  };
-  const auto plan = [&](Rejections* noted) {
-    return cuda::plan(pass, p, setting, device, experience, allowed, noted ? note : nullptr, noted);
-  };
-  const cuda::Plan found = plan(rejections);
-  if (allowed & bit_of(found.kernel)) return found;
-  Rejections noted;
-  plan(&noted);
-  std::string reasons;
-  for (const auto& [candidate, reason] : noted) reasons += "\n  " + candidate + ": " + reason;
-  std::string names;
-  for (const cuda::Kernel kernel : kKernels) {
-    if (allowed & bit_of(kernel))
-      names += (names.empty() ? "" : ", ") + std::string(name_of(kernel));
-  }
-  TORCH_CHECK_VALUE(false, "fusedrnn: of the CUDA kernels allowed (",
-                    names.empty() ? "none" : names, ", see FUSEDRNN_CUDA_KERNEL) none can run ",
-                    name_of(p.cell), " ", name_of(pass), " with T=", p.T, ", B=", p.B, ", H=", p.H,
-                    reasons);
+                     const Restriction& restriction, Reasons* reasons) {
+  Reasons own;
+  Reasons& told = reasons ? *reasons : own;
+  if (auto plan = cuda::plan(pass, p, setting, device, experience, restriction, &told))
+    return *plan;
+  std::string why;
+  for (const auto& [candidate, reason] : told.rejected) why += "\n  " + candidate + ": " + reason;
+  TORCH_CHECK_VALUE(false, "fusedrnn: of the CUDA kernels allowed (", names_in(restriction),
+                    ", see FUSEDRNN_CUDA_KERNEL) none can run ", spec(p.cell).name, " ",
+                    name_of(pass), " with T=", p.T, ", B=", p.B, ", H=", p.H, why);
 }
 
-bool torch_is_cheaper(const Problem& p, const cuda::Setting& setting, const cuda::Device& device,
-                      const cuda::Experience& experience, unsigned allowed, bool half) {
-  constexpr unsigned kTorch = bit_of(cuda::Kernel::kTorch);
-  if (!(allowed & kTorch) || allowed == kTorch) return allowed == kTorch;
-  if (!cuda::torch_takes(p) || half) return cuda::torch_takes(p);
-  struct Way {
-    double us = 0;
-    bool measured = true, yields = false;
+namespace {
 
-    void add(const cuda::Plan& plan) {
-      us += plan.step_us;
-      measured = measured && plan.measured;
-      yields = yields || (plan.yields && !plan.measured);
+// What a choice depends on, the device's limits by its number.
+struct Asked {
+  Problem problem;
+  cuda::Setting setting;
+  int device;
+  Restriction restriction;
+  uint64_t version;  // of what is known of the device
+
+  friend bool operator==(const Asked& a, const Asked& b) {
+    const Problem &p = a.problem, &q = b.problem;
+    const cuda::Setting &s = a.setting, &t = b.setting;
+    // Neither the direction nor the lengths of single rows matter to a plan.
+    return p.cell == q.cell && p.dtypes.stored == q.dtypes.stored &&
+           p.dtypes.computed == q.dtypes.computed && p.dtypes.state == q.dtypes.state &&
+           p.T == q.T && p.B == q.B && p.I == q.I && p.H == q.H && p.P == q.P &&
+           p.projected == q.projected && p.training == q.training && p.packed == q.packed &&
+           s.directions == t.directions && s.L == t.L && s.tf32 == t.tf32 && s.top_I == t.top_I &&
+           !s.half == !t.half && !s.no_torch == !t.no_torch && a.device == b.device &&
+           a.restriction == b.restriction && a.version == b.version;
+  }
+};
+
+// The last choices. Of the process rather than of a thread, because autograd goes back on one of
+// its own; to look one up takes less than to make a plan by far, even with the lock.
+class Remembered {
+ public:
+  std::optional<cuda::Choice> find(const Asked& asked) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [question, choice] : kept_) {
+      if (question == asked) return choice;
     }
-  };
-  const auto way = [&](unsigned kernels) {
-    Way both;
-    for (const cuda::Pass pass : {cuda::Pass::kForward, cuda::Pass::kBackward}) {
-      if (pass == cuda::Pass::kBackward && !p.training) continue;
-      both.add(cuda_plan(pass, p, setting, device, experience, kernels));
-    }
-    return both;
-  };
-  constexpr unsigned kTrusted = cuda::kNoneYields | bit_of(cuda::Kernel::kStepwise);
-  const Way ours = way(allowed & ~kTorch), theirs = way(kTorch);
-  if (ours.measured != theirs.measured) return theirs.measured;
-  if (theirs.us < ours.us || !ours.yields) return theirs.us < ours.us;
-  return theirs.us < way((allowed & ~kTorch) | kTrusted).us;
+    return std::nullopt;
+  }
+  void keep(const Asked& asked, const cuda::Choice& choice) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    kept_[next_++ % kept_.size()] = {asked, choice};
+  }
+
+ private:
+  std::mutex mutex_;
+  std::array<std::pair<Asked, cuda::Choice>, 32> kept_{};  // empty ones have T = 0, as no call has
+  size_t next_ = 0;
+};
+
+Remembered& remembered() {
+  static auto* const all = new Remembered;
+  return *all;
+}
+
+std::atomic<int64_t> plans{0};
+
+}  // namespace
+
+int64_t plans_made() { return plans; }
+
+cuda::Choice choice_of(const Problem& problem, const cuda::Setting& setting,
+                       const NumberedDevice& device, const Restriction& restriction) {
+  const cuda::Experience known = experience_of(device.index);
+  Asked asked{problem, setting, device.index, restriction, known.version};
+  asked.problem.offsets = nullptr;  // the caller's
+  if (const auto choice = remembered().find(asked)) return *choice;
+  const cuda::Choice choice = cuda::choose(problem, setting, device.limits, known, restriction);
+  plans += problem.training ? 2 : 1;
+  remembered().keep(asked, choice);
+  if (restriction.torch && !choice.by_torch) {
+    // What the stack's layers will ask, each for itself.
+    asked.setting = {setting.directions, 1, setting.tf32};
+    asked.restriction = restriction.without_torch();
+    remembered().keep(asked, choice);
+  }
+  return choice;
+}
+
+cuda::Plan plan_of(cuda::Pass pass, const Problem& problem, const cuda::Setting& setting,
+                   const NumberedDevice& device, const Restriction& restriction) {
+  const cuda::Choice choice = choice_of(problem, setting, device, restriction);
+  if (const auto& plan = choice.pass[int(pass)]) return *plan;
+  return cuda_plan(pass, problem, setting, device.limits, experience_of(device.index), restriction);
 }
 
 namespace {
@@ -145,19 +194,23 @@ cuda::Experience experience_of(int device) {
 
 void exclude(int device, cuda::Pass pass, int tile) {
   const std::lock_guard<std::mutex> lock(experience_mutex());
-  experiences()[device].excluded[int(pass)] |= uint64_t(1) << tile;
+  cuda::Experience& known = experiences()[device];
+  known.excluded[int(pass)] |= uint64_t(1) << tile;
+  ++known.version;
 }
 
 void set_measured(int device, std::vector<cuda::Measured> measured) {
   const auto* const kept = new std::vector<cuda::Measured>(std::move(measured));
   const std::lock_guard<std::mutex> lock(experience_mutex());
-  experiences()[device].measured = kept->data();
-  experiences()[device].count = int64_t(kept->size());
+  cuda::Experience& known = experiences()[device];
+  known.measured = kept->data();
+  known.count = int64_t(kept->size());
+  ++known.version;
 }
 
 std::string describe(cuda::Pass pass, const Problem& p, const cuda::Plan& plan) {
-  std::string text = std::string(name_of(p.cell)) + " " + name_of(pass) + ": ";
-  text += std::string(name_of(plan.kernel)) + " kernel, T=" + std::to_string(p.T) +
+  std::string text = std::string(spec(p.cell).name) + " " + name_of(pass) + ": ";
+  text += std::string(cuda::name_of(plan.kernel)) + " kernel, T=" + std::to_string(p.T) +
           ", B=" + std::to_string(p.B) + ", H=" + std::to_string(p.H);
   if (plan.tile < 0) return text;
   return text + " padded to " + std::to_string(plan.hidden) + ", tile " +
@@ -168,9 +221,9 @@ std::string describe(cuda::Pass pass, const Problem& p, const cuda::Plan& plan) 
 }
 
 int64_t cuda_reserve_width(const Problem& p) {
-  const bool lstm = p.cell == Cell::kLstm, elman = gates_of(p.cell) == 1;
-  if (!p.training || elman) return 0;
-  return (cuda::slots_of(p.cell, true) + (lstm ? 1 : 0) + (p.projected ? 1 : 0)) * p.H;
+  const CellSpec& cell = spec(p.cell);
+  if (!p.training || !cell.keeps_slots) return 0;
+  return (cell.slots + (cell.has_c ? 1 : 0) + (p.projected ? 1 : 0)) * p.H;
 }
 
 #ifdef FUSEDRNN_WITH_CUDA

@@ -110,7 +110,7 @@ def keep_rows(csrc: Path, rows: list[int]) -> None:
     kept = " || ".join(f"kOne == {row}" for row in rows)
     for path in (csrc / "cuda").rglob("*.cu*"):
         text = path.read_text()
-        text = text.replace(".cell == kCell)", f".cell == kCell && ({kept}))")
+        text = text.replace(".cell == kFamily)", f".cell == kFamily && ({kept}))")
         text = text.replace(".cell == Cell::kLstm && kTiles[kTile].cluster > 1)", ".cluster < 0)")
         path.write_text(text)
 

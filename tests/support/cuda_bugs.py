@@ -90,7 +90,7 @@ BUGS = {
         *(GRU, "GRU", FORWARD, "i < kBufferSize && b < B &&", "i < kBufferSize &&")
     ),
     "forward: the wrong gate is a tanh": bug(
-        *(LSTM, "LSTM", FORWARD, "split.first_gate == 2, x[g]", "split.first_gate == 1, x[g]")
+        *(LSTM, "LSTM", FORWARD, "split.first_gate == CellType::kTanhGate", "split.first_gate == 1")
     ),
     "forward: gates of the wrong lane": bug(
         *(LSTM, "LSTM", TILE, "const bool last = first_gate & 2;", "const bool last = false;")
@@ -109,7 +109,7 @@ BUGS = {
         *(GRU, "GRU", CELL, "? input_slot<kCell>(position) : position;", "? position : position;")
     ),
     "forward: relu is tanh": bug(
-        *(RNN, "RNN", FORWARD, "relu ? Rnn<true>::forward", "relu ? Rnn<false>::forward")
+        *(RNN, "RNN", CELL, "second ? Second::forward(", "second ? First::forward(")
     ),
     "forward: rows of y side by side": bug(
         *(RNN, "RNN", FORWARD, "at(my_y, now[i], ldy)", "at(my_y, now[i], H)")
@@ -246,10 +246,10 @@ BUGS = {
         *(STEPWISE, "stepwise", STEPWISE, "carried = row < a.rows_prev;", "carried = true;")
     ),
     "stepwise: the step after": bug(
-        *(STEPWISE, "stepwise", STEPWISE, "(offsets[middle] <= row ?", "(offsets[middle] < row ?")
+        *(STEPWISE, "stepwise", STEPWISE, "(rows.offset(middle) <= row ?", "(rows.offset(middle) < row ?")
     ),
     "stepwise: h of the wrong neighbour": bug(
-        *(STEPWISE, "stepwise", STEPWISE, "p.reverse ? t + 1 : t - 1", "p.reverse ? t - 1 : t + 1")
+        *(STEPWISE, "stepwise", STEPWISE, "a.offsets, p.reverse};", "a.offsets, !p.reverse};")
     ),
     "stepwise: a thread past the columns": bug(
         *(STEPWISE, "stepwise", STEPWISE, "if (column >= e.columns) return;", "")

@@ -5,7 +5,8 @@
 
 namespace fusedrnn::cuda {
 
-int backward_gru(const Backward& params, const Plan& plan, void* stream) {
+template <>
+int backward_of<Cell::kGru>(const Backward& params, const Plan& plan, void* stream) {
   return start_tile<Cell::kGru>(params, plan, stream, [](auto tile) {
     return std::pair(&recurrence_backward<tile>, backward_shape(kTiles[tile]));
   });

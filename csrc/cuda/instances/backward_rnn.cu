@@ -5,7 +5,8 @@
 
 namespace fusedrnn::cuda {
 
-int backward_rnn(const Backward& params, const Plan& plan, void* stream) {
+template <>
+int backward_of<Cell::kRnnTanh>(const Backward& params, const Plan& plan, void* stream) {
   return start_tile<Cell::kRnnTanh>(params, plan, stream, [](auto tile) {
     return std::pair(&recurrence_backward<tile>, backward_shape(kTiles[tile]));
   });

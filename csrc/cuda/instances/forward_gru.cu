@@ -4,7 +4,8 @@
 
 namespace fusedrnn::cuda {
 
-int forward_gru(const Forward& params, const Plan& plan, void* stream) {
+template <>
+int forward_of<Cell::kGru>(const Forward& params, const Plan& plan, void* stream) {
   return start_tile<Cell::kGru>(params, plan, stream, [](auto tile) {
     return std::pair(&recurrence_forward<tile>, forward_shape(kTiles[tile]));
   });

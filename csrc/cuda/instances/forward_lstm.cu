@@ -4,13 +4,14 @@
 
 namespace fusedrnn::cuda {
 
-int forward_lstm(const Forward& params, const Plan& plan, void* stream) {
+template <>
+int forward_of<Cell::kLstm>(const Forward& params, const Plan& plan, void* stream) {
   return start_tile<Cell::kLstm>(params, plan, stream, [](auto tile) {
     return std::pair(&recurrence_forward<tile>, forward_shape(kTiles[tile]));
   });
 }
 
-int resident_lstm_clusters(int size) {
+int resident_clusters_of(int size) {
   int count = 0;
   auto ask = [&]<int kTile>(std::integral_constant<int, kTile>) {
     if constexpr (kTiles[kTile].cell == Cell::kLstm && kTiles[kTile].cluster > 1) {

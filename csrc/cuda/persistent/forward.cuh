@@ -46,7 +46,7 @@ struct ForwardKernel {
 
   // One batch row's cell: h and c move on a step. `x` and `h_sum` are the lane's gates of the two
   // products; `kept` becomes what backward needs of them, in the order of memory.
-  static FUSEDRNN_DEVICE void advance(const Split& split, bool relu, const float (&x)[kLaneGates],
+  static FUSEDRNN_DEVICE void advance(const Split& split, bool second, const float (&x)[kLaneGates],
                                       const float (&h_sum)[kLaneGates], float& h, float& c,
                                       float (&kept)[kSlots]) {
     Real slots[kSlots], next = 0, state = c;
@@ -55,20 +55,16 @@ struct ForwardKernel {
 #pragma unroll
       for (int g = 0; g < kGates; ++g) from_x[g] = x[g], from_h[g] = h_sum[g];
       assemble<kCell>(from_x, from_h, slots);
-      if constexpr (kCell == Cell::kRnnTanh) {
-        next = relu ? Rnn<true>::forward(slots, Real(h), state)
-                    : Rnn<false>::forward(slots, Real(h), state);
-      } else {
-        next = CellType::forward(slots, Real(h), state);
-      }
+      next = Family<kCell>::forward(second, slots, Real(h), state);
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) kept[i] = slots[slot_at<kCell>(i)].v;
     } else {
       float own[kLaneGates], gates[kGates];
 #pragma unroll
       for (int g = 0; g < kLaneGates; ++g)
-        // Of two gates only the first can be g.
-        own[g] = kept[g] = activate(g == 0 && split.first_gate == 2, x[g] + h_sum[g]).v;
+        // Of two gates only the first can be the one that is a tanh.
+        own[g] = kept[g] =
+            activate(g == 0 && split.first_gate == CellType::kTanhGate, x[g] + h_sum[g]).v;
       split.gather(own, gates);
 #pragma unroll
       for (int g = 0; g < kGates; ++g) slots[g] = gates[g];
@@ -137,7 +133,7 @@ struct ForwardKernel {
     const float* c0 = static_cast<const float*>(io.c0);
     const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T), ldy = int(p.ldy);
     const int begin = int(p.begin), end = int(p.end);
-    const bool training = p.problem.training, relu = p.problem.cell == Cell::kRnnRelu;
+    const bool training = p.problem.training, second = p.problem.cell != kCell;
     const int slots_row = (training ? kTrainingSlots : kGates) * H;
 
     const int thread = thread_index();
@@ -257,7 +253,7 @@ struct ForwardKernel {
 #pragma unroll
         for (int g = 0; g < kLaneGates; ++g)
           h_sum[g] = sums[i * kLaneGates + g] + (is_inner<kCell>(g) ? bias[i / kRows][g] : 0.0f);
-        advance(split, relu, x[i], h_sum, h_new, c_new, kept[i]);
+        advance(split, second, x[i], h_sum, h_new, c_new, kept[i]);
         h[i] = now[i] >= 0 ? h_new : h[i];
         c[i] = now[i] >= 0 ? c_new : c[i];
         float* to = h_next + (batch_row(i) - first_row) * (kRowQuads * 4) + unit(i);

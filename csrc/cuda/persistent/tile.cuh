@@ -210,9 +210,16 @@ FUSEDRNN_DEVICE bool is_aligned(const float* matrix, int n) {
   return n % 4 == 0 && reinterpret_cast<uintptr_t>(matrix) % 16 == 0;
 }
 
-// Where a batch row is among the N rows of x and y at each step, counted in the order in which
-// steps are taken; kNoRow where it takes no part: past its length, past the last step, or padding.
-// Ranges are asked for two steps ahead, so that packed and unpacked batches run at the same speed.
+// What model/rows.h says of a step, as the persistent kernels need it: where a batch row is among
+// the N rows of x and y at each step, counted in the order in which steps are taken; kNoRow where
+// it takes no part: past its length, past the last step, or padding. A step's range is asked for
+// two or three steps ahead, so that packed and unpacked batches run at the same speed.
+//
+// Not by Rows itself, for three reasons. A row is 32 bits here: a thread keeps two or three of them
+// for each of its states over the whole loop, and in 64 bits they would be twice the registers,
+// where every one left over holds weights. Steps past the last are asked for, and Rows would read
+// offsets that are not there. And each load has to stay where it is written, in a register of each
+// thread (load_or), not in one of the warp, for which the step would wait.
 constexpr int kNoRow = -1;
 
 struct RowRange {

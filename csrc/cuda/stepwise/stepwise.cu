@@ -123,12 +123,12 @@ backward_step(Elements<StepBackward> e) {
   });
 }
 
-// The last t with offsets[t] <= row.
-FUSEDRNN_DEVICE int64_t step_of(const int64_t* offsets, int64_t T, int64_t row) {
-  int64_t low = 0, high = T;
+// The step that a row of all steps together lies in.
+FUSEDRNN_DEVICE int64_t step_of(const Rows& rows, int64_t row) {
+  int64_t low = 0, high = rows.T;
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
-    (offsets[middle] <= row ? low : high) = middle;
+    (rows.offset(middle) <= row ? low : high) = middle;
   }
   return low;
 }
@@ -139,22 +139,13 @@ copy_previous_h(Elements<PreviousH> e) {
   each_element(e, [&](int64_t row, int64_t column) {
     const PreviousH& a = e.arguments;
     const Problem& p = a.problem;
-    // The row of y that row was computed from, if there is one; else that of h0.
-    int64_t b, before;
-    bool carried;
-    if (a.offsets) {
-      const int64_t t = step_of(a.offsets, p.T, row), last = p.reverse ? t + 1 : t - 1;
-      b = row - a.offsets[t];
-      carried = p.reverse ? last < p.T && a.offsets[last] + b < a.offsets[last + 1] : t > 0;
-      before = carried ? a.offsets[last] + b : 0;
-    } else {
-      const int64_t edge = (p.T - 1) * p.B;
-      carried = p.reverse ? row < edge : row >= p.B;
-      before = p.reverse ? row + p.B : row - p.B;
-      b = p.reverse ? row - edge : row;
-    }
+    const Rows rows{p.T, p.B, a.offsets, p.reverse};
+    const int64_t t = step_of(rows, row), b = row - rows.offset(t);
+    // The row of y that it was computed from, or that of h0.
+    const bool carried = b < rows.carried(t);
+    const int64_t from = carried ? rows.offset(rows.before(t)) + b : b;
     store(a.h, row * p.P + column,
-          carried ? load<T>(a.y, before * a.ldy + column) : load<T>(a.h0, b * p.P + column));
+          carried ? load<T>(a.y, from * a.ldy + column) : load<T>(a.h0, from * p.P + column));
   });
 }
 

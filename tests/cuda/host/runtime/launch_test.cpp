@@ -29,7 +29,7 @@ int start(void (*kernel)(Params), int cluster, int64_t shared_bytes) {
 }
 }  // namespace
 
-int fusedrnn::cuda::resident_lstm_clusters(int) { return 1; }
+int fusedrnn::cuda::resident_clusters_of(int) { return 1; }
 
 int main() {
   start(first, 1, 48 * kKiB);
