@@ -29,8 +29,8 @@ from fusedrnn.plan import GPUS
 MODES = ("LSTM", "GRU", "RNN_TANH")
 SIZES = (32, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024)
 BATCHES = (1, 4, 16, 32, 64, 128, 256, 512, 1024)
-TORCH = 1 << 3  # of the bits of kernels
-ANY = 15
+ANY, OURS = ops.Restriction(), ops.Restriction(torch=False)
+TORCH = ops.Restriction(block=False, cluster=False, stepwise=False)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Case:
 
     def problem(self) -> dict[str, Any]:
         sizes = {"T": self.T, "B": self.B, "I": self.H, "H": self.H, "P": 0, "D": 1}
-        rest = {"packed": False, "training": self.training, "device": GPUS[self.gpu]}
+        rest = {"packed": False, "training": self.training}
         more = {"L": self.L, "tf32": self.tf32}
         return {"mode": self.mode, "dtype": "float32", **sizes, **rest, **more}
 
@@ -70,15 +70,15 @@ class Verdict:
         return f"cuDNN {self.ours_us / self.theirs_us:.1f}x{star}"
 
 
-def plans(case: Case, allowed: int) -> list[dict[str, Any]]:
+def plans(case: Case, allowed: ops.Restriction) -> list[dict[str, Any]]:
     """Of each pass."""
     passes = (False, True) if case.training else (False,)
-    return [ops.cuda_plan(backward=b, **case.problem(), allowed=allowed) for b in passes]
+    return [ops.cuda_plan(case.problem(), GPUS[case.gpu], allowed, b) for b in passes]
 
 
 def verdict(case: Case) -> Verdict:
-    by_torch = ops.hands_to_torch(**case.problem(), allowed=ANY)
-    ours, theirs = plans(case, ANY & ~TORCH), plans(case, TORCH)
+    by_torch = ops.cuda_choice(case.problem(), GPUS[case.gpu])["by_torch"]
+    ours, theirs = plans(case, OURS), plans(case, TORCH)
     kernels = tuple(plan["kernel"] for plan in ours)
     total = [sum(plan["step_us"] for plan in way) for way in (ours, theirs)]
     return Verdict(case, by_torch, kernels, *total)

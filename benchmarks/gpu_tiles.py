@@ -84,13 +84,13 @@ def tiles(table: Path = TABLE) -> list[Tile]:
 
 
 @contextmanager
-def only(tile: Tile) -> Iterator[int]:
-    """Restricts every plan to this tile; gives the plan's word for it."""
+def only(tile: Tile) -> Iterator[ops.Restriction]:
+    """Restricts every plan to this tile; gives the restriction."""
     name = "FUSEDRNN_CUDA_TILE"
     before = os.environ.get(name)
     os.environ[name] = str(tile.index)
     try:
-        yield ops.cuda_allowed()
+        yield ops.cuda_restriction()
     finally:
         if before is None:
             del os.environ[name]
@@ -108,25 +108,12 @@ def places(tile: Tile, limits: dict[str, Any]) -> int:
 
 
 def planned(
-    tile: Tile, backward: bool, B: int, limits: dict[str, Any], allowed: int
+    tile: Tile, backward: bool, B: int, limits: dict[str, Any], allowed: ops.Restriction
 ) -> dict[str, Any]:
     """The plan for this tile; raises ValueError where the GPU cannot run it."""
-    plan: dict[str, Any] = ops.cuda_plan(
-        backward=backward,
-        mode=tile.mode,
-        dtype="float32",
-        T=STEPS,
-        B=B,
-        I=tile.hidden,
-        H=tile.hidden,
-        P=0,
-        D=1,
-        packed=False,
-        training=True,
-        device=limits,
-        allowed=allowed,
-    )
-    return plan
+    sizes = {"T": STEPS, "B": B, "I": tile.hidden, "H": tile.hidden, "P": 0, "D": 1}
+    flags = {"dtype": "float32", "packed": False, "training": True}
+    return ops.cuda_plan({"mode": tile.mode, **sizes, **flags}, limits, allowed, backward)
 
 
 def costs(tile: Tile, limits: dict[str, Any], device: torch.device | None) -> list[Cost]:

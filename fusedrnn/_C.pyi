@@ -36,43 +36,44 @@ def check_fit(
 def reserve_width(mode: str, dtype: str, H: int, P: int, device: str) -> int: ...
 def has_tangent(tensor: Tensor) -> bool: ...
 def set_second_backward(function: Callable[..., Sequence[Tensor]]) -> None: ...
-def cuda_allowed() -> int: ...
+
+class Restriction:
+    block: bool
+    cluster: bool
+    stepwise: bool
+    torch: bool
+    tile: int
+    none_yields: bool
+    def __init__(
+        self,
+        *,
+        block: bool = ...,
+        cluster: bool = ...,
+        stepwise: bool = ...,
+        torch: bool = ...,
+        tile: int = ...,
+        none_yields: bool = ...,
+    ) -> None: ...
+    @staticmethod
+    def to_tile(tile: int) -> Restriction: ...
+
+def cuda_restriction() -> Restriction: ...
 def cuda_device(index: int) -> dict[str, Any]: ...
 def cuda_plan(
-    backward: bool,
-    mode: str,
-    dtype: str,
-    T: int,
-    B: int,
-    I: int,
-    H: int,
-    P: int,
-    D: int,
-    packed: bool,
-    training: bool,
+    problem: dict[str, Any],
     device: dict[str, Any],
-    allowed: int,
-    L: int = ...,
-    tf32: bool = ...,
+    restriction: Restriction = ...,
+    backward: bool = ...,
     index: int = ...,
 ) -> dict[str, Any]: ...
-def hands_to_torch(
-    mode: str,
-    dtype: str,
-    T: int,
-    B: int,
-    I: int,
-    H: int,
-    P: int,
-    D: int,
-    packed: bool,
-    training: bool,
+def cuda_choice(
+    problem: dict[str, Any],
     device: dict[str, Any],
-    allowed: int,
-    L: int = ...,
-    tf32: bool = ...,
+    restriction: Restriction = ...,
+    no_torch: str = ...,
     index: int = ...,
-) -> bool: ...
+) -> dict[str, Any]: ...
+def cuda_plans_made() -> int: ...
 def rnn_takes_tf32() -> bool: ...
 def cuda_class(H: int, B: int) -> tuple[int, int]: ...
 def set_measured(index: int, measured: Sequence[dict[str, Any]]) -> None: ...

@@ -18,15 +18,6 @@ from .functional import check_dim, rnn_mode
 from .layers import Layers, layers_of
 from .plan import GPUS, CudaLayerPlan, CudaPassPlan, LayerPlan, Plan
 
-_REASONS = {
-    "block": "W_hh stays in each block for the whole sequence, and blocks wait for nobody",
-    "cluster": "W_hh stays on chip, split over the blocks of a cluster, which exchange h each step",
-    "stepwise": "a matrix product and an element-wise kernel a step",
-    "torch": "torch.nn's own path, cuDNN",
-}
-_NATIVE = "cuDNN works in {dtype}; ours would convert it, and is not compared (estimate: float32's)"
-_TORCH = 1 << 3  # the bit of torch.nn's own path among those of ops.cuda_allowed()
-
 
 @overload
 def explain(module: nn.Module) -> Layers: ...
@@ -74,34 +65,34 @@ def explain(
         ValueError: an input of a rank or dtype that the module does not take, a ``gpu`` with
             limits missing, or an environment that names a kernel that cannot run this.
     """
-    if input is None:
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
-        if hx is not None or gpu is not None:
-            raise TypeError("explain plans for hx or a gpu with an input only: give one")
-        return layers_of(module)
+    if input is not None:
+        return _plan(module, input, hx, gpu)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if hx is not None or gpu is not None:
+        raise TypeError("explain plans for hx or a gpu with an input only: give one")
+    return layers_of(module)
+
+
+def _plan(
+    module: nn.Module,
+    input: Tensor | PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None,
+    gpu: str | Mapping[str, Any] | None,
+) -> Plan:
     mode, L, D, P = _stack(module)
     _check(module, mode, input)
     data = input.data if isinstance(input, PackedSequence) else input
     states = [hx] if isinstance(hx, Tensor) else list(hx or ())
     way = transforms.route([data, *states], [*module.parameters()])
     training = way.training
-    batch_sizes: list[int] | None = None
-    if isinstance(input, PackedSequence):
-        batch_sizes = input.batch_sizes.tolist()
-        T, B = len(batch_sizes), batch_sizes[0]
-    elif isinstance(module, nn.RNNCellBase):
-        T, B = 1, input.size(0) if input.dim() == 2 else 1
-    else:
-        T, B = (input.size(0), input.size(1)) if input.dim() == 3 else (input.size(0), 1)
-        if input.dim() == 3 and module.batch_first:
-            T, B = B, T
+    T, B, batch_sizes = _extent(module, input)
     H: int = module.hidden_size  # type: ignore[assignment]
     on_gpu = gpu is not None or data.is_cuda
     dtype = str(_dtype(data, "cuda" if on_gpu else data.device.type)).removeprefix("torch.")
     if data.is_cuda and gpu is None and not _binary.build_info()["cuda"]:
         missing = (_binary.cuda_missing(),)
-        return Plan(mode, dtype, bool(batch_sizes), training, (), "torch.nn", missing)
+        return Plan(mode, dtype, bool(batch_sizes), training, (), "torch", missing)
     if way.definition:
         return Plan(mode, dtype, bool(batch_sizes), training, (), "definition", way.reasons)
     B *= way.folded
@@ -111,11 +102,10 @@ def explain(
     for i in range(L):
         width: int = D * (P or H) if i else module.input_size  # type: ignore[assignment]
         if cuda:
-            sizes = {"T": T, "B": B, "I": width, "H": H, "P": P, "D": D}
-            rows = sum(batch_sizes) if batch_sizes else None
-            whole = isinstance(module, nn.RNNBase)
-            top = D * (P or H) if L > 1 else width
-            layers.append(cuda.layer(mode, sizes, rows, training, whole, L, top))
+            problem = {"mode": mode, "T": T, "B": B, "I": width, "H": H, "P": P, "D": D, "L": L}
+            problem |= {"packed": batch_sizes is not None, "training": training}
+            problem |= {"top_I": D * (P or H) if L > 1 else width}
+            layers.append(cuda.layer(module, problem, sum(batch_sizes) if batch_sizes else T * B))
             continue
         threads = torch.get_num_threads()
         low = all(weight.dtype == torch.bfloat16 for weight in module.parameters())
@@ -124,6 +114,19 @@ def explain(
         layers.append(LayerPlan(T=T, B=B, I=width, H=H, P=P, D=D, **plan))
     packed = batch_sizes is not None
     return Plan(mode, dtype, packed, training, tuple(layers), reasons=way.reasons)
+
+
+def _extent(module: nn.Module, input: Tensor | PackedSequence) -> tuple[int, int, list[int] | None]:
+    """T and B, and the batch sizes of packed rows."""
+    if isinstance(input, PackedSequence):
+        batch_sizes: list[int] = input.batch_sizes.tolist()
+        return len(batch_sizes), batch_sizes[0], batch_sizes
+    if isinstance(module, nn.RNNCellBase):
+        return 1, input.size(0) if input.dim() == 2 else 1, None
+    if input.dim() == 2:
+        return input.size(0), 1, None
+    T, B = input.size(0), input.size(1)
+    return (B, T, None) if module.batch_first else (T, B, None)
 
 
 def _check(module: nn.Module, mode: str, input: Any) -> None:
@@ -174,8 +177,7 @@ def _gpu(
 
 
 class _Cuda:
-    """A stack's layers on a GPU. The operators choose torch.nn's path or ours for the stack as a
-    whole, forward and backward; here the same is asked."""
+    """A stack's layers on a GPU."""
 
     def __init__(self, input: Tensor, gpu: str | Mapping[str, Any] | None, dtype: str) -> None:
         self.device, self.limits, self.index = _gpu(input.device, gpu)
@@ -184,12 +186,10 @@ class _Cuda:
             pretended or torch.cudnn_is_acceptable(input)
         )
         self.dtype = dtype
-        self.half = dtype in ("float16", "bfloat16")
-        self.allowed: int = ops.cuda_allowed()
         self.tf32: bool = ops.rnn_takes_tf32()
 
     def precision(self, by_torch: bool) -> str:
-        if self.half:
+        if self.dtype in ("float16", "bfloat16"):
             return self.dtype + ("" if by_torch else ", computed in float32")
         if self.dtype != "float32":
             return self.dtype
@@ -199,70 +199,34 @@ class _Cuda:
             return "float32 throughout: the GPU has no TF32"
         return "float32; cuDNN's products in TF32" if by_torch else "float32; products in TF32"
 
-    def layer(
-        self,
-        mode: str,
-        sizes: dict[str, int],
-        rows: int | None,
-        training: bool,
-        whole: bool,
-        L: int,
-        top: int,
-    ) -> CudaLayerPlan:
-        """``rows`` of all steps, if packed; ``whole``: of a stack, not a cell, which stays ours;
-        ``top``: the input size of the stack's last layer, by which the way is chosen."""
-        problem: dict[str, Any] = {
-            "mode": mode,
-            "dtype": self.dtype,
-            **sizes,
-            "packed": rows is not None,
-            "training": training,
-            "device": self.limits,
-            "L": L,
-            "tf32": self.tf32,
-            "index": self.index,
-        }
-        allowed = self.allowed if whole and self.cudnn else self.allowed & ~_TORCH
-        by_torch = bool(allowed & _TORCH) and ops.hands_to_torch(
-            **problem | {"I": top}, allowed=self.allowed
+    def no_torch(self, module: nn.Module) -> str:
+        """Why torch.nn's path is out of the question; empty: it is not."""
+        if not isinstance(module, nn.RNNBase):
+            return "has no cell"
+        return "" if self.cudnn else "does not take this input (or is switched off)"
+
+    def layer(self, module: nn.Module, problem: dict[str, Any], rows: int) -> CudaLayerPlan:
+        """``problem`` as _C.cuda_choice takes it but for what is known here; ``rows`` are those of
+        all steps."""
+        choice = ops.cuda_choice(
+            problem | {"dtype": self.dtype, "tf32": self.tf32},
+            self.limits,
+            ops.cuda_restriction(),
+            self.no_torch(module),
+            self.index,
         )
-        kernels = _TORCH if by_torch else allowed & ~_TORCH
-
-        def one_pass(backward: bool) -> CudaPassPlan:
-            plan = ops.cuda_plan(backward=backward, **problem, allowed=kernels)
-            if by_torch and self.half:
-                reason = _NATIVE.format(dtype=self.dtype)
-                return CudaPassPlan(**plan | {"reason": reason, "rejected": ()})
-            cheapest = ops.cuda_plan(backward=backward, **problem, allowed=allowed)
-            reasons, names = dict(cheapest["rejected"]), dict(plan["rejected"])
-            own = {} if by_torch else {n: why for n, why in names.items() if n != "cuDNN"}
-            rejected = [
-                (name, own.get(name, why)) for name, why in reasons.items() if name in names
-            ]
-            for name in names.keys() - reasons.keys():  # the cheapest of this pass, if not taken
-                how = "measured" if cheapest["measured"] else "estimated"
-                cost = f"{how} {cheapest['step_us']:.2f} us a step"
-                rejected.append((name, f"{cost}, but both passes and all layers go one way"))
-            if self.allowed & ~allowed:
-                why = "does not take this input (or is switched off)" if whole else "has no cell"
-                rejected = [(n, why if n == "cuDNN" else w) for n, w in rejected]
-            reason = _REASONS[plan["kernel"]]
-            if self.allowed in (1, 2, 4, 8):
-                reason += "; FUSEDRNN_CUDA_KERNEL names it"
-            elif self.allowed > 15:
-                reason += "; FUSEDRNN_CUDA_TILE names it"
-            return CudaPassPlan(**plan | {"reason": reason, "rejected": tuple(rejected)})
-
-        N = sizes["T"] * sizes["B"] if rows is None else rows
-        width = ops.reserve_width(mode, self.dtype, sizes["H"], sizes["P"], "cuda")
-        kept = sizes["D"] * N * width * (8 if self.dtype == "float64" else 4)
+        by_torch = choice["by_torch"]
+        sizes = {name: problem[name] for name in ("T", "B", "I", "H", "P", "D")}
+        width = ops.reserve_width(problem["mode"], self.dtype, sizes["H"], sizes["P"], "cuda")
+        kept = sizes["D"] * rows * width * (8 if self.dtype == "float64" else 4)
+        backward = choice["backward"]
         return CudaLayerPlan(
             **sizes,
             device=self.device,
             precision=self.precision(by_torch),
-            reserve_bytes=kept if training and not by_torch else 0,
-            forward=one_pass(False),
-            backward=one_pass(True) if training else None,
+            reserve_bytes=kept if backward and not by_torch else 0,
+            forward=CudaPassPlan(**choice["forward"]),
+            backward=backward and CudaPassPlan(**backward),
         )
 
 

@@ -21,12 +21,13 @@ from . import transforms as transforms  # registers the rules of vmap
 
 cpu_isa = _C.cpu_isa
 cpu_isas = _C.cpu_isas
-cuda_allowed = _C.cuda_allowed
+Restriction = _C.Restriction
+cuda_choice = _C.cuda_choice
 cuda_device = _C.cuda_device
 cuda_plan = _C.cuda_plan
+cuda_restriction = _C.cuda_restriction
 explain = _C.explain
 fma_peak = _C.fma_peak
-hands_to_torch = _C.hands_to_torch
 reserve_width = _C.reserve_width
 rnn_takes_tf32 = _C.rnn_takes_tf32
 

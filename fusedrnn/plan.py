@@ -221,7 +221,7 @@ class Plan:
         training: whether gradients would be kept.
         layers: a plan for each, the lowest first; none where the definition runs.
         route: "kernels"; "definition": :mod:`fusedrnn.reference`, step by step in plain torch;
-            "torch.nn": its own path, because the CUDA half was not built.
+            "torch": torch.nn's own path, because the CUDA half was not built.
         reasons: why this route, and what vmap turns the call into; empty for a plain call.
     """
 
@@ -239,7 +239,7 @@ class Plan:
         lines = [f"{self.mode} {self.dtype}{packed}, {purpose}"]
         if self.route == "definition":
             lines.append("definition (fusedrnn.reference), step by step in plain torch")
-        elif self.route == "torch.nn":
+        elif self.route == "torch":
             lines.append("torch.nn's own path")
         lines += [f"  because    {reason}" for reason in self.reasons]
         # Layers above the first are alike; show a run of equal ones once.

@@ -222,7 +222,7 @@ class Session:
         found = []
         for tile in range(TILES):
             try:
-                plan = self._plan(sizes, backward, 3 | (tile + 1) << 8)
+                plan = self._plan(sizes, backward, tile)
             except ValueError:  # not made for this, or not on this GPU
                 continue
             found.append((plan["step_us"], plan["kernel"], tile))
@@ -231,13 +231,11 @@ class Session:
         tiles = [(kernel, tile, 1) for _, kernel, tile in near]
         return [*tiles, ("stepwise", -1, 1), ("torch", -1, 1), ("torch", -1, 2)]
 
-    def _plan(self, sizes: Sizes, backward: bool, allowed: int) -> dict[str, Any]:
-        s = sizes
-        plan: dict[str, Any] = ops.cuda_plan(
-            backward, s.mode, "float32", 100, s.B, s.H, s.H, 0, s.D, False, True,
-            self.gpu.limits, allowed, 1, s.tf32,
-        )  # fmt: skip
-        return plan
+    def _plan(self, sizes: Sizes, backward: bool, tile: int) -> dict[str, Any]:
+        problem = asdict(sizes) | {
+            "dtype": "float32", "T": 100, "I": sizes.H, "P": 0, "packed": False, "training": True
+        }  # fmt: skip
+        return ops.cuda_plan(problem, self.gpu.limits, ops.Restriction.to_tile(tile), backward)
 
     def measure(self, sizes: Sizes, every: bool) -> str:
         """Measure all candidates on a class and keep their results. If one candidate has no room

@@ -34,6 +34,7 @@ struct Restriction {
 
   static Restriction to_torch() { return {false, false, false, true, -1, false}; }
   static Restriction to_stepwise() { return {false, false, true, false, -1, false}; }
+  // Block and cluster kernels, of this tile alone; of any where it is -1.
   static Restriction to_tile(int tile) { return {true, true, false, false, tile, false}; }
   Restriction without_torch() const {
     Restriction rest = *this;

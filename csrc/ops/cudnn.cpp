@@ -148,9 +148,8 @@ std::optional<Problem> problem_of(const Stack& s) {
 
 // Whether torch.nn's path takes the stack and is estimated to be faster.
 bool torch_is_better(const Stack& s, at::ScalarType type) {
-  const unsigned allowed = cuda_allowed();
-  if (!(allowed & bit_of(cuda::Kernel::kTorch)) || !s.input.is_cuda()) return false;
-  if (spec(s.cell).torch == TorchLayer::kNone) return false;
+  const Restriction restriction = cuda_restriction();
+  if (!restriction.torch || !s.input.is_cuda()) return false;
   if (s.any([](const Tensor& t) { return !is_plain(t); })) return false;
   const bool half = compute_type(type) != type;
   if (!half && type != at::kFloat && type != at::kDouble) return false;
@@ -159,8 +158,9 @@ bool torch_is_better(const Stack& s, at::ScalarType type) {
   if (!p) return false;
   p->dtypes = all_of(type == at::kDouble ? DType::kFloat64 : DType::kFloat32);
   const int device = s.input.device().index();
-  return torch_is_cheaper(*p, {int(s.D), s.L, rnn_takes_tf32()}, cuda_device(device),
-                          experience_of(device), allowed, half);
+  cuda::Setting setting{int(s.D), s.L, rnn_takes_tf32()};
+  setting.half = half ? c10::toString(type) : nullptr;
+  return choice_of(*p, setting, {device, cuda_device(device)}, restriction).by_torch;
 }
 
 #else

@@ -63,17 +63,33 @@ cuda::Experience experienced(int index) {
   return index < 0 ? cuda::Experience{} : experience_of(index);
 }
 
-py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string& dtype, int64_t T,
-                      int64_t B, int64_t I, int64_t H, int64_t P, int64_t D, bool packed,
-                      bool training, const py::dict& device, unsigned allowed, int64_t L, bool tf32,
-                      int index) {
-  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, packed);
-  Rejections rejected;
-  const cuda::Pass pass = backward ? cuda::Pass::kBackward : cuda::Pass::kForward;
-  const cuda::Plan plan = cuda_plan(pass, p, {int(D), L, tf32}, device_of(device),
-                                    experienced(index), allowed, &rejected);
+// A problem as Python states it, and what a plan depends on beside it: a dict of mode, dtype, T, B,
+// I, H, P, D, packed and training. L, tf32 and top_I may be left out: one layer, TF32, I.
+struct Stated {
+  Problem problem;
+  cuda::Setting setting;
+  std::string dtype, no_torch;
+
+  Stated(const py::dict& d, std::string why_no_torch) : no_torch(std::move(why_no_torch)) {
+    const auto number = [&](const char* name) { return d[name].cast<int64_t>(); };
+    const auto given = [&](const char* name, int64_t otherwise) {
+      return d.contains(name) ? d[name].cast<int64_t>() : otherwise;
+    };
+    dtype = d["dtype"].cast<std::string>();
+    problem =
+        problem_of(d["mode"].cast<std::string>(), dtype, number("T"), number("B"), number("I"),
+                   number("H"), number("P"), d["training"].cast<bool>(), d["packed"].cast<bool>());
+    setting = {int(number("D")), given("L", 1), given("tf32", 1) != 0, given("top_I", 0)};
+    if (dtype == "float16" || dtype == "bfloat16") setting.half = dtype.c_str();
+    if (!no_torch.empty()) setting.no_torch = no_torch.c_str();
+  }
+  Stated(const Stated&) = delete;  // the setting points into it
+  Stated& operator=(const Stated&) = delete;
+};
+
+py::dict dict_of(const cuda::Plan& plan, const Reasons& reasons) {
   py::dict d;
-  d["kernel"] = name_of(plan.kernel);
+  d["kernel"] = cuda::name_of(plan.kernel);
   d["tile"] = plan.tile;
   d["hidden"] = plan.hidden;
   d["cluster"] = plan.cluster;
@@ -86,16 +102,70 @@ py::dict cuda_plan_of(bool backward, const std::string& mode, const std::string&
   d["step_us"] = plan.step_us;
   d["recurrence_us"] = plan.recurrence_us;
   d["measured"] = plan.measured;
-  d["rejected"] = rejected;
+  d["reason"] = reasons.chosen;
+  d["rejected"] = py::tuple(py::cast(reasons.rejected));
   return d;
 }
 
-bool hands_to_torch(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
-                    int64_t I, int64_t H, int64_t P, int64_t D, bool packed, bool training,
-                    const py::dict& device, unsigned allowed, int64_t L, bool tf32, int index) {
-  const Problem p = problem_of(mode, dtype, T, B, I, H, P, training, packed);
-  return torch_is_cheaper(p, {int(D), L, tf32}, device_of(device), experienced(index), allowed,
-                          dtype == "float16" || dtype == "bfloat16");
+// The plan for one pass, and why.
+py::dict cuda_plan_of(const py::dict& problem, const py::dict& device,
+                      const Restriction& restriction, bool backward, int index) {
+  const Stated stated(problem, "");
+  Reasons reasons;
+  const cuda::Plan plan =
+      cuda_plan(backward ? cuda::Pass::kBackward : cuda::Pass::kForward, stated.problem,
+                stated.setting, device_of(device), experienced(index), restriction, &reasons);
+  return dict_of(plan, reasons);
+}
+
+// The choice for a layer: by_torch, forward and, in training, backward, each a plan as above.
+py::dict cuda_choice_of(const py::dict& problem, const py::dict& device,
+                        const Restriction& restriction, const std::string& no_torch, int index) {
+  const Stated stated(problem, no_torch);
+  const cuda::Device limits = device_of(device);
+  const cuda::Experience known = experienced(index);
+  cuda::ChoiceReasons reasons;
+  const cuda::Choice choice =
+      cuda::choose(stated.problem, stated.setting, limits, known, restriction, &reasons);
+  const Restriction left = no_torch.empty() ? restriction : restriction.without_torch();
+  const auto pass = [&](cuda::Pass pass) {
+    const auto& plan = choice.pass[int(pass)];
+    // Where there is none this says why.
+    if (!plan) cuda_plan(pass, stated.problem, stated.setting, limits, known, left);
+    return dict_of(*plan, reasons.pass[int(pass)]);
+  };
+  py::dict d;
+  d["by_torch"] = choice.by_torch;
+  d["forward"] = pass(cuda::Pass::kForward);
+  d["backward"] = stated.problem.training ? py::object(pass(cuda::Pass::kBackward)) : py::none();
+  return d;
+}
+
+void bind_restriction(py::module_& m) {
+  const Restriction all;
+  py::class_<Restriction>(m, "Restriction")
+      .def(py::init(
+               [](bool block, bool cluster, bool stepwise, bool torch, int tile, bool none_yields) {
+                 return Restriction{block, cluster, stepwise, torch, tile, none_yields};
+               }),
+           py::kw_only(), py::arg("block") = all.block, py::arg("cluster") = all.cluster,
+           py::arg("stepwise") = all.stepwise, py::arg("torch") = all.torch,
+           py::arg("tile") = all.tile, py::arg("none_yields") = all.none_yields)
+      .def_readonly("block", &Restriction::block)
+      .def_readonly("cluster", &Restriction::cluster)
+      .def_readonly("stepwise", &Restriction::stepwise)
+      .def_readonly("torch", &Restriction::torch)
+      .def_readonly("tile", &Restriction::tile)
+      .def_readonly("none_yields", &Restriction::none_yields)
+      .def_static("to_tile", &Restriction::to_tile, py::arg("tile"))
+      .def(
+          "__eq__", [](const Restriction& a, const Restriction& b) { return a == b; },
+          py::is_operator())
+      .def("__repr__", [](const Restriction& r) {
+        return c10::str("Restriction(block=", r.block, ", cluster=", r.cluster,
+                        ", stepwise=", r.stepwise, ", torch=", r.torch, ", tile=", r.tile,
+                        ", none_yields=", r.none_yields, ")");
+      });
 }
 
 void check_index(int index) {
@@ -114,7 +184,7 @@ cuda::Measured measured_of(const py::dict& d) {
     m.D = d["D"].cast<int>();
     m.L = d["L"].cast<int>();
     const auto name = d["kernel"].cast<std::string>();
-    const auto kernel = kernel_named(name);
+    const auto kernel = cuda::kernel_named(name);
     TORCH_CHECK_VALUE(kernel, "fusedrnn: no CUDA kernel is named ", name);
     m.kernel = *kernel;
     m.tile = d["tile"].cast<int>();
@@ -163,7 +233,7 @@ py::dict experience_dict(int index) {
   for (int64_t i = 0; i < known.count; ++i) {
     const cuda::Measured& m = known.measured[i];
     py::dict d;
-    d["mode"] = name_of(m.cell);
+    d["mode"] = spec(m.cell).name;
     d["backward"] = m.pass == cuda::Pass::kBackward;
     d["training"] = m.training;
     d["tf32"] = m.tf32;
@@ -171,7 +241,7 @@ py::dict experience_dict(int index) {
     d["B"] = m.B;
     d["D"] = m.D;
     d["L"] = m.L;
-    d["kernel"] = name_of(m.kernel);
+    d["kernel"] = cuda::name_of(m.kernel);
     d["tile"] = m.tile;
     d["step_us"] = m.step_us;
     measured.append(d);
@@ -192,16 +262,14 @@ void set_experience_loader(py::function load) {
 }  // namespace
 
 void bind_cuda(py::module_& m) {
-  m.def("cuda_allowed", &cuda_allowed);
+  bind_restriction(m);
+  m.def("cuda_restriction", &cuda_restriction);
   m.def("cuda_device", &cuda_device_of, py::arg("index"));
-  m.def("cuda_plan", &cuda_plan_of, py::arg("backward"), py::arg("mode"), py::arg("dtype"),
-        py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"),
-        py::arg("packed"), py::arg("training"), py::arg("device"), py::arg("allowed"),
-        py::arg("L") = 1, py::arg("tf32") = true, py::arg("index") = -1);
-  m.def("hands_to_torch", &hands_to_torch, py::arg("mode"), py::arg("dtype"), py::arg("T"),
-        py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("packed"),
-        py::arg("training"), py::arg("device"), py::arg("allowed"), py::arg("L") = 1,
-        py::arg("tf32") = true, py::arg("index") = -1);
+  m.def("cuda_plan", &cuda_plan_of, py::arg("problem"), py::arg("device"),
+        py::arg("restriction") = Restriction(), py::arg("backward") = false, py::arg("index") = -1);
+  m.def("cuda_choice", &cuda_choice_of, py::arg("problem"), py::arg("device"),
+        py::arg("restriction") = Restriction(), py::arg("no_torch") = "", py::arg("index") = -1);
+  m.def("cuda_plans_made", &plans_made);
   m.def(
       "cuda_class",
       [](int64_t H, int64_t B) { return std::pair(cuda::class_of_H(H), cuda::class_of_B(B)); },

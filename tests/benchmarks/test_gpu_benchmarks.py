@@ -184,7 +184,7 @@ def test_each_tile_is_the_one_the_plan_takes_when_it_alone_is_allowed() -> None:
 def test_a_tile_that_is_no_row_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSEDRNN_CUDA_TILE", value)
     with pytest.raises(ValueError, match=f"must be a row of csrc/cuda/tiles.h, got {value}"):
-        ops.cuda_allowed()
+        ops.cuda_restriction()
 
 
 def test_estimates_need_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,8 @@ from benchmarks import gpu_tiles
 from fusedrnn import _C, _binary
 from support.accuracy import assert_as_accurate_as
 from support.oracle import packed, pair, states, tensors_of, without_cudnn
+from support.planning import only
+from support.planning import problem as problem_to_plan
 from support.problems import MODES, Problem, check, run
 
 pytestmark = [
@@ -29,7 +31,7 @@ pytestmark = [
     pytest.mark.usefixtures("on_gpu"),
 ]
 
-BITS = {"block": 1, "cluster": 2, "stepwise": 4, "torch": 8}
+KERNELS = ("block", "cluster", "stepwise", "torch")
 OWN = ("block", "cluster", "stepwise")
 HIDDEN = (1, 37, 64, 100, 128, 150, 160, 192, 200, 256, 384, 512, 600)
 NAMES = ("RNN", "LSTM", "GRU")
@@ -44,13 +46,13 @@ def force(monkeypatch: pytest.MonkeyPatch) -> Force:
     return lambda kernel: monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", kernel)
 
 
-def can_run(allowed: int, mode: str, H: int) -> bool:
+def can_run(allowed: _C.Restriction, mode: str, H: int) -> bool:
     """Whether the kernels allowed have a plan for this H, forward and back."""
     limits = _C.cuda_device(torch.cuda.current_device())
     try:
         for backward in (False, True):
-            sizes = (7, 5, 9, H, 0, 1)  # T, B, I, H, P, D
-            _C.cuda_plan(backward, mode, "float32", *sizes, False, True, limits, allowed)
+            asked = problem_to_plan(mode, T=7, B=5, H=H, I=9)
+            _C.cuda_plan(asked, limits, allowed, backward)
     except ValueError:
         return False
     return True
@@ -59,7 +61,7 @@ def can_run(allowed: int, mode: str, H: int) -> bool:
 def module_for(name: str, kernel: str, **options: Any) -> Any:
     """A module of a size that this kernel takes."""
     H = {"block": 100, "cluster": 400}.get(kernel, 60)
-    if kernel != "torch" and not can_run(BITS[kernel], OF_MODULE[name], H):
+    if kernel != "torch" and not can_run(only(kernel), OF_MODULE[name], H):
         pytest.skip(f"this GPU has no {kernel} kernel")
     return getattr(fusedrnn, name)(7, H, **options)
 
@@ -80,7 +82,7 @@ def test_this_build_has_cuda_kernels() -> None:
 
 
 @pytest.mark.parametrize(("form", "bidirectional"), [("batched", False), ("unsorted", True)])
-@pytest.mark.parametrize("kernel", BITS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("H", HIDDEN)
 @pytest.mark.parametrize("mode", MODES)
 def test_each_kernel_is_as_accurate_as_cudnn_or_refuses(
@@ -90,7 +92,7 @@ def test_each_kernel_is_as_accurate_as_cudnn_or_refuses(
     problem = Problem(
         mode, T=7, B=5, I=9, H=H, form=form, bidirectional=bidirectional, hx="grad", L=2
     )
-    if can_run(BITS[kernel], mode, H):
+    if can_run(only(kernel), mode, H):
         check(problem)
     else:
         with pytest.raises(ValueError, match=f"allowed \\({kernel}, .* none can run {mode}"):
@@ -105,7 +107,7 @@ def test_each_tile_is_as_accurate_as_cudnn(
     monkeypatch.setenv("FUSEDRNN_CUDA_TILE", str(tile.index))
     modes = ("RNN_TANH", "RNN_RELU") if tile.cell == "RNN" else (tile.mode,)
     H = tile.hidden - less
-    if not can_run(_C.cuda_allowed(), modes[0], H):
+    if not can_run(_C.cuda_restriction(), modes[0], H):
         pytest.skip("too large for this GPU")
     for mode in modes:
         check(Problem(mode, T=6, B=5, I=3, H=H, hx="grad", form="sorted" if less else "batched"))
@@ -117,8 +119,8 @@ def test_a_large_hopper_has_every_persistent_kernel() -> None:
     if limits["sm"] != 90:
         pytest.skip("not a Hopper")
     for mode in MODES:
-        assert can_run(BITS["block"], mode, 256 if mode.startswith("RNN") else 128)
-        assert can_run(BITS["cluster"], mode, 512)
+        assert can_run(only("block"), mode, 256 if mode.startswith("RNN") else 128)
+        assert can_run(only("cluster"), mode, 512)
 
 
 @pytest.mark.parametrize("kernel", OWN)
@@ -126,7 +128,7 @@ def test_a_large_hopper_has_every_persistent_kernel() -> None:
 def test_more_rows_than_run_at_once_are_as_accurate(mode: str, kernel: str, force: Force) -> None:
     force(kernel)
     H = 256 if kernel == "cluster" else 64
-    if not can_run(BITS[kernel], mode, H):
+    if not can_run(only(kernel), mode, H):
         pytest.skip(f"this GPU has no {kernel} kernel for H={H}")
     check(Problem(mode, T=4, B=1500, I=3, H=H, hx="grad"))
 
@@ -143,7 +145,7 @@ def test_more_rows_than_a_grid_is_high_are_as_accurate(kernel: str, force: Force
 def test_more_than_65535_steps_are_as_accurate(name: str, kernel: str, force: Force) -> None:
     force(kernel)
     H = 400 if kernel == "cluster" else 20
-    if not can_run(BITS[kernel], OF_MODULE[name], H):
+    if not can_run(only(kernel), OF_MODULE[name], H):
         pytest.skip(f"this GPU has no {kernel} kernel")
     T, B = 66_000, 2
     ours, theirs = pair(name, 3, H)
@@ -222,7 +224,7 @@ def test_sequences_in_pieces_are_as_accurate_as_cudnn(
 ) -> None:
     force(kernel)
     H = {"block": 100, "cluster": 400}[kernel]
-    if not can_run(BITS[kernel], mode, H):
+    if not can_run(only(kernel), mode, H):
         pytest.skip(f"this GPU has no {kernel} kernel for {mode}")
     for chunk in (1, 16, 60):
         monkeypatch.setenv("FUSEDRNN_CUDA_CHUNK", str(chunk))
@@ -251,7 +253,7 @@ def test_captured_pieces_are_the_bits_of_eager_ones(
 def test_errors_in_tf32_are_at_most_twice_cudnns(mode: str, kernel: str, force: Force) -> None:
     force(kernel)
     H = {"block": 100, "cluster": 400}.get(kernel, 60)
-    if not can_run(BITS[kernel], mode, H):
+    if not can_run(only(kernel), mode, H):
         pytest.skip(f"this GPU has no {kernel} kernel for {mode}")
     torch.backends.cudnn.allow_tf32 = True
     check(Problem(mode, T=20, B=16, I=64, H=H, bidirectional=True, hx="grad"))
@@ -362,7 +364,7 @@ def test_a_persistent_kernel_is_one_launch_for_all_steps(
 def test_the_same_inputs_give_the_same_bits(mode: str, kernel: str, force: Force) -> None:
     force(kernel)
     H = 256 if kernel == "cluster" else 128
-    if not can_run(BITS[kernel], mode, H):
+    if not can_run(only(kernel), mode, H):
         pytest.skip(f"this GPU has no {kernel} kernel for H={H}")
     problem = Problem(mode, T=50, B=64, I=20, H=H, form="unsorted", bidirectional=True, hx="grad")
     first = run(problem, "fusedrnn")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fusedrnn._C import Restriction
 from fusedrnn.plan import GPUS
 from support.planning import ANY, BATCHES, BLOCK, CLUSTER, OURS, STEPWISE, TORCH, plan, table
 
@@ -19,7 +20,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
 def test_each_tile_costs_more_with_more_rows(tiles: list[dict[str, int]]) -> None:
     modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
     for tile, tf32 in product(tiles, (False, True)):
-        only = BLOCK | CLUSTER | (tile["index"] + 1) << 8
+        only = Restriction.to_tile(tile["index"])
         options: dict[str, Any] = {"mode": modes[tile["cell"]], "H": tile["hidden"], "tf32": tf32}
         options |= {"backward": bool(tile["backward"]), "allowed": only}
         by_rows = [plan(B=B, **options)["step_us"] for B in BATCHES]
@@ -62,7 +63,7 @@ def test_a_step_multiplies_as_long_as_the_slower_of_its_two_parts(
     modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
     waits: dict[tuple[bool, int], set[int]] = {}
     for tile in tiles:
-        only = BLOCK | CLUSTER | (tile["index"] + 1) << 8
+        only = Restriction.to_tile(tile["index"])
         found = plan(
             mode=modes[tile["cell"]],
             T=1_000_000,

@@ -11,7 +11,7 @@ import pytest
 
 from fusedrnn import _C
 from fusedrnn.plan import GPUS
-from support.planning import ANY, BATCHES, OURS, SIZES, TORCH, plan
+from support.planning import BATCHES, OURS, SIZES, TORCH, plan, problem
 
 
 def test_classes_are_named_by_their_largest_member() -> None:
@@ -111,8 +111,8 @@ def test_both_nonlinearities_share_measurements_and_ours_any_number_of_layers(in
 
 
 def hands(index: int) -> bool:
-    sizes = ("LSTM", "float32", 100, 64, 128, 128, 0, 1)
-    return _C.hands_to_torch(*sizes, False, True, GPUS["sm_90"], ANY, 1, True, index)
+    choice = _C.cuda_choice(problem("LSTM", 100, 64, 128), GPUS["sm_90"], index=index)
+    return bool(choice["by_torch"])
 
 
 def test_a_stack_goes_the_way_that_was_measured(index: int) -> None:

@@ -21,6 +21,7 @@ import fusedrnn
 from fusedrnn import _C
 from support import distributed_worker as worker
 from support.oracle import packed, tensors_of
+from support.planning import OURS, only, problem
 from support.problems import MODES, Problem, check
 
 pytestmark = [
@@ -30,16 +31,15 @@ pytestmark = [
 
 NAMES = ("RNN", "LSTM", "GRU")
 HIDDEN = {"block": 100, "cluster": 150, "stepwise": 60}  # a size that each kernel takes
-BITS = {"block": 1, "cluster": 2, "stepwise": 4}
 T, B, I = 9, 4, 7  # noqa: E741
 
 Result = TypeVar("Result")
 Call = Callable[[], Result]
 
 
-def kernel_of(limits: dict[str, Any], mode: str, H: int, allowed: int = 7) -> str:
+def kernel_of(limits: dict[str, Any], mode: str, H: int, allowed: _C.Restriction = OURS) -> str:
     """The kernel that the plan takes for a device of these limits; ValueError where none can."""
-    plan = _C.cuda_plan(False, mode, "float32", T, B, I, H, 0, 1, False, True, limits, allowed)
+    plan = _C.cuda_plan(problem(mode, T, B, H, I=I), limits, allowed)
     return str(plan["kernel"])
 
 
@@ -49,7 +49,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     name = str(request.param)
     limits = _C.cuda_device(torch.cuda.current_device())
     try:
-        kernel_of(limits, "GRU", HIDDEN[name], BITS[name])
+        kernel_of(limits, "GRU", HIDDEN[name], only(name))
     except ValueError:
         pytest.skip(f"this GPU has no {name} kernel")
     monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", name)
@@ -300,7 +300,7 @@ def test_what_a_smaller_device_takes_runs_and_is_as_accurate(
 ) -> None:
     limits = _C.cuda_device(torch.cuda.current_device()) | LESS[less]
     taken = kernel_of(limits, mode, H)
-    assert taken in BITS
+    assert taken in HIDDEN
     if less == "no clusters":
         assert taken != "cluster"
     monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", taken)

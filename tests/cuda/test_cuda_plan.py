@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fusedrnn import _C
+from fusedrnn._C import Restriction
 from fusedrnn.plan import GPUS
 from support.planning import (
     ANY,
@@ -21,7 +22,9 @@ from support.planning import (
     SIZES,
     STEPWISE,
     TORCH,
+    only,
     plan,
+    problem,
     reasons,
     table,
 )
@@ -187,9 +190,21 @@ def test_cudnn_is_not_taken_where_it_would_refuse() -> None:
 def test_a_stack_goes_to_cudnn_only_where_that_takes_it(
     dtype: str, T: int, training: bool, expected: bool
 ) -> None:
-    sizes = (T, 64, 1024, 1024, 0, 1)
-    goes = _C.hands_to_torch("LSTM", dtype, *sizes, False, training, GPUS["sm_90"], ANY)
-    assert goes is expected
+    asked = problem("LSTM", T, 64, 1024, dtype=dtype, training=training)
+    assert _C.cuda_choice(asked, GPUS["sm_90"])["by_torch"] is expected
+
+
+def test_a_stack_goes_the_way_of_its_top_layer() -> None:
+    found = set()
+    for gpu, H, training in product(GPUS, (64, 192, 256, 512), (False, True)):
+        asked = problem("LSTM", 100, 64, H, L=2, training=training)
+        of_top, of_layer = (
+            _C.cuda_choice(asked | more, GPUS[gpu]) for more in ({}, {"I": 1, "top_I": H})
+        )
+        assert of_layer["by_torch"] is of_top["by_torch"]
+        assert (of_layer["forward"]["kernel"] == "torch") is of_top["by_torch"]
+        found.add(of_top["by_torch"])
+    assert found == {False, True}
 
 
 def test_each_candidate_is_either_taken_or_named_with_its_reason(
@@ -279,11 +294,13 @@ def test_one_step_does_not_pay_for_weights_kept_on_chip() -> None:
 
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize(
-    ("kernel", "bit"), [("block", BLOCK), ("stepwise", STEPWISE), ("torch", TORCH)]
+    ("kernel", "allowed"), [("block", BLOCK), ("stepwise", STEPWISE), ("torch", TORCH)], ids=str
 )
-def test_a_kernel_that_alone_is_allowed_is_taken(gpu: str, kernel: str, bit: int) -> None:
+def test_a_kernel_that_alone_is_allowed_is_taken(
+    gpu: str, kernel: str, allowed: Restriction
+) -> None:
     for backward, B in product((False, True), (1, 1024)):
-        found = plan(gpu, B=B, H=100, mode="GRU", backward=backward, allowed=bit)
+        found = plan(gpu, B=B, H=100, mode="GRU", backward=backward, allowed=allowed)
         assert found["kernel"] == kernel
         others = {why for name, why in found["rejected"] if not name.startswith(kernel)}
         assert "not among the kernels allowed" in others
@@ -301,7 +318,7 @@ def test_a_cluster_is_taken_when_told_where_there_are_clusters() -> None:
         ({"allowed": CLUSTER, "gpu": "sm_80"}, "needs the clusters of compute capability 9.0"),
         ({"allowed": BLOCK, "P": 8}, "h is not projected in it, P = 8"),
         ({"allowed": CLUSTER, "dtype": "float64"}, "computes in float32"),
-        ({"allowed": 0}, "stepwise: not among the kernels allowed"),
+        ({"allowed": only()}, "stepwise: not among the kernels allowed"),
     ],
     ids=str,
 )
@@ -316,37 +333,38 @@ def test_a_problem_that_no_allowed_kernel_can_run_is_refused_with_reasons(
 def test_environment_names_the_kernel_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_CUDA_KERNEL", raising=False)
     monkeypatch.delenv("FUSEDRNN_CUDA_TILE", raising=False)
-    assert _C.cuda_allowed() == ANY
-    bits = {"": ANY, "block": BLOCK, "cluster": CLUSTER, "stepwise": STEPWISE, "torch": TORCH}
-    for name, bit in bits.items():
+    assert _C.cuda_restriction() == ANY
+    for name in ("block", "cluster", "stepwise", "torch"):
         monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", name)
-        assert _C.cuda_allowed() == bit
+        assert _C.cuda_restriction() == only(name)
+    monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "")
+    assert _C.cuda_restriction() == ANY
     monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "fast")
     message = "FUSEDRNN_CUDA_KERNEL must be block, cluster, stepwise or torch, got fast"
     with pytest.raises(ValueError, match=message):
-        _C.cuda_allowed()
+        _C.cuda_restriction()
 
 
 def test_environment_names_the_tile_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", "stepwise")  # the tile is the narrower wish
     monkeypatch.setenv("FUSEDRNN_CUDA_TILE", "7")
-    assert _C.cuda_allowed() == BLOCK | CLUSTER | 8 << 8
-    assert plan(H=100, allowed=_C.cuda_allowed())["tile"] == 7
+    assert _C.cuda_restriction() == Restriction.to_tile(7)
+    assert plan(H=100, allowed=_C.cuda_restriction())["tile"] == 7
     for bad in ("seven", "-1", "7.5"):
         monkeypatch.setenv("FUSEDRNN_CUDA_TILE", bad)
         with pytest.raises(ValueError, match=f"FUSEDRNN_CUDA_TILE must be a row .*, got {bad}"):
-            _C.cuda_allowed()
+            _C.cuda_restriction()
 
 
 def test_each_tile_can_be_had_by_its_number(tiles: list[dict[str, int]]) -> None:
     modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
     for tile in tiles:
-        only = BLOCK | CLUSTER | (tile["index"] + 1) << 8
+        alone = Restriction.to_tile(tile["index"])
         options: dict[str, Any] = {"mode": modes[tile["cell"]], "H": tile["hidden"]}
-        found = plan(**options, backward=bool(tile["backward"]), allowed=only)
+        found = plan(**options, backward=bool(tile["backward"]), allowed=alone)
         assert found["tile"] == tile["index"]
         with pytest.raises(ValueError, match="not among the kernels allowed"):
-            plan(**options | {"H": 1}, allowed=only & ~BLOCK & ~CLUSTER)
+            plan(**options | {"H": 1}, allowed=only())
 
 
 def test_the_same_question_has_the_same_answer() -> None:

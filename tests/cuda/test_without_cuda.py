@@ -138,7 +138,7 @@ def test_explain_says_so() -> None:
     with FakeTensorMode():
         lstm = fusedrnn.LSTM(3, 4, device="cuda")
         plan = fusedrnn.explain(lstm, torch.randn(5, 2, 3, device="cuda"))
-    assert plan.route == "torch.nn"
+    assert plan.route == "torch"
     assert plan.layers == ()
     assert str(_binary.build_info()["cuda_missing"]) in str(plan)
 

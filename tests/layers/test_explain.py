@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_sequence
 import fusedrnn
 from fusedrnn import _C, _explain, ops
 from fusedrnn.plan import GPUS, CudaLayerPlan, LayerPlan
+from support.planning import problem
 
 
 @pytest.fixture(autouse=True)
@@ -226,8 +227,8 @@ def test_both_passes_go_the_way_that_is_cheaper_together() -> None:
             layer = first_on_gpu(fusedrnn.LSTM(4, H), x, gpu=gpu)
             assert layer.backward
             theirs = [layer.forward.kernel == "torch", layer.backward.kernel == "torch"]
-            problem = ("LSTM", "float32", 100, 64, 4, H, 0, 1, False, True, GPUS[gpu], 15)
-            assert theirs == [_C.hands_to_torch(*problem)] * 2
+            asked = problem("LSTM", 100, 64, H, I=4)
+            assert theirs == [_C.cuda_choice(asked, GPUS[gpu])["by_torch"]] * 2
             kept = "what cuDNN keeps" if theirs[0] else "MiB kept"
             assert kept in str(layer)
 
@@ -373,11 +374,11 @@ def test_gpu_plan_depends_on_precision_and_layers(precision: Callable[[bool], No
 def test_the_way_of_a_stack_is_chosen_by_its_upper_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def hands(**problem: Any) -> bool:
-        asked.append((problem["I"], problem["L"]))
-        return False
+    def choice(problem: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        asked.append((problem["top_I"], problem["L"]))
+        return _C.cuda_choice(problem, *rest)
 
-    monkeypatch.setattr(ops, "hands_to_torch", hands)
+    monkeypatch.setattr(ops, "cuda_choice", choice)
     module = fusedrnn.LSTM(1, 64, 3, bidirectional=True)
     layers = fusedrnn.explain(module, torch.empty(100, 64, 1), gpu="sm_90").layers
     assert [layer.I for layer in layers] == [1, 128, 128]

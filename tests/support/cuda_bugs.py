@@ -246,7 +246,7 @@ BUGS = {
         *(STEPWISE, "stepwise", STEPWISE, "carried = row < a.rows_prev;", "carried = true;")
     ),
     "stepwise: the step after": bug(
-        *(STEPWISE, "stepwise", STEPWISE, "(rows.offset(middle) <= row ?", "(rows.offset(middle) < row ?")
+        *(STEPWISE, "stepwise", STEPWISE, "(middle) <= row ?", "(middle) < row ?")
     ),
     "stepwise: h of the wrong neighbour": bug(
         *(STEPWISE, "stepwise", STEPWISE, "a.offsets, p.reverse};", "a.offsets, !p.reverse};")

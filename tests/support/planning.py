@@ -8,14 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from fusedrnn import _C
+from fusedrnn._C import Restriction
 from fusedrnn.plan import GPUS
 from support.paths import ROOT
 
 MODES = ["LSTM", "GRU", "RNN_TANH", "RNN_RELU"]
 SIZES = [1, 2, 37, 64, 100, 128, 129, 150, 160, 192, 200, 256, 300, 384, 511, 512, 513, 1024, 2000]
 BATCHES = [1, 2, 3, 16, 32, 64, 100, 132, 133, 264, 265, 528, 1000, 1024]
-BLOCK, CLUSTER, STEPWISE, TORCH, ANY = 1, 2, 4, 8, 15
-OURS = ANY & ~TORCH
+
+
+def only(*kernels: str) -> Restriction:
+    """To these kernels."""
+    every = ("block", "cluster", "stepwise", "torch")
+    return Restriction(**{name: name in kernels for name in every})
+
+
+ANY = Restriction()
+BLOCK, CLUSTER, STEPWISE, TORCH = map(only, ("block", "cluster", "stepwise", "torch"))
+OURS, PERSISTENT = only("block", "cluster", "stepwise"), only("block", "cluster")
 
 # Every row of the table with both its shapes, as the compiler sees them.
 TABLE = r"""
@@ -51,6 +61,12 @@ def table(folder: Path) -> list[dict[str, int]]:
     return [json.loads(line) for line in told.splitlines()]
 
 
+def problem(mode: str, T: int, B: int, H: int, **options: Any) -> dict[str, Any]:
+    """As _C.cuda_plan and _C.cuda_choice take it: I = H, one direction, training in float32."""
+    plain = {"dtype": "float32", "I": H, "P": 0, "D": 1, "packed": False, "training": True}
+    return {"mode": mode, "T": T, "B": B, "H": H} | plain | options
+
+
 def plan(
     gpu: str | dict[str, Any] = "sm_90",
     mode: str = "LSTM",
@@ -64,14 +80,14 @@ def plan(
     D: int = 1,
     packed: bool = False,
     training: bool = True,
-    allowed: int = ANY,
+    allowed: Restriction = ANY,
     L: int = 1,
     tf32: bool = True,
     index: int = -1,
 ) -> dict[str, Any]:
     device = GPUS[gpu] if isinstance(gpu, str) else gpu
-    sizes = (T, B, H, H, P, D, packed, training)
-    return _C.cuda_plan(backward, mode, dtype, *sizes, device, allowed, L, tf32, index)
+    asked = problem(mode, T, B, H, dtype=dtype, P=P, D=D, packed=packed, training=training)
+    return _C.cuda_plan(asked | {"L": L, "tf32": tf32}, device, allowed, backward, index)
 
 
 def reasons(**options: Any) -> dict[str, str]:

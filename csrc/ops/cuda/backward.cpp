@@ -24,13 +24,13 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
                const Inner& inner, WeightGradients& weights) {
   const Problem& p = call.problem;
   const int64_t chunk = chunk_of(plan, p.T);
-  const bool lstm = p.cell == Cell::kLstm, pieces = chunk < p.T;
+  const bool has_c = spec(p.cell).has_c, pieces = chunk < p.T;
   // Where the gradient of the state goes from piece to piece, wanted or not.
   const auto state = [&](const Tensor& result) {
     return result.defined() || !pieces ? result
                                        : at::empty({call.D, p.B, p.H}, call.input.options());
   };
-  const Tensor dh = state(call.dhx), dc = lstm ? state(call.dcx) : Tensor();
+  const Tensor dh = state(call.dhx), dc = has_c ? state(call.dcx) : Tensor();
   cuda::Backward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
@@ -40,7 +40,7 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
     const Kept kept(p, call.rows(), call.reserve.size(2), d);
     cuda::BackwardDirection& to = a.direction[d];
     if (call.reserve.size(2) > 0) to.slots = address(call.reserve, kept.slots);
-    to.c = lstm ? address(call.reserve, kept.c) : nullptr;
+    to.c = has_c ? address(call.reserve, kept.c) : nullptr;
     to.w_hh = address(call.weights_of(d).w_hh);
     to.h0 = address(call.hx, d * p.B * p.P);
     to.c0 = address(call.cx, d * p.B * p.H);
@@ -87,15 +87,18 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   const Problem p = call.direction(d);
   const int64_t S = cuda::slots_of(p.cell, true), columns = gates_of(p.cell) * p.H;
   const int64_t ld = call.D * p.P;
-  const bool lstm = p.cell == Cell::kLstm, gru = p.cell == Cell::kGru;
+  const CellSpec& cell = spec(p.cell);
+  const bool keeps_apart = cell.slots != cell.gates;  // part of h W_hh', as GRU's h_n
   const auto options = call.input.options();
   const Kept kept(p, call.rows(), call.reserve.size(2), d);
   const Tensor dstate = start_gradient(call.dhx, call.dh_n, d, p.B, p.P, options);
-  const Tensor dc = lstm ? start_gradient(call.dcx, call.dc_n, d, p.B, p.H, options) : Tensor();
+  const Tensor dc =
+      cell.has_c ? start_gradient(call.dcx, call.dc_n, d, p.B, p.H, options) : Tensor();
   const Matrix w_hh = operand(*call.weights_of(d).w_hh);
-  // What the product with W_hh' takes: GRU's slots r, z, h_n side by side, others' as they are.
+  // What the product with W_hh' takes: of GRU the slots r, z, h_n side by side, of a cell that
+  // keeps nothing apart all slots as they are.
   const Tensor dslots = inner.dslots.select(0, d);
-  const Tensor dhw_buffer = gru ? at::empty({p.B, columns}, options) : dslots;
+  const Tensor dhw_buffer = keeps_apart ? at::empty({p.B, columns}, options) : dslots;
   const Matrix dh = target(dstate), dhw = operand(dhw_buffer, 0, call.rows(), columns, columns);
 
   Matrix w_hr{};
@@ -117,10 +120,10 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   a.dh = mutable_address(p.projected ? dhidden : dstate);
   a.dc_state = mutable_address(dc);
   for (int64_t i = p.T - 1; i >= 0; --i) {
-    const int64_t t = p.reverse ? p.T - 1 - i : i, before = p.reverse ? t + 1 : t - 1;
+    const int64_t t = p.reverse ? p.T - 1 - i : i, before = p.rows().before(t);
     const int64_t first = p.rows().offset(t);
     a.rows = p.rows().active(t);
-    a.rows_prev = i > 0 ? p.rows().active(before) : 0;
+    a.rows_prev = p.rows().carried(t);
     if (p.projected) {
       Tensor& sum = projected.rows(first, a.rows);
       if (call.dy.defined()) {
@@ -132,20 +135,22 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
     } else {
       a.dy = address(call.dy, first * ld + d * p.P);
     }
-    if (lstm || gru) a.slots = address(call.reserve, kept.slots + first * S * p.H);
-    if (lstm) {
+    if (cell.keeps_slots) a.slots = address(call.reserve, kept.slots + first * S * p.H);
+    if (cell.has_c) {
       a.c = address(call.reserve, kept.c + first * p.H);
       a.c_prev = i > 0 ? address(call.reserve, kept.c + p.rows().offset(before) * p.H) : nullptr;
-    } else {
-      a.h = address(call.y, first * ld + d * p.P);
-      a.h_prev = i > 0 ? address(call.y, p.rows().offset(before) * ld + d * p.P) : nullptr;
     }
+    if (!cell.keeps_slots) a.h = address(call.y, first * ld + d * p.P);
+    if (cell.uses_previous_h)
+      a.h_prev = i > 0 ? address(call.y, p.rows().offset(before) * ld + d * p.P) : nullptr;
     a.dslots = mutable_address(dslots, first * S * p.H);
-    a.dhw = gru ? mutable_address(dhw_buffer) : nullptr;
+    a.dhw = keeps_apart ? mutable_address(dhw_buffer) : nullptr;
     check_started(cuda::step_backward(a, scope.stream()), cuda::Pass::kBackward, p, plan);
     if (i == 0 && !call.dhx.defined()) break;
-    const Matrix into = dh.rows_at(0, a.rows), from = dhw.rows_at(gru ? 0 : first, a.rows);
-    gru ? scope.product().add(into, from, w_hh) : scope.product().set(into, from, w_hh);
+    const Matrix into = dh.rows_at(0, a.rows), from = dhw.rows_at(keeps_apart ? 0 : first, a.rows);
+    // Some of dh reaches h before past the product, where the cell mixes it in; else nothing does.
+    cell.uses_previous_h ? scope.product().add(into, from, w_hh)
+                         : scope.product().set(into, from, w_hh);
   }
 }
 

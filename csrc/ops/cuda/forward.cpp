@@ -37,14 +37,13 @@ Scope::Scope(const Tensor& input)
       product_(precision_, stream_) {}
 
 cuda::Plan plan_of(cuda::Pass pass, const Call& call, const Scope& scope) {
-  const unsigned allowed = cuda_allowed();
-  TORCH_CHECK_VALUE(allowed & kOwnKernels,
+  const Restriction restriction = cuda_restriction();
+  TORCH_CHECK_VALUE(restriction.ours(),
                     "fusedrnn: FUSEDRNN_CUDA_KERNEL=torch leaves a layer by itself no kernel: "
                     "torch's own path takes whole stacks of plain tensors, outside torch.compile");
   return trusted(pass, call, scope, [&] {
-    return cuda_plan(pass, call.direction(0), {int(call.D), 1, !scope.is_ieee()},
-                     cuda_device(scope.device()), experience_of(scope.device()),
-                     allowed & kOwnKernels);
+    return plan_of(pass, call.direction(0), {int(call.D), 1, !scope.is_ieee()},
+                   {scope.device(), cuda_device(scope.device())}, restriction.without_torch());
   });
 }
 
@@ -116,7 +115,7 @@ class Slots {
 };
 
 // Rows of the steps [begin, end), counted as direction d takes them.
-Rows rows_of(const Call& call, int64_t d, int64_t begin, int64_t end) {
+RowSpan rows_of(const Call& call, int64_t d, int64_t begin, int64_t end) {
   const Problem p = call.direction(d);
   return p.reverse ? rows_of_times(p, p.T - end, p.T - begin) : rows_of_times(p, begin, end);
 }
@@ -126,7 +125,7 @@ void project_input(const Call& call, const Slots& slots, int64_t begin, int64_t 
   const Problem& p = call.problem;
   const int64_t columns = gates_of(p.cell) * p.H;
   for (int64_t d = 0; d < call.D; ++d) {
-    const Rows rows = rows_of(call, d, begin, end);
+    const RowSpan rows = rows_of(call, d, begin, end);
     const int64_t at = slots.start(call, d, begin, rows.first) + rows.first * slots.row();
     product.set(target(slots.memory(), at, rows.count, columns, slots.row()),
                 operand(call.input, rows.first * p.I, rows.count, p.I, p.I),
@@ -141,7 +140,7 @@ int persistent(const Call& call, const Scope& scope, const cuda::Plan& plan, con
                int64_t chunk, const Outputs& out) {
   const Problem& p = call.problem;
   const Tensor offsets = device_offsets(call, scope.current());
-  const bool lstm = p.cell == Cell::kLstm;
+  const bool has_c = spec(p.cell).has_c;
   cuda::Forward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
@@ -154,14 +153,14 @@ int persistent(const Call& call, const Scope& scope, const cuda::Plan& plan, con
     a.end = std::min(a.begin + chunk, p.T);
     for (int64_t d = 0; d < call.D; ++d) {
       cuda::ForwardDirection& to = a.direction[d];
-      const Rows rows = rows_of(call, d, a.begin, a.end);
+      const RowSpan rows = rows_of(call, d, a.begin, a.end);
       to.slots = mutable_address(slots.memory(), slots.start(call, d, a.begin, rows.first));
       to.w_hh = address(call.weights_of(d).w_hh);
       to.b_hh = address(call.weights_of(d).b_hh);
       to.y = mutable_address(out.y, d * p.P);
       to.h_n = mutable_address(out.h_n, d * p.B * p.P);
       to.h0 = a.begin > 0 ? to.h_n : address(call.hx, d * p.B * p.P);
-      if (lstm) {
+      if (has_c) {
         to.c = p.training
                    ? mutable_address(out.reserve, Kept(p, call.rows(), out.reserve.size(2), d).c)
                    : nullptr;
@@ -193,12 +192,12 @@ void stepwise(const Call& call, int64_t d, const Scope& scope, const cuda::Plan&
               const Slots& slots, const Outputs& out) {
   const Problem p = call.direction(d);
   const int64_t columns = gates_of(p.cell) * p.H, ldy = call.D * p.P, N = call.rows();
-  const bool lstm = p.cell == Cell::kLstm;
+  const bool has_c = spec(p.cell).has_c;
   const int64_t start = slots.start(call, d, 0, 0);
   const Kept kept(p, N, p.training ? out.reserve.size(2) : 0, d);
   // The outputs serve as the running state: rows that have ended keep theirs.
   const Tensor h_n = start_state(out.h_n, call.hx, d);
-  const Tensor c_n = lstm ? start_state(out.c_n, call.cx, d) : Tensor();
+  const Tensor c_n = has_c ? start_state(out.c_n, call.cx, d) : Tensor();
   const Tensor hw_buffer = at::empty({p.B, columns}, call.input.options());
   const Matrix w_hh = operand(*call.weights_of(d).w_hh).t(), h = target(h_n),
                hw = target(hw_buffer);
@@ -231,7 +230,7 @@ void stepwise(const Call& call, int64_t d, const Scope& scope, const cuda::Plan&
       a.hw = hw.data;
     }
     a.slots = mutable_address(slots.memory(), start + first * slots.row());
-    a.c = lstm && p.training ? mutable_address(out.reserve, kept.c + first * p.H) : nullptr;
+    a.c = has_c && p.training ? mutable_address(out.reserve, kept.c + first * p.H) : nullptr;
     const Matrix of_step = hidden.rows_at(p.training ? first : 0, a.rows);
     if (p.projected) {
       a.h = of_step.data;
@@ -271,7 +270,7 @@ LayerResult layer_cuda(const Operands& o) {
   if (plan.kernel == cuda::Kernel::kStepwise) {
     const Slots slots(call, out.reserve, width, p.T);
     project_input(call, slots, 0, p.T, scope.product());
-    for (int64_t d = 0; d < D; ++d) stepwise(call, d, has_biases, scope, plan, slots, out);
+    for (int64_t d = 0; d < D; ++d) stepwise(call, d, scope, plan, slots, out);
   }
   return {out.y, out.h_n, out.c_n, out.reserve};
 }

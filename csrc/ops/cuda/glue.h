@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "cuda/params.h"
 #include "ops/check.h"
 #include "ops/choice.h"
 #include "ops/cuda/product.h"
@@ -56,11 +57,11 @@ void check_started(int error, cuda::Pass pass, const Problem& problem, const cud
 // them), which is for tests and tuning. At least 1, at most T.
 int64_t chunk_of(const cuda::Plan& plan, int64_t T);
 
-struct Rows {
+struct RowSpan {
   int64_t first, count;
 };
 // Rows of time steps [begin, end).
-inline Rows rows_of_times(const Problem& p, int64_t begin, int64_t end) {
+inline RowSpan rows_of_times(const Problem& p, int64_t begin, int64_t end) {
   return {p.rows().offset(begin), p.rows().offset(end) - p.rows().offset(begin)};
 }
 

@@ -15,13 +15,13 @@
 namespace fusedrnn::ops {
 namespace {
 
-struct Types {
+struct CublasTypes {
   const char* name;
   cublasComputeType_t compute;
   cudaDataType_t data;
 };
 
-Types types_of(Precision precision) {
+CublasTypes cublas_types_of(Precision precision) {
   switch (precision) {
     case Precision::kTf32:
       return {"TF32", CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F};
@@ -108,8 +108,8 @@ cublasStatus_t describe(cublasLtMatrixLayoutOpaque_t& layout, const Matrix& m,
                                   m.transposed ? m.columns : m.rows, m.ld);
 }
 
-cublasStatus_t describe(Description& d, const Types& types, const Matrix& out, const Matrix& a,
-                        const Matrix& b, const void* bias) {
+cublasStatus_t describe(Description& d, const CublasTypes& types, const Matrix& out,
+                        const Matrix& a, const Matrix& b, const void* bias) {
   const cublasStatus_t plain = first_of({
       cublasLtMatmulDescInit(&d.operation, types.compute, types.data),
       set(d.operation, CUBLASLT_MATMUL_DESC_TRANSA, operation_of(b)),
@@ -163,7 +163,7 @@ void Products::multiply(const Matrix& out, const Matrix& a, const Matrix& b, con
                         bool add) const {
   TORCH_INTERNAL_ASSERT(a.columns == b.rows && out.rows == a.rows && out.columns == b.columns &&
                         !out.transposed && !(bias && add));
-  const Types types = types_of(precision_);
+  const CublasTypes types = cublas_types_of(precision_);
   const auto handle = static_cast<cublasLtHandle_t>(handle_);
   const auto check = [&](cublasStatus_t status, const char* what) {
     TORCH_CHECK(status == CUBLAS_STATUS_SUCCESS, "fusedrnn: cuBLASLt ", what, " a ", types.name,

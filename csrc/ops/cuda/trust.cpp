@@ -69,7 +69,7 @@ class OnTrial {
   static inline thread_local bool is_ = false;
 };
 
-bool is_forced() { return cuda_allowed() >> cuda::kTileShift; }
+bool is_forced() { return cuda_restriction().tile >= 0; }
 
 bool is_switched_off() {
   const char* const wish = std::getenv("FUSEDRNN_CUDA_CHECK");
@@ -106,9 +106,9 @@ bool is_refusal(int error) {
 
 std::string title_of(const Kernel& kernel, Cell cell, const cuda::Plan& plan) {
   const bool forward = kernel.first == cuda::Pass::kForward;
-  std::string name = std::string(ops::name_of(plan.kernel)) + " kernel";
+  std::string name = std::string(cuda::name_of(plan.kernel)) + " kernel";
   if (plan.tile < 0) return "the " + name;
-  return "the " + name + " " + std::to_string(plan.tile) + " (" + ops::name_of(cell) +
+  return "the " + name + " " + std::to_string(plan.tile) + " (" + spec(cell).name +
          (forward ? " forward" : " backward") + ", H <= " + std::to_string(plan.hidden) + ", " +
          std::to_string(plan.cluster) + " blocks for " + std::to_string(plan.rows) + " rows)";
 }
@@ -158,40 +158,37 @@ class Numbers {
 // A small problem that fills a tile's rows more than once and leaves some of its units empty.
 class Trial {
  public:
-  Trial(const Tensor& like, Cell cell, const cuda::Plan& plan)
-      : mode_(ops::name_of(cell)), gates_(gates_of(cell)), lstm_(cell == Cell::kLstm) {
+  Trial(const Tensor& like, Cell cell, const cuda::Plan& plan) : cell_(cell) {
     Numbers numbers(like);
-    const int64_t B = plan.rows + 1, H = plan.hidden - 3;
+    const int64_t B = plan.rows + 1, H = plan.hidden - 3, G = gates_of(cell);
     const double size = 1 / std::sqrt(double(H));
     x_ = numbers.of({kSteps, B, kInputs}, 1);
-    for (Tensor* state : {&h0_, &c0_, &dh_n_, &dc_n_}) *state = numbers.of({1, B, H}, 1);
+    for (OptionalTensor* state : {&h0_, &c0_, &dh_n_, &dc_n_}) *state = numbers.of({1, B, H}, 1);
+    if (!spec(cell).has_c) c0_ = dc_n_ = std::nullopt;
     dy_ = numbers.of({kSteps, B, H}, 1);
-    weights_ = {numbers.of({gates_ * H, kInputs}, size), numbers.of({gates_ * H, H}, size),
-                numbers.of({gates_ * H}, size), numbers.of({gates_ * H}, size)};
+    weights_ = {numbers.of({G * H, kInputs}, size), numbers.of({G * H, H}, size),
+                numbers.of({G * H}, size), numbers.of({G * H}, size)};
   }
 
   // Output, h_n, c_n and reserve.
   std::vector<Tensor> forward() const {
-    auto [y, h_n, c_n, reserve] =
-        layer(x_, std::nullopt, h0_, cell_state(c0_), weights_, mode_, true, true);
+    auto [y, h_n, c_n, reserve] = layer(operands());
     return {y, h_n, c_n, reserve};
   }
   std::vector<Tensor> backward(const std::vector<Tensor>& after) const {
     c10::List<bool> needs;
-    for (size_t i = 0; i < 3 + weights_.size(); ++i) needs.push_back(i != 2 || lstm_);
-    return layer_backward(dy_, dh_n_, cell_state(dc_n_), x_, std::nullopt, h0_, cell_state(c0_),
-                          weights_, after[0], after[3], mode_, true, needs);
+    for (size_t i = 0; i < 3 + weights_.size(); ++i) needs.push_back(i != 2 || c0_);
+    return layer_backward(operands(), {dy_, dh_n_, dc_n_, after[0], after[3], needs});
   }
 
  private:
-  OptionalTensor cell_state(const Tensor& t) const {
-    return lstm_ ? OptionalTensor(t) : std::nullopt;
+  Operands operands() const {
+    return {x_, not_packed_, h0_, c0_, weights_of_layer(cell_, true, weights_), cell_, true};
   }
 
-  const char* mode_;
-  int64_t gates_;
-  bool lstm_;
-  Tensor x_, h0_, c0_, dy_, dh_n_, dc_n_;
+  Cell cell_;
+  Tensor x_;
+  OptionalTensor not_packed_, h0_, c0_, dy_, dh_n_, dc_n_;
   std::vector<Tensor> weights_;
 };
 
@@ -216,7 +213,7 @@ std::string verdict(const Kernel& kernel, const Problem& p, const cuda::Plan& pl
   std::vector<Tensor> after, expected;
   const bool forward = kernel.first == cuda::Pass::kForward;
   {
-    const Restriction restriction(bit_of(cuda::Kernel::kStepwise));
+    const Restricted restricted(Restriction::to_stepwise());
     after = trial.forward();
     expected = forward ? after : trial.backward(after);
   }
@@ -224,7 +221,7 @@ std::string verdict(const Kernel& kernel, const Problem& p, const cuda::Plan& pl
   (void)expected[0].abs().max().item<double>();
   const std::string name = title_of(kernel, p.cell, plan);
   try {
-    const Restriction restriction(bits_of_tile(plan.tile));
+    const Restricted restricted(Restriction::to_tile(plan.tile));
     const double apart = difference(forward ? trial.forward() : trial.backward(after), expected);
     if (apart <= kBound) return {};
     return name + " computes something else than the stepwise path: on a small problem " +

@@ -13,6 +13,24 @@
 #include <ATen/ops/sum.h>
 
 namespace fusedrnn::ops {
+namespace {
+
+// Calls run(from, to, count) where the gates [to, to + count) of h W_hh' lie side by side among a
+// row's slots, from slot `from` on. GRU's slots are r, z, n, h_n: its r and z are one run, h_n is
+// another. Of a cell that keeps nothing apart all gates are one run.
+template <class Run>
+void each_run_of_recurrent(Cell cell, const Run& run) {
+  const int G = int(gates_of(cell));
+  for (int gate = 0, end = 0; gate < G; gate = end) {
+    const int from = cuda::place_of_recurrent(cell, gate);
+    for (end = gate + 1; end < G; ++end) {
+      if (cuda::place_of_recurrent(cell, end) != from + end - gate) break;
+    }
+    run(from, gate, end - gate);
+  }
+}
+
+}  // namespace
 
 WeightGradients::WeightGradients(const BackwardCall& call, const Inner& inner, const Scope& scope)
     : call_(call), inner_(inner) {
@@ -36,7 +54,7 @@ WeightGradients::WeightGradients(const BackwardCall& call, const Inner& inner, c
   }
 }
 
-Matrix WeightGradients::of_x(int64_t d, const Rows& rows) const {
+Matrix WeightGradients::of_x(int64_t d, const RowSpan& rows) const {
   const int64_t ld = inner_.dslots.stride(1);
   return operand(inner_.dslots, d * inner_.dslots.stride(0) + rows.first * ld, rows.count,
                  gates_of(call_.problem.cell) * call_.problem.H, ld);
@@ -58,7 +76,7 @@ void WeightGradients::inputs(int64_t d, int64_t begin, int64_t end, const Produc
     // first to what is new to both.
     const auto part = [&](int64_t from, int64_t to, bool second) {
       if (from >= to) return;
-      const Rows rows = rows_of_times(own, from, to);
+      const RowSpan rows = rows_of_times(own, from, to);
       const Matrix dx = target(call_.dx, rows.first * p.I, rows.count, p.I, p.I);
       const Matrix w_ih = operand(*call_.weights_of(d).w_ih);
       second ? product.add(dx, of_x(d, rows), w_ih) : product.set(dx, of_x(d, rows), w_ih);
@@ -74,7 +92,7 @@ void WeightGradients::inputs(int64_t d, int64_t begin, int64_t end, const Produc
     }
   }
   if (const Tensor& dw = *call_.dweights_of(d).w_ih; dw.defined()) {
-    const Rows rows = rows_of_times(own, of.begin, of.end);
+    const RowSpan rows = rows_of_times(own, of.begin, of.end);
     const Matrix from = of_x(d, rows).t();
     const Matrix x = operand(call_.input, rows.first * p.I, rows.count, p.I, p.I);
     begin > 0 ? product.add(target(dw), from, x) : product.set(target(dw), from, x);
@@ -87,7 +105,7 @@ void WeightGradients::recurrent(int64_t d, int64_t begin, int64_t end, const Pro
   const Times of = times(d, begin, end);
   const Matrix dw = target(*call_.dweights_of(d).w_hh);
   const int64_t H = p.H, S = inner_.dslots.stride(1) / H;
-  const auto sum = [&](const Rows& rows, const Matrix& h) {
+  const auto sum = [&](const RowSpan& rows, const Matrix& h) {
     const Matrix all = operand(inner_.dslots, d * inner_.dslots.stride(0) + rows.first * S * H,
                                rows.count, S * H, S * H);
     const auto gates = [&](int64_t from, int64_t to, int64_t count) {
@@ -95,22 +113,17 @@ void WeightGradients::recurrent(int64_t d, int64_t begin, int64_t end, const Pro
       const Matrix of_h = all.columns_at(from * H, count * H).t();
       started_[d] ? product.add(part, of_h, h) : product.set(part, of_h, h);
     };
-    if (p.cell == Cell::kGru) {  // of the slots r, z, n, h_n all but the third
-      gates(0, 0, 2);
-      gates(3, 2, 1);
-    } else {
-      gates(0, 0, S);
-    }
+    each_run_of_recurrent(p.cell, gates);
     started_[d] = true;
   };
   if (previous_h_[d].defined()) {
-    const Rows rows = rows_of_times(p, of.begin, of.end);
+    const RowSpan rows = rows_of_times(p, of.begin, of.end);
     sum(rows, operand(previous_h_[d]).rows_at(rows.first, rows.count));
     return;
   }
   const int64_t first = p.reverse ? p.T - 1 : 0;  // the time step that h0 goes into
   const bool has_first = of.begin <= first && first < of.end;
-  const Rows later =
+  const RowSpan later =
       rows_of_times(p, of.begin + (has_first && !p.reverse), of.end - (has_first && p.reverse));
   if (later.count > 0) {
     const int64_t ld = call_.D * p.P, before = later.first + (p.reverse ? p.B : -p.B);
@@ -137,25 +150,25 @@ void WeightGradients::finish(const Products& product) {
   }
 }
 
-// Of its slots r, z, n, h_n, GRU's input reaches the first three and h all but the third; of other
-// cells both reach all.
+// x reaches the first G slots, h those that its product adds to.
 void WeightGradients::biases(int64_t d) {
   Tensor db_ih = *call_.dweights_of(d).b_ih, db_hh = *call_.dweights_of(d).b_hh;
   if (!db_ih.defined() && !db_hh.defined()) return;
+  const Cell cell = call_.problem.cell;
   const Tensor dslots = inner_.dslots.select(0, d);
-  const int64_t H = call_.problem.H;
-  if (call_.problem.cell != Cell::kGru) {
+  const int64_t H = call_.problem.H, G = gates_of(cell);
+  if (spec(cell).slots == G) {  // the same ones
     Tensor sum = db_ih.defined() ? db_ih : db_hh;
     at::sum_out(sum, dslots, {0});
     if (db_ih.defined() && db_hh.defined()) db_hh.copy_(db_ih);
     return;
   }
   const Tensor sum = at::sum(dslots, {0});
-  if (db_ih.defined()) db_ih.copy_(sum.narrow(0, 0, 3 * H));
-  if (db_hh.defined()) {
-    db_hh.narrow(0, 0, 2 * H).copy_(sum.narrow(0, 0, 2 * H));
-    db_hh.narrow(0, 2 * H, H).copy_(sum.narrow(0, 3 * H, H));
-  }
+  if (db_ih.defined()) db_ih.copy_(sum.narrow(0, 0, G * H));
+  if (!db_hh.defined()) return;
+  each_run_of_recurrent(cell, [&](int64_t from, int64_t to, int64_t count) {
+    db_hh.narrow(0, to * H, count * H).copy_(sum.narrow(0, from * H, count * H));
+  });
 }
 
 }  // namespace fusedrnn::ops

@@ -38,7 +38,7 @@ class WeightGradients {
     return d == 0 ? Times{T - end, T - begin} : Times{begin, end};
   }
   // Of rows of a direction: what reaches x.
-  Matrix of_x(int64_t d, const Rows& rows) const;
+  Matrix of_x(int64_t d, const RowSpan& rows) const;
 
   const BackwardCall& call_;
   const Inner& inner_;

@@ -64,8 +64,10 @@ void start(int64_t error) {
                   .packed = false,
                   .offsets = nullptr};
   int none = 0;
-  const cuda::Plan plan = cuda::plan(cuda::Pass::kBackward, p, {1, 1, true}, cuda::device(0, &none),
-                                     {}, bit_of(cuda::Kernel::kCluster));
+  Restriction cluster = Restriction::to_tile(-1);
+  cluster.block = false;
+  const cuda::Plan plan = *cuda::plan(cuda::Pass::kBackward, p, {1, 1, true},
+                                      cuda::device(0, &none), {}, cluster);
   check_started(int(error), cuda::Pass::kBackward, p, plan);
 }
 
@@ -105,6 +107,7 @@ TORCH_LIBRARY(fusedrnn_glue, m) {
   m.def("exclude(bool backward, int tile) -> ()", [](bool backward, int64_t tile) {
     exclude(0, backward ? cuda::Pass::kBackward : cuda::Pass::kForward, int(tile));
   });
+  m.def("plans_made() -> int", plans_made);
   m.def("offsets(int[] rows) -> Tensor", [](at::IntArrayRef rows) { return offsets(rows.vec()); });
   m.def("written(Tensor[] tensors) -> ()", written);
   m.def("forget_wait(int n) -> int", [](int64_t n) { return glue::Streams::all().forget(n); });

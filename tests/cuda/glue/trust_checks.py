@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import fusedrnn
 from fusedrnn import ops
 from fusedrnn.plan import GPUS
+from support.planning import OURS, problem
 
 Told = Callable[[], list[str]]
 
@@ -47,18 +48,16 @@ def told(capfd: pytest.CaptureFixture[str]) -> Iterator[Told]:
 
 def runs(mode: str, H: int, backward: bool, tile: int) -> bool:
     try:
-        planned(mode, H, backward, 3 | (tile + 1) << 8)
+        planned(mode, H, backward, ops.Restriction.to_tile(tile))
     except ValueError:
         return False
     return True
 
 
-def planned(mode: str, H: int, backward: bool, allowed: int = 7) -> int:
+def planned(mode: str, H: int, backward: bool, allowed: ops.Restriction = OURS) -> int:
     """The tile of a plan."""
     name = "RNN_TANH" if mode == "RNN" else mode
-    plan = ops.cuda_plan(
-        backward, name, "float32", 4, B, 5, H, 0, 1, False, True, GPUS["sm_90"], allowed
-    )
+    plan = ops.cuda_plan(problem(name, 4, B, H, I=5), GPUS["sm_90"], allowed, backward)
     return int(plan["tile"])
 
 

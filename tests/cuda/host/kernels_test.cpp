@@ -26,29 +26,33 @@ Plan plan_of(int tile, Pass pass, const Problem& problem) {
   const Tile& t = kTiles[tile];
   const Shape shape = pass == Pass::kForward ? forward_shape(t) : backward_shape(t);
   const int64_t groups = (problem.B + t.rows - 1) / t.rows;
-  return {t.cluster > 1 ? Kernel::kCluster : Kernel::kBlock,
-          tile,
-          t.hidden,
-          t.cluster,
-          t.rows,
-          shape.threads,
-          shape.registers(),
-          shape.shared_bytes,
-          groups * t.cluster,
-          0,
-          0,
-          false};
+  return {.kernel = t.cluster > 1 ? Kernel::kCluster : Kernel::kBlock,
+          .tile = tile,
+          .hidden = t.hidden,
+          .cluster = t.cluster,
+          .rows = t.rows,
+          .threads = shape.threads,
+          .registers = shape.registers(),
+          .shared_bytes = shape.shared_bytes,
+          .blocks = groups * t.cluster,
+          .chunk = 0,
+          .step_us = 0,
+          .recurrence_us = 0,
+          .yields = false,
+          .measured = false};
 }
 
 // What the plan for the pretended GPU says; it must say what the table does.
 Plan planned(Pass pass, const Problem& problem, int directions, std::string& wrong) {
   int error = 0;
-  constexpr unsigned kPersistent = 1u << int(Kernel::kBlock) | 1u << int(Kernel::kCluster);
-  const Plan made = plan(pass, problem, {directions, 1, true}, device(0, &error), {}, kPersistent);
-  if (made.tile < 0) {
+  const Restriction persistent = Restriction::to_tile(-1);
+  const std::optional<Plan> found =
+      plan(pass, problem, {directions, 1, true}, device(0, &error), {}, persistent);
+  if (!found) {
     wrong = "no persistent kernel is planned";
-    return made;
+    return {};
   }
+  const Plan made = *found;
   const Plan hand = plan_of(made.tile, pass, problem);
   if (made.kernel != hand.kernel || made.hidden != hand.hidden || made.cluster != hand.cluster ||
       made.rows != hand.rows || made.threads != hand.threads || made.registers != hand.registers ||
