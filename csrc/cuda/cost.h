@@ -1,5 +1,5 @@
-// What one time step of a layer costs on a GPU, in microseconds, by a model: the recurrence and the
-// products around it. Pure functions of plain data; the constants are in tuning.h.
+// A model of what one time step of a layer takes on a GPU, in microseconds: the recurrence and the
+// products around it. Pure functions of plain data. The constants are in tuning.h.
 #pragma once
 
 #include "cuda/tiles.h"
@@ -11,23 +11,24 @@ class Cost {
  public:
   Cost(Pass pass, const Problem& problem, const Setting& setting, const Device& device);
 
-  // Sets what a persistent plan is estimated to take, and the chunk that pays best.
+  // For a plan of a block or cluster kernel: sets its costs, and the chunk that pays best.
   void persistent(Plan& plan) const;
-  // Our stepwise path; torch.nn's, cuDNN. One layer of Setting::L, products included.
+  // A step of one of the Setting::L layers, products included: by our stepwise path, by cuDNN.
   double stepwise() const;
   double torch() const;
 
-  int64_t places(int cluster) const;  // for clusters of so many blocks; 0: there are none
+  // How many clusters of `cluster` blocks run at once; 0: none can.
+  int64_t places(int cluster) const;
 
  private:
-  // A persistent kernel is made of units, a block or a cluster each, of which `places` run side by
-  // side and `depth` share a place.
+  // A persistent kernel runs `count` units, each a block or a cluster. `places` of them run side by
+  // side, and `depth` share one place.
   struct Units {
     int64_t count, places, depth, waves, last_depth;
   };
   struct Launch {
     double step, once;  // the recurrence; loading W_hh and the launch itself
-    double left;        // the share of the multiprocessors that the recurrence leaves
+    double left;        // the share of the multiprocessors that the recurrence does not use
   };
   Units units_of(const Plan& plan) const;
   Launch launch_of(const Plan& plan, const Units& units) const;

@@ -1,11 +1,15 @@
 // What the operators hand to the CUDA kernels: plain structs and functions, no torch and no CUDA
 // headers.
 //
-// On a GPU the products with all inputs and the weight gradients are the caller's; kernels make the
-// recurrence between them. A row of x has S slots of H elements in `slots`, slot by slot in torch's
-// gate order: i, f, g, o; r, z, n, h_n; one for an Elman cell. Before the recurrence the first G
-// hold x W_ih' + b_ih; after it, when training, all hold what backward needs. Pointers are device
-// pointers, `offsets` included (Problem::offsets stays on the host and is not read by kernels).
+// The caller multiplies all inputs by W_ih before the recurrence and makes the weight gradients
+// after it; the kernels run the recurrence in between. They work in `slots`: a row has S slots of H
+// elements, slot by slot, first the G gates in torch's order, then what the cell keeps apart (i, f,
+// g, o; r, z, n, h_n; one for an Elman cell). Before the recurrence the first G hold
+// x W_ih' + b_ih. After it, in training, all S hold what backward needs.
+//
+// Pointers are device pointers, `offsets` too. Problem::offsets is on the host: no kernel reads it.
+// "With c" marks what only a cell with a second state has, and "keeps slots", "uses h before" what
+// depends on these fields of CellSpec.
 #pragma once
 
 #include "cuda/plan.h"
@@ -27,17 +31,17 @@ struct ForwardDirection {
   const void* w_hh;  // [G*H, H]
   const void* b_hh;  // [G*H]     null: no biases
   const void* h0;    // [B, H]
-  const void* c0;    // [B, H]    LSTM
+  const void* c0;    // [B, H]    with c
   void* y;           // [N, H]    row stride ldy
-  void* c;           // [N, H]    LSTM, training
+  void* c;           // [N, H]    with c, training
   void* h_n;         // [B, H]
-  void* c_n;         // [B, H]    LSTM
+  void* c_n;         // [B, H]    with c
 };
 
-// `begin` and `end` are steps in the order in which they are taken: a launch runs [begin, end) of
-// the problem's T, so that a sequence can be run in pieces. Rows, offsets and pointers stay the
-// whole problem's; h0 and c0 (dh_n and dc_n) are the states at `begin`, h_n and c_n (dh0 and dc0)
-// those at `end`. Backward counts from the last step.
+// A launch runs the steps [begin, end), counted in the order in which they are taken: backward
+// counts from the last step. So a sequence can be run in pieces. Rows, offsets and pointers are
+// those of the whole problem, but for the states: h0 and c0 are those at `begin`, h_n and c_n those
+// at `end`; backward, dh_n and dc_n are those at `begin`, dh0 and dc0 those at `end`.
 struct Forward {
   Problem problem;         // its `reverse` is not read: direction 1 is the reverse one
   int directions;          // 1 or 2, in one launch
@@ -48,19 +52,19 @@ struct Forward {
 };
 
 struct BackwardDirection {
-  const void* slots;  // [N, S*H] as forward left them; an Elman cell has no use for them
-  const void* c;      // [N, H]   LSTM
+  const void* slots;  // [N, S*H] as forward left them; keeps slots
+  const void* c;      // [N, H]   with c
   const void* w_hh;   // [G*H, H]
   const void* h0;     // [B, H]
-  const void* c0;     // [B, H]   LSTM
+  const void* c0;     // [B, H]   with c
   const void* y;      // [N, H]   row stride ldy
   const void* dy;     // [N, H]   row stride lddy; null: zeros
   const void* dh_n;   // [B, H]   null: zeros
   const void* dc_n;   // [B, H]   null: zeros
-  void* dslots;       // [N, S*H] gradients of the slots: the first G reach x, all but GRU's n reach
-                      //          h (its r, z, h_n)
+  void* dslots;       // [N, S*H] gradients of the slots: the first G are those of x W_ih', those of
+                      //          h W_hh' lie at place_of_recurrent
   void* dh0;          // [B, H]
-  void* dc0;          // [B, H]   LSTM
+  void* dc0;          // [B, H]   with c
 };
 
 struct Backward {
@@ -72,8 +76,9 @@ struct Backward {
   BackwardDirection direction[2];
 };
 
-// One time step of one direction, element by element: the part of the stepwise path that is not a
-// matrix product. Row r of a step is batch row r; states are updated in place for `rows` rows.
+// One time step of one direction, element by element: what the stepwise path does between two
+// matrix products. Row r of a step is batch row r. States of the first `rows` rows are updated in
+// place.
 struct StepForward {
   Problem problem;
   int64_t rows;
@@ -81,32 +86,34 @@ struct StepForward {
   const void* hw;    // [rows, G*H]  h_prev W_hh'; null: zeros
   const void* b_hh;  // [G*H]
   void* h;           // [B, H]       h_prev going in, h coming out
-  void* c_state;     // [B, H]       LSTM, likewise
+  void* c_state;     // [B, H]       with c, likewise
   void* y;           // [rows, H]    row stride ldy: h once more; null: not wanted
   int64_t ldy;
-  void* c;  // [rows, H]    LSTM, training: c once more
+  void* c;  // [rows, H]    with c, training: c once more
 };
 
 struct StepBackward {
   Problem problem;
   int64_t rows;
-  const void* slots;   // [rows, S*H]
-  const void* c;       // [rows, H]    LSTM
+  const void* slots;   // [rows, S*H]  keeps slots
+  const void* c;       // [rows, H]    with c
   const void* c_prev;  // [rows_prev, H]
   const void* c0;      // [B, H]       of the rows from rows_prev on; null: zeros
-  const void* h;       // [rows, H]    Elman: this step's output, row stride ldh
-  const void* h_prev;  // [rows_prev, H]  GRU, row stride ldh
+  const void* h;       // [rows, H]    does not keep slots: this step's output, row stride ldh
+  const void* h_prev;  // [rows_prev, H]  uses h before, row stride ldh
   const void* h0;      // [B, H]
   int64_t ldh, rows_prev;
   const void* dy;  // [rows, H]    row stride lddy; null: zeros
   int64_t lddy;
-  void* dh;  // [B, H]       gradient of h going in, of h_prev coming out, less what W_hh brings
-  void* dc_state;  // [B, H]       LSTM, likewise and whole
+  void* dh;  // [B, H]       gradient of h going in; coming out, of h_prev but for the part that
+             //              comes through W_hh
+  void* dc_state;  // [B, H]       with c: gradient of c going in, of c_prev coming out
   void* dslots;    // [rows, S*H]
-  void* dhw;       // [rows, G*H]  GRU: gradient of h_prev W_hh'; for others the same as dslots
+  void* dhw;       // [rows, G*H]  gradient of h_prev W_hh' if the cell keeps some of it apart
+                   //              (GRU); if not, dslots is that
 };
 
-// h that each of the N rows was computed from: y of the step before, or h0.
+// For each of the N rows the h that it was computed from: y of the step before, or h0.
 struct PreviousH {
   Problem problem;
   const int64_t* offsets;

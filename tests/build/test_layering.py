@@ -19,7 +19,7 @@ POSIX = r"(pthread|sys/mman|omp)\.h"
 INTRINSICS = r"(immintrin|cpuid|arm_neon)\.h"
 TOOLKIT = r"(cuda|cooperative_groups|mma|math_constants)\w*(/\w+)*(\.h)?"
 # What the operators see of the kernels.
-PARAMS = r"(cpu|cuda)/params\.h|cpu/halves\.h"
+PARAMS = r"(cpu|cuda)/params\.h|cuda/plan\.h|cpu/halves\.h"
 TORCH = r"(torch|pybind11|(ATen|c10)/(?!cuda/))\b.*\.h"
 
 # Names under csrc, the longest prefix of a file's path deciding, and what these may include.

@@ -215,7 +215,7 @@ BUGS = {
     ),
     "backward, cluster: one buffer of shares": bug(
         *(LSTM_BACK, "LSTM", CLUSTER, "(even * kCluster + k)", "k"),
-        *(CLUSTER, "((1 - even) * kCluster + rank)", "rank"),
+        *(CLUSTER, "(other * kCluster + rank)", "rank"),
     ),
     "backward, cluster: shares on top of each other": bug(
         *(LSTM_BACK, "LSTM", CLUSTER, "* kCluster + rank) * kCells", "* kCluster) * kCells")
@@ -224,7 +224,7 @@ BUGS = {
         *(LSTM_BACK, "LSTM", CLUSTER, "kOutputs / kUnits;", "kOutputs / kUnits ^ 1;")
     ),
     "backward, cluster: every copy sends": bug(
-        *(GRU_BACK, "GRU", CLUSTER, "if (split.copy == 0) {\n        const", "{\n        const")
+        *(GRU_BACK, "GRU", CLUSTER, "if (split.copy == 0) send_shares", "send_shares")
     ),
     "backward, cluster: a share of each row after the other": bug(
         *(LSTM_BACK, "LSTM", CLUSTER, "own_unit = thread / kRows,", "own_unit = thread % kUnits,")

@@ -36,13 +36,7 @@ struct BackwardCluster : BackwardTile<kTile> {
 
     typename Base::ThreadWeights weights(shared, thread);
     Base::load(weights, split, static_cast<const float*>(p.direction[direction].w_hh), H, rank);
-    for (int i = thread; i < 2 * kBufferSize; i += kThreads) buffers[i] = 0;
-    if (thread == 0) {
-      for (int i = 0; i < 2; ++i) {
-        barrier_init(barriers + i);
-        barrier_arm(barriers + i, kBytes);
-      }
-    }
+    clear(buffers, barriers, thread);
     weights.settle(count > 0 ? 1.0f : 0.0f);
     block_sync();
     cluster_sync();
@@ -52,22 +46,12 @@ struct BackwardCluster : BackwardTile<kTile> {
     const Steps steps = State::steps_of(p, direction);
     State state(p, direction, first_row + row, unit, has_cell && first_row + row < B && unit < H);
 
-    auto receive = [&](int step) {
-      const int even = step & 1;
-      barrier_wait(barriers + even, (step - 1) >> 1 & 1);
-      if (thread == 0) barrier_arm(barriers + even, kBytes);  // for two steps on
-      float sum = 0;
-#pragma unroll
-      for (int k = 0; k < kCluster; ++k) sum += shares[(even * kCluster + k) * kCells + thread];
-      state.arrive(sum);
-    };
-
     for (int step = 0; step < count; ++step) {  // from `begin` on
       const RowRange ahead = steps(begin + step + 3);
       const int even = step & 1;
       float* buffer = buffers + even * kBufferSize;
       if (has_cell) {
-        if (step > 0) receive(step);
+        if (step > 0) state.arrive(received(step, shares, barriers, thread));
         float gates[kGates];
         state.step(p, true, gates);
 #pragma unroll
@@ -79,15 +63,10 @@ struct BackwardCluster : BackwardTile<kTile> {
       float sums[Split::kValues];
       Base::multiply(weights, split, buffer, sums);
       state.look_ahead(ahead);
-      if (split.copy == 0) {
-        const int target = split.group * kOutputs / kUnits;
-        const int first_cell = split.group * kOutputs % kUnits * kRows + split.first_pair;
-        float* to = shares + ((1 - even) * kCluster + rank) * kCells + first_cell;
-        send_all(to, target, sums, barriers + (1 - even));
-      }
+      if (split.copy == 0) send_shares(split, rank, sums, shares, barriers, 1 - even);
     }
     if (has_cell) {
-      if (count > 0) receive(count);
+      if (count > 0) state.arrive(received(count, shares, barriers, thread));
       state.store_initial(p);
     }
     // Every send has been awaited; that no block leaves while others run is the rule for clusters
@@ -96,6 +75,38 @@ struct BackwardCluster : BackwardTile<kTile> {
   }
 
  private:
+  static FUSEDRNN_DEVICE void clear(float* buffers, uint64_t* barriers, int thread) {
+    for (int i = thread; i < 2 * kBufferSize; i += kThreads) buffers[i] = 0;
+    if (thread == 0) {
+      for (int i = 0; i < 2; ++i) {
+        barrier_init(barriers + i);
+        barrier_arm(barriers + i, kBytes);
+      }
+    }
+  }
+
+  // The gradient of h at the thread's cell: the sum of all blocks' shares of it, once they are in.
+  static FUSEDRNN_DEVICE float received(int step, const float* shares, uint64_t* barriers,
+                                        int thread) {
+    const int even = step & 1;
+    barrier_wait(barriers + even, (step - 1) >> 1 & 1);
+    if (thread == 0) barrier_arm(barriers + even, kBytes);  // for two steps on
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < kCluster; ++k) sum += shares[(even * kCluster + k) * kCells + thread];
+    return sum;
+  }
+
+  // The lane's sums to the block whose units they belong to, for the next step.
+  static FUSEDRNN_DEVICE void send_shares(const Split& split, int rank,
+                                          const float (&sums)[Split::kValues], float* shares,
+                                          uint64_t* barriers, int other) {
+    const int target = split.group * kOutputs / kUnits;
+    const int first_cell = split.group * kOutputs % kUnits * kRows + split.first_pair;
+    float* to = shares + (other * kCluster + rank) * kCells + first_cell;
+    send_all(to, target, sums, barriers + other);
+  }
+
   // The fewest sends there can be: up to four values each.
   static FUSEDRNN_DEVICE void send_all(float* to, int rank, const float (&values)[kStates],
                                        uint64_t* barrier) {

@@ -249,6 +249,36 @@ def test_a_kernel_that_does_not_start_is_told_with_its_plan() -> None:
         GLUE.start(9)
 
 
+def test_a_training_step_makes_one_plan_for_a_layer_and_pass() -> None:
+    B, H = 3, 64
+
+    def plans(T: int, I: int) -> int:  # noqa: E741 -- the symbol for the input size
+        """Those made by a stack of two layers, its own choice included."""
+        before = GLUE.plans_made()
+        assert not GLUE.choose(T, B, H, 2)
+        fusedrnn.LSTM(I, H, 2)(torch.randn(T, B, I))[0].sum().backward()
+        return int(GLUE.plans_made() - before)
+
+    plans(4, 32)  # tiles are checked at their first use, which makes plans too
+    assert plans(5, 32) == 4
+    assert plans(5, 32) == 0
+    assert plans(6, H) == 2  # both layers are alike
+    before = GLUE.plans_made()
+    fusedrnn.LSTM(32, H)(torch.randn(7, B, 32))[0].sum().backward()
+    assert GLUE.plans_made() - before == 2  # back on what forward chose
+
+
+def test_what_is_learnt_of_a_device_is_chosen_by_at_once() -> None:
+    x, module = torch.randn(8, 3, 32), fusedrnn.GRU(32, 96)
+    module(x)
+    before = GLUE.plans_made()
+    module(x)
+    assert GLUE.plans_made() == before
+    GLUE.exclude(False, 63)  # no tile there is
+    module(x)
+    assert GLUE.plans_made() > before
+
+
 def test_a_device_that_cannot_be_asked_is_told() -> None:
     program = "import torch_glue_plugin, torch, fusedrnn; fusedrnn.GRU(2, 3)(torch.randn(4, 2, 2))"
     done = subprocess.run(
