@@ -195,7 +195,7 @@ double Cost::torch() const {
   double found = std::max(step / std::min(double(setting_.L), double(kWavefront)), work) * D;
   // Its persistent kernel, for the sizes it takes: in fp32, whatever the switch says.
   const double most = one_gate ? (forward ? kTorchMostElman : kTorchMostElmanBack)
-                            : (forward ? kTorchMost : kTorchMostBack);
+                               : (forward ? kTorchMost : kTorchMostBack);
   const bool plain = p_.dtypes.computed == DType::kFloat32 && !p_.projected && !p_.packed;
   if (plain && double(p_.H) <= most) {
     const double bytes = 4.0 * double(gates_of(p_.cell) * p_.H) * double(p_.H);

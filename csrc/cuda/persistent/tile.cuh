@@ -12,10 +12,12 @@ namespace fusedrnn::cuda {
 constexpr int log2_of(int n) { return n <= 1 ? 0 : 1 + log2_of(n / 2); }
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
-// Each of `kLanes` lanes holds a part of kPairs * kGates sums, ordered [pair][gate]; a pair is a
-// hidden unit and a batch row. A transposing reduction halves the set at each exchange, first the
-// pairs, then the four gates of an LSTM; from then on lanes keep copies. The lanes of a sum lie
-// 32 / kLanes apart, so that lanes side by side read the same h: a broadcast.
+// How the lanes of a warp add up their parts of the sums. Each of `kLanes` lanes holds a part of
+// kPairs * kGates sums, ordered [pair][gate]; a pair is a hidden unit and a batch row. At each
+// exchange two lanes give each other half of what they hold, so that a lane ends with a few whole
+// sums: first the pairs are halved, then the gates if there are four. When nothing is left to
+// halve, lanes exchange all and hold copies. The lanes of a sum lie 32 / kLanes apart, so that
+// lanes side by side read the same h, which is a broadcast.
 template <int kPairs, int kGates, int kLanes>
 struct LaneSplit {
   static constexpr int kStride = 32 / kLanes;
@@ -118,16 +120,18 @@ struct FourUnits {
   }
 };
 
-// A thread's float4 of weights: in registers, but for kShared of them, which are spread evenly
-// among the others, kGrain at a time, so that their loads hide behind multiply-adds.
+// A thread's weights, as float4: kShared of them lie in shared memory, the others in registers. The
+// shared ones are spread evenly among the others, kGrain at a time, so that their loads hide behind
+// multiply-adds.
 //
-// So the product is unrolled whole: of 4 batch rows, a time step is 18 to 23 KB of code. In a loop
-// over the shared ones, put last, a column a turn and the next one loaded ahead, it is 14 to 17 KB
-// but takes up to 12 % longer, half of the kernels more than 5 % (sm_90, simulated): eight warps
-// read such a column in 320 cycles and multiply it in 256. Two columns a turn are 19 KB, take -9 to
-// 4 % longer, and spill (LSTM of H=128, forward). With an instruction cache of 16 KB simulated too,
-// an LSTM gains more than 3 % by either only where the cache slows the unrolled one by over 30 %,
-// which a profile would show as the stall no_instruction.
+// For that the whole product is unrolled: a time step of 4 batch rows is 18 to 23 KB of code. We
+// tried a loop over the shared ones instead, which then come last (sm_90, simulated). With one
+// column a turn, the next one loaded ahead, the code is 14 to 17 KB, but a step takes up to 12 %
+// longer, and in half of the kernels more than 5 %: eight warps read such a column in 320 cycles
+// and multiply it in 256. With two columns a turn the code is 19 KB, a step takes between 9 % less
+// and 4 % more, and an LSTM of H=128 spills, forward. With an instruction cache of 16 KB simulated
+// too, an LSTM gains more than 3 % by either loop only if the cache slows the unrolled code by over
+// 30 %; a profile would show that as the stall no_instruction.
 template <int kQuads, int kShared, int kThreads, int kGrain>
 class Weights {
  public:
@@ -149,8 +153,8 @@ class Weights {
     return is_shared(q) ? shared_[shared_index(q) * kThreads]
                         : kept_[q - before(q / kGrain) * kGrain];
   }
-  // load(q) for the shared ones, then for the others: together, those passing through registers
-  // would take the room of those that stay, and spill.
+  // Calls load(q) for the shared ones, then for the others. All in one go, those on their way to
+  // shared memory would take registers from those that stay there, and spill.
   template <class Load>
   FUSEDRNN_DEVICE void fill(Load load) {
 #pragma unroll
@@ -249,15 +253,15 @@ struct Steps {
 };
 constexpr int kPadding = 0x7fffffff;  // a batch row that no step has
 
-// A guess at a batch row's row three steps after `next`, from that of the step before: right where
-// all steps between have as many rows, and always a row of the matrix, or else kNoRow.
+// A guess at a batch row's row three steps after `next`, from its row in the step before `next`. It
+// is right where all steps between have as many rows. It is always a row of the matrix, or kNoRow.
 FUSEDRNN_DEVICE int row_ahead(int before, int next, int rows) {
   const uint32_t row = 4u * uint32_t(next) - 3u * uint32_t(before);
   return row < uint32_t(rows) ? int(row) : kNoRow;
 }
 
-// Row `row` of a matrix whose rows lie `stride` apart. In bytes, and
-// unsigned, or the compiler scales afterwards: one wide multiply-add.
+// Row `row` of a matrix whose rows lie `stride` elements apart. Counted in bytes and unsigned, this
+// is one wide multiply-add; otherwise the compiler scales afterwards.
 template <class T>
 FUSEDRNN_DEVICE T* at(T* matrix, int row, int stride) {
   using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;

@@ -66,8 +66,8 @@ void start(int64_t error) {
   int none = 0;
   Restriction cluster = Restriction::to_tile(-1);
   cluster.block = false;
-  const cuda::Plan plan = *cuda::plan(cuda::Pass::kBackward, p, {1, 1, true},
-                                      cuda::device(0, &none), {}, cluster);
+  const cuda::Plan plan =
+      *cuda::plan(cuda::Pass::kBackward, p, {1, 1, true}, cuda::device(0, &none), {}, cluster);
   check_started(int(error), cuda::Pass::kBackward, p, plan);
 }
 
