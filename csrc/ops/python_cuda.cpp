@@ -162,9 +162,10 @@ void bind_restriction(py::module_& m) {
           "__eq__", [](const Restriction& a, const Restriction& b) { return a == b; },
           py::is_operator())
       .def("__repr__", [](const Restriction& r) {
-        return c10::str("Restriction(block=", r.block, ", cluster=", r.cluster,
-                        ", stepwise=", r.stepwise, ", torch=", r.torch, ", tile=", r.tile,
-                        ", none_yields=", r.none_yields, ")");
+        const auto said = [](bool flag) { return flag ? "True" : "False"; };
+        return c10::str("Restriction(block=", said(r.block), ", cluster=", said(r.cluster),
+                        ", stepwise=", said(r.stepwise), ", torch=", said(r.torch),
+                        ", tile=", r.tile, ", none_yields=", said(r.none_yields), ")");
       });
 }
 

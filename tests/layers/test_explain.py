@@ -166,9 +166,8 @@ def test_gpu_plan_says_how_each_pass_is_cut_up_and_why() -> None:
     assert layer.reserve_bytes == 35 * 32 * 5 * 256 * 4
     assert layer.backward
     for backward, told in [(False, layer.forward), (True, layer.backward)]:
-        sizes = (35, 32, 28, 256, 0, 1)
-        asked = (backward, "LSTM", "float32", *sizes, False, True, GPUS["sm_90"], 15)
-        planned = _C.cuda_plan(*asked)
+        asked = problem("LSTM", 35, 32, 256, I=28)
+        planned = _C.cuda_plan(asked, GPUS["sm_90"], backward=backward)
         assert dict(planned.pop("rejected")).keys() == dict(told.rejected).keys()
         for key, value in planned.items():
             assert getattr(told, key) == value
