@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from benchmarks import harness
-from benchmarks.harness import INFERENCE, ON_CPU, TRAINING, Setting, Subject, Tier
-from benchmarks.report import Run
+from benchmarks import timing
+from benchmarks.cases import INFERENCE, ON_CPU, TRAINING, Call, Case, Setting, Subject, Tier, gflop
+from benchmarks.results import Run
 from benchmarks.workloads import data, reuters
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Step:
 
     @property
     def gflop(self) -> float:
-        return harness.gflop(
+        return gflop(
             self.cell,
             self.T * SIZES.batch,
             SIZES.embedding,
@@ -76,7 +76,7 @@ class Step:
     def build(self, setting: Setting = ON_CPU) -> Subject:
         x, y = (t.to(setting.device) for t in batch(self.T))
 
-        def call(impl: str, config: reuters.Config = SIZES) -> harness.Call:
+        def call(impl: str, config: reuters.Config = SIZES) -> Call:
             torch.manual_seed(0)
             model = reuters.build_model(self.cell.lower(), impl, config)
             model.to(setting.device, setting.dtype)
@@ -106,10 +106,10 @@ CASES += [Step(cell="LSTM", step=step, T=100, compiled=True) for step in (TRAINI
 
 
 def test_reuters(
-    case: harness.Case,
+    case: Case,
     threads: int,
-    effort: harness.Effort,
+    effort: timing.Effort,
     benchmark: BenchmarkFixture,
     run: Run,
 ) -> None:
-    harness.measure(case, threads, effort, benchmark, run)
+    timing.measure(case, threads, effort, benchmark, run)

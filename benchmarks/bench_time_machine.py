@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks import harness
-from benchmarks.harness import INFERENCE, ON_CPU, TRAINING, Setting, Subject, Tier
-from benchmarks.report import Run
+from benchmarks import timing
+from benchmarks.cases import INFERENCE, ON_CPU, TRAINING, Call, Case, Setting, Subject, Tier, gflop
+from benchmarks.results import Run
 from benchmarks.workloads import data, time_machine
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Step:
 
     @property
     def gflop(self) -> float:
-        return harness.gflop(
+        return gflop(
             self.cell,
             SIZES.steps * SIZES.batch,
             SYMBOLS,
@@ -60,7 +60,7 @@ class Step:
         text = corpus()
         x, y = next(time_machine.batches(text.tokens.to(setting.device), "random"))
 
-        def call(impl: str) -> harness.Call:
+        def call(impl: str) -> Call:
             torch.manual_seed(0)
             model = time_machine.build_model(self.cell.lower(), impl, SYMBOLS)
             model.to(setting.device, setting.dtype)
@@ -80,10 +80,10 @@ CASES = [
 
 
 def test_time_machine(
-    case: harness.Case,
+    case: Case,
     threads: int,
-    effort: harness.Effort,
+    effort: timing.Effort,
     benchmark: BenchmarkFixture,
     run: Run,
 ) -> None:
-    harness.measure(case, threads, effort, benchmark, run)
+    timing.measure(case, threads, effort, benchmark, run)

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, report
+from benchmarks import options, timing
+from benchmarks.cases import Tier
+from benchmarks.report.summary import summary
+from benchmarks.results import Run
 
-RUN = pytest.StashKey[report.Run]()
-RESULTS = Path(__file__).parent / "results" / "latest.json"
+RUN = pytest.StashKey[Run]()
+RESULTS = Path(__file__).parent / "results" / "latest.jsonl"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,30 +22,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="a few cases, a few rounds (a smoke test)")
     group.addoption("--full", action="store_true", help="the grid of shapes as well (an hour)")
     group.addoption(
-        "--results", type=Path, default=RESULTS, help="JSON file to write (%(default)s)"
+        "--results", type=Path, default=RESULTS, help="file to write, JSON lines (%(default)s)"
     )
     group.addoption(
         "--threads",
-        type=lambda text: [int(number) for number in text.split(",")],
+        type=options.numbers,
         default=[torch.get_num_threads()],
         help="thread counts, each measured, as in 1,2 (default: torch's own)",
     )
 
 
-def tier(config: pytest.Config) -> harness.Tier:
+def tier(config: pytest.Config) -> Tier:
     if config.getoption("full"):
-        return harness.Tier.FULL
-    return harness.Tier.QUICK if config.getoption("quick") else harness.Tier.DEFAULT
+        return Tier.FULL
+    return Tier.QUICK if config.getoption("quick") else Tier.DEFAULT
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_quiet = True  # our table says more; --benchmark-verbose shows its own
-    config.stash[RUN] = harness.new_run(tier(config))
+    config.stash[RUN] = timing.new_run(tier(config))
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest) -> Iterator[report.Run]:
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     threads = torch.get_num_threads()
     found = request.config.stash[RUN]
     yield found
@@ -52,8 +55,8 @@ def run(request: pytest.FixtureRequest) -> Iterator[report.Run]:
 
 
 @pytest.fixture
-def effort(request: pytest.FixtureRequest) -> harness.Effort:
-    return harness.EFFORTS[tier(request.config)]
+def effort(request: pytest.FixtureRequest) -> timing.Effort:
+    return timing.EFFORTS[tier(request.config)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -76,6 +79,6 @@ def pytest_terminal_summary(
     run.records.sort(key=lambda record: record.data == "random")  # whole models first
     run.save(path)
     terminalreporter.section("fusedrnn and torch.nn in turn")
-    for line in report.summary(run):
+    for line in summary(run):
         terminalreporter.write_line(line)
     terminalreporter.write_line(f"written: {path}")

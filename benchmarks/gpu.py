@@ -1,10 +1,10 @@
 """Times fusedrnn beside torch.nn (cuDNN) on a GPU, and holds both to float64.
 
-    python benchmarks/gpu.py --out DIR [--precision ieee,tf32,bf16,fp16] [--seconds 130] [--quick]
+    python -m benchmarks gpu --out DIR [--precision ieee,tf32,bf16,fp16] [--seconds 130] [--quick]
 
-writes DIR/gpu.json, anew after each case, which report.py renders, and prints its summary. A case
-is named before it runs; what time leaves out is listed. The cases are those of the bench_*.py files
-and a grid of shapes. A script of its own because CUDA events, not the wall clock,
+writes DIR/gpu.jsonl, anew after each case, which `python -m benchmarks table` renders, and prints
+its summary. A case is named before it runs; what time leaves out is listed. The cases are those of
+the bench_*.py files and a grid of shapes. Not under pytest because CUDA events, not the wall clock,
 time a GPU, because a case is also timed as a captured graph, and because pytest-benchmark need not
 be there. `--device cpu` goes through the same code on a machine without a GPU: a rehearsal, whose
 figures mean nothing.
@@ -15,56 +15,46 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
 
-if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import bench_reuters, bench_time_machine, layers, options, timing
+from benchmarks.cases import GRADIENTS, INFERENCE, TRAINING, Call, Case, Setting, Subject, Tier
+from benchmarks.gpu_device import DTYPES, described, precision_of
+from benchmarks.gpu_kernels import recurrences, reuters_layers
+from benchmarks.layers import Layer
+from benchmarks.report.summary import summary
+from benchmarks.results import GRID, Record, Run
+from benchmarks.timing import Effort
 
-from benchmarks import bench_layers, bench_reuters, bench_time_machine, harness, machine, report
-from benchmarks.bench_layers import Layer
-from benchmarks.harness import GRADIENTS, INFERENCE, TRAINING, Call, Effort, Setting, Subject, Tier
-from benchmarks.report import GRID, Record, Recurrence, Run
-
-# ieee and tf32 are what torch.backends.cudnn.allow_tf32 chooses between: torch's default is tf32.
-DTYPES = {
-    "ieee": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 # Both sides must agree to this part of the largest value before anything is timed.
 AGREE = {"ieee": 1e-3, "tf32": 3e-2, "bf16": 2e-1, "fp16": 3e-2}
 FLOOR = 8  # roundings of the largest value, as in the tests
 EFFORT, BRIEF = Effort(0.1, 5, 51), Effort(0.03, 3, 15)
 USED_UP = "were used up"
-STEP_US = 0.7  # aimed at for the recurrence of the Reuters layer, forward and backward each
 
 
 @dataclass(frozen=True)
 class Entry:
     """A case, how it is driven, in which precisions, and the least ratio aimed at (0: none)."""
 
-    case: harness.Case
+    case: Case
     modes: tuple[str, ...] = ("eager", "graph")
     precisions: tuple[str, ...] = tuple(DTYPES)
     target: float = 0.0
     effort: Effort = EFFORT
 
 
-def layers() -> list[Entry]:
-    """The layers that bench_layers.py names, and H between the powers of two."""
+def layer_entries() -> list[Entry]:
+    """The named layers, and H between the powers of two."""
     entries = []
-    for case in bench_layers.named():
+    for case in layers.named():
         workload = case.group in ("Reuters stack", "Time Machine layer")
         backward = case.step == GRADIENTS
         target = 4.0 if case.group == "Time Machine layer" and backward else 3.0
@@ -85,16 +75,16 @@ def layers() -> list[Entry]:
     ]
 
 
-def workloads() -> list[Entry]:
+def model_entries() -> list[Entry]:
     """Whole training steps, and inference, of both models."""
-    cases: list[harness.Case] = [*bench_time_machine.CASES, *bench_reuters.CASES]
+    cases: list[Case] = [*bench_time_machine.CASES, *bench_reuters.CASES]
     return [
         Entry(case, ("eager",), ("ieee", "tf32"), 2.0 if case.step == TRAINING else 1.0)
         for case in cases
     ]
 
 
-def grid() -> list[Entry]:
+def grid_entries() -> list[Entry]:
     return [
         Entry(
             Layer(group=GRID, cell=cell, step=step, T=T, B=B, I=H, H=H, tier=Tier.FULL),
@@ -106,8 +96,8 @@ def grid() -> list[Entry]:
         for T in (100, 10)
         for H in (128, 256, 64, 512, 37, 150, 1024)
         for B in (1, 16, 64, 256)
-        for cell in bench_layers.CELLS
-        for step in bench_layers.STEPS
+        for cell in layers.CELLS
+        for step in layers.STEPS
     ]
 
 
@@ -119,7 +109,7 @@ class Clock:
 
     def __call__(self, call: Call, iterations: int) -> float:
         if not self.gpu:
-            return harness.seconds_of(call, iterations)
+            return timing.seconds_of(call, iterations)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(iterations):
@@ -133,7 +123,7 @@ def host_us(call: Call, calls: int = 10) -> float:
     """Microseconds until a call returns: what the host does, as long as the device has room for
     what it is sent."""
     torch.cuda.synchronize()
-    each = harness.seconds_of(call, calls) * 1e6
+    each = timing.seconds_of(call, calls) * 1e6
     torch.cuda.synchronize()
     return each
 
@@ -157,18 +147,6 @@ def captured(call: Call) -> Call:
     return replay
 
 
-@contextmanager
-def precision_of(name: str) -> Iterator[None]:
-    """torch's switch for cuDNN, which both sides follow. Matrix products stay at torch's default,
-    ieee; for bf16 and fp16 the switch stays at its default, or cuDNN would be slower."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = name != "ieee"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def errors(subject: Subject, dtype: torch.dtype) -> dict[str, float]:
     """The largest errors of both sides against float64, relative to the largest value, and the
     largest part ours takes of what the tests would allow: twice torch.nn's, plus a floor."""
@@ -186,9 +164,9 @@ def errors(subject: Subject, dtype: torch.dtype) -> dict[str, float]:
 
 def in_turn(subject: Subject, clock: Clock, effort: Effort) -> tuple[list[float], list[float], int]:
     """Seconds a call of both sides, round by round, and the calls of a round."""
-    seconds = min(harness.WARM_SECONDS, effort.seconds / 2)
-    a, b = (harness.warm(call, clock, seconds) for call in (subject.ours, subject.theirs))
-    steps = harness.pace(a, b, effort)
+    seconds = min(timing.WARM_SECONDS, effort.seconds / 2)
+    a, b = (timing.warm(call, clock, seconds) for call in (subject.ours, subject.theirs))
+    steps = timing.pace(a, b, effort)
     ours, theirs = [], []
     gc.collect()
     gc.disable()
@@ -208,7 +186,7 @@ def measure(entry: Entry, precision: str, device: torch.device) -> list[Record]:
     records = []
     with precision_of(precision), torch.inference_mode(entry.case.step == INFERENCE):
         subject = entry.case.build(setting)
-        error = harness.agree(subject, AGREE[precision])
+        error = timing.agree(subject, AGREE[precision])
         accuracy = errors(subject, setting.dtype)
         for mode in entry.modes:
             if mode == "graph" and device.type != "cuda":
@@ -224,7 +202,7 @@ def measure(entry: Entry, precision: str, device: torch.device) -> list[Record]:
                     "torch_host_us": host_us(subject.theirs),
                 }
             records.append(
-                harness.record(
+                timing.record(
                     entry.case,
                     subject,
                     ours,
@@ -240,103 +218,6 @@ def measure(entry: Entry, precision: str, device: torch.device) -> list[Record]:
                 )
             )
     return records
-
-
-def kernel_times(call: Call, device: torch.device, calls: int = 5) -> dict[str, float]:
-    """Microseconds a call of each kernel (on the CPU: of each operator), by the profiler."""
-    gpu = device.type == "cuda"
-    call()
-    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as profiler:
-        for _ in range(calls):
-            call()
-        if gpu:
-            torch.cuda.synchronize()
-    found = {}
-    for event in profiler.key_averages():
-        total = event.self_device_time_total if gpu else event.self_cpu_time_total
-        if event.device_type.name == ("CUDA" if gpu else "CPU") and total > 0:
-            found[event.key] = total / calls
-    return found
-
-
-def passes(layer: Layer, setting: Setting) -> dict[str, tuple[Call, Call]]:
-    """Ours and torch.nn's call of the forward pass alone, as in training, and the backward pass."""
-    x, slope = layer.inputs(setting)
-    x.requires_grad_(layer.input_grad)
-
-    def both(module: nn.Module) -> tuple[Call, Call]:
-        y = module(x)[0]
-        wanted = [*module.parameters(), *([x] if layer.input_grad else [])]
-        return (
-            lambda: (module(x)[0],),
-            lambda: torch.autograd.grad(y, wanted, slope, retain_graph=True),
-        )
-
-    ours, theirs = (both(module) for module in layer.modules(setting))
-    return {"forward": (ours[0], theirs[0]), "backward": (ours[1], theirs[1])}
-
-
-def recurrences(layer: Layer, device: torch.device) -> list[Recurrence]:
-    """What a time step costs in the kernels themselves, by pass."""
-    found = []
-    with precision_of("ieee"):
-        for name, (ours, theirs) in passes(layer, Setting(device)).items():
-            kernels = kernel_times(ours, device)
-            own = sum(us for kernel, us in kernels.items() if "fusedrnn" in kernel)
-            found.append(
-                Recurrence(
-                    cell=layer.cell,
-                    shape=layer.shape,
-                    step=name,
-                    precision="ieee",
-                    ours_us=own / layer.T,
-                    torch_us=sum(kernel_times(theirs, device).values()) / layer.T,
-                    target=STEP_US,
-                    kernels=dict(sorted(kernels.items(), key=lambda item: -item[1])),
-                )
-            )
-    return found
-
-
-def reuters_layers() -> list[Layer]:
-    return [
-        Layer(group="Reuters layer", cell=cell, step=GRADIENTS, T=200, B=64, I=128, H=128)
-        for cell in bench_layers.CELLS
-    ]
-
-
-def driver() -> dict[str, str]:
-    """What nvidia-smi says of the first GPU; empty without it."""
-    fields = {
-        "driver": "driver_version",
-        "SM clock": "clocks.sm",
-        "highest": "clocks.max.sm",
-        "temperature": "temperature.gpu",
-        "power": "power.draw",
-    }
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    values = told.stdout.splitlines()[0].split(", ")
-    return dict(zip(fields, values, strict=True))
-
-
-def described(device: torch.device) -> dict[str, str]:
-    """The GPU and what drives it. Clocks are read at the call: right after work they are those of
-    the work."""
-    if device.type != "cuda":
-        return {"name": f"rehearsal on {machine.cpu_name()}"}
-    properties = torch.cuda.get_device_properties(device)
-    return {
-        "name": properties.name,
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": str(properties.multi_processor_count),
-        "CUDA": str(torch.version.cuda),
-        "cuDNN": str(torch.backends.cudnn.version()),
-        **driver(),
-    }
 
 
 def run_all(
@@ -383,9 +264,9 @@ def last_line(run: Run) -> tuple[int, str]:
     return status, f"gpu.py: {told}, {of_grid} of them of the grid"
 
 
-def options() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(description="Times fusedrnn beside torch.nn on a GPU.")
-    top.add_argument("--out", type=Path, required=True, help="folder for gpu.json")
+def parser() -> argparse.ArgumentParser:
+    top = options.parser("gpu", "Times fusedrnn beside torch.nn on a GPU.")
+    top.add_argument("--out", type=Path, required=True, help="folder for gpu.jsonll")
     top.add_argument("--device", type=torch.device, default="cuda", help="cuda, cuda:1; cpu")
     top.add_argument(
         "--precision",
@@ -400,9 +281,9 @@ def options() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The exit status: that of last_line(), or 2 where there is nothing to run."""
-    arguments = options().parse_args(argv)
+    arguments = parser().parse_args(argv)
     device: torch.device = arguments.device
     unknown = set(arguments.precision) - set(DTYPES)
     if unknown:
@@ -413,16 +294,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    entries = [*layers(), *workloads(), *grid()]
+    entries = [*layer_entries(), *model_entries(), *grid_entries()]
     profiled = reuters_layers()
     if arguments.quick:
         entries = [
             replace(entry, effort=BRIEF) for entry in entries if entry.case.tier == Tier.QUICK
         ]
         profiled = [replace(layer, T=20) for layer in profiled]
-    run = harness.new_run(Tier.QUICK if arguments.quick else Tier.DEFAULT)
+    run = timing.new_run(Tier.QUICK if arguments.quick else Tier.DEFAULT)
     run.precision = ",".join(arguments.precision)
-    path = arguments.out / "gpu.json"
+    path = arguments.out / "gpu.jsonl"
     run.gpu = described(device)
     for layer in profiled:
         name = f"{layer.group}: {layer.cell} kernels"
@@ -436,12 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.records.sort(key=lambda record: (record.group == GRID, record.data == "random"))
     run.save(path)
     if run.records:
-        print("\n".join(report.summary(run)))
+        print("\n".join(summary(run)))
     print(f"written: {path}")
     status, line = last_line(run)
     print(line)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Prints which way the plan sends a layer on a GPU, and by what margin. No GPU is asked.
 
-    python benchmarks/gpu_plan.py sm_90 [--L 2] [--T 100] [--ieee] [--inference]
+    python -m benchmarks gpu-plan sm_90 [--L 2] [--T 100] [--ieee] [--inference]
 
 One table a cell, a row for each H, a column for each B: `block 3.9x` says that the layer runs on
 block kernels, which are estimated to take a 3.9th of cuDNN's time; `cuDNN 1.4x`, that cuDNN is
@@ -11,18 +11,13 @@ figure is an estimate (csrc/cuda/tuning.h).
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import report
+from benchmarks import options
+from benchmarks.report.figures import columns
 from fusedrnn import ops
 from fusedrnn.plan import GPUS
 
@@ -96,22 +91,18 @@ def tables(verdicts: Sequence[Verdict]) -> list[str]:
         found = {(v.case.H, v.case.B): str(v) for v in verdicts if v.case.mode == mode}
         rows = [(str(H), *(found[H, B] for B in BATCHES)) for H in SIZES]
         head = (f"{mode} H", *(f"B {B}" for B in BATCHES))
-        lines += [*report.columns([head, *rows], left=1), ""]
+        lines += [*columns([head, *rows], left=1), ""]
     return lines
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    top = argparse.ArgumentParser(description="Prints which way the plan sends a layer.")
+def main(argv: Sequence[str]) -> int:
+    top = options.parser("gpu-plan", "Prints which way the plan sends a layer.")
     top.add_argument("gpu", choices=GPUS)
     top.add_argument("--L", type=int, default=1, help="layers of the stack (1)")
     top.add_argument("--T", type=int, default=100, help="time steps (100)")
     top.add_argument("--ieee", action="store_true", help="torch's switch for RNNs forbids TF32")
     top.add_argument("--inference", action="store_true", help="forward alone")
     a = top.parse_args(argv)
-    options = {"L": a.L, "T": a.T, "tf32": not a.ieee, "training": not a.inference}
-    print("\n".join(tables([*walk(a.gpu, **options)])))
+    chosen = {"L": a.L, "T": a.T, "tf32": not a.ieee, "training": not a.inference}
+    print("\n".join(tables([*walk(a.gpu, **chosen)])))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

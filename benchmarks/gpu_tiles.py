@@ -1,12 +1,13 @@
 """Times each persistent kernel, forced, beside what the plan estimates it to cost.
 
-    python benchmarks/gpu_tiles.py --out DIR [--tiles 7,8] [--without 9] [--seconds 60]
+    python -m benchmarks gpu-tiles --out DIR [--tiles 7,8] [--without 9] [--seconds 60]
 
-One line for each row of csrc/cuda/tiles.h and pass, and DIR/gpu_tiles.json. Every kernel runs alone
-(as many batch rows as one block or cluster takes) and on the whole GPU (as many as fill it once):
-the first gives the wait in a step, the second shows what sharing the GPU costs. These are the
-figures to put in place of the estimates in csrc/cuda/tuning.h. Kernel times come from the profiler,
-without the products before and after. `--estimates sm_90` needs no GPU and prints the plan's side.
+One line for each row of csrc/cuda/tiles.h and pass, and DIR/gpu_tiles.jsonl. Every kernel runs
+alone (as many batch rows as one block or cluster takes) and on the whole GPU (as many as fill it
+once): the first gives the wait in a step, the second shows what sharing the GPU costs. These are
+the figures to put in place of the estimates in csrc/cuda/tuning.h. Kernel times come from the
+profiler, without the products before and after. `--estimates sm_90` needs no GPU and prints the
+plan's side.
 
 A tile is named before it runs, and the file is written anew after each.
 """
@@ -14,25 +15,25 @@ A tile is named before it runs, and the file is written anew after each.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-if not __package__:  # run as a file: the script's directory is on the path, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import gpu, report
-from benchmarks.bench_layers import Layer
-from benchmarks.harness import GRADIENTS, Setting
+from benchmarks import gpu, options
+from benchmarks.cases import GRADIENTS, Setting
+from benchmarks.gpu_device import described, precision_of
+from benchmarks.gpu_kernels import kernel_times, passes
+from benchmarks.layers import Layer
+from benchmarks.report.figures import columns
+from benchmarks.results import Line, line, write
 from fusedrnn import ops
 from fusedrnn.plan import GPUS
 
@@ -66,10 +67,10 @@ class Cost:
     step: str  # "forward" or "backward"
     units: str  # UNIT: one block or cluster, WHOLE: as many as run at once
     B: int
-    us: float | None
     estimate_us: float
     threads: int
     shared_bytes: int
+    us: float | None = None
 
 
 def tiles(table: Path = TABLE) -> list[Tile]:
@@ -125,12 +126,12 @@ def costs(tile: Tile, limits: dict[str, Any], device: torch.device | None) -> li
             group="tile", cell=tile.cell, step=GRADIENTS, T=STEPS, B=B, I=tile.hidden, H=tile.hidden
         )
         with only(tile) as allowed:
-            calls = gpu.passes(layer, Setting(device)) if device else {}
+            calls = passes(layer, Setting(device)) if device else {}
             for step in ("forward", "backward"):
                 plan = planned(tile, step == "backward", B, limits, allowed)
                 us = None
                 if device:
-                    kernels = gpu.kernel_times(calls[step][0], device)
+                    kernels = kernel_times(calls[step][0], device)
                     us = sum(t for name, t in kernels.items() if "fusedrnn" in name) / STEPS
                     if not us:
                         raise RuntimeError("the profiler saw no kernel of ours")
@@ -140,10 +141,10 @@ def costs(tile: Tile, limits: dict[str, Any], device: torch.device | None) -> li
                     step,
                     units,
                     B,
-                    us,
                     plan["recurrence_us"],
                     plan["threads"],
                     plan["shared_bytes"],
+                    us,
                 )
                 found.append(cost)
     return found
@@ -163,18 +164,14 @@ def table(found: Sequence[Cost]) -> list[str]:
         )
         for cost in found
     ]
-    return report.columns([head, *rows], left=3)
+    return columns([head, *rows], left=3)
 
 
-def numbers(text: str) -> set[int]:
-    return {int(number) for number in text.split(",") if number}
-
-
-def options() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(description="Times each persistent kernel, forced.")
-    top.add_argument("--out", type=Path, required=True, help="folder for gpu_tiles.json")
-    top.add_argument("--tiles", type=numbers, help="as 7,8")
-    top.add_argument("--without", type=numbers, default=set(), help="as 9: known to hang, say")
+def parser() -> argparse.ArgumentParser:
+    top = options.parser("gpu-tiles", "Times each persistent kernel, forced.")
+    top.add_argument("--out", type=Path, required=True, help="folder for gpu_tiles.jsonl")
+    top.add_argument("--tiles", type=options.numbers, help="as 7,8")
+    top.add_argument("--without", type=options.numbers, default=[], help="as 9: known to hang, say")
     top.add_argument("--seconds", type=float, default=60, help="then no tile is begun (60)")
     top.add_argument("--estimates", choices=GPUS, help="the plan's side alone, for this GPU")
     return top
@@ -190,13 +187,14 @@ class Found:
     left_out: dict[str, str]
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+        left_out: list[Line] = [{"left_out": t, "reason": why} for t, why in self.left_out.items()]
+        header = {"gpu": self.gpu, "limits": self.limits}
+        write(path, "gpu_tiles", header, [*map(line, self.costs), *left_out])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """0; 1 when a tile that the plan takes failed; 3 when time or --without left tiles out."""
-    arguments = options().parse_args(argv)
+    arguments = parser().parse_args(argv)
     device = None
     if arguments.estimates:
         limits = dict(GPUS[arguments.estimates])
@@ -206,9 +204,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print("gpu_tiles.py: torch sees no GPU; --estimates sm_90 does without", file=sys.stderr)
         return 2
-    gpu_told = gpu.described(device) if device else {"name": f"estimates, {arguments.estimates}"}
+    gpu_told = described(device) if device else {"name": f"estimates, {arguments.estimates}"}
     found = Found(gpu_told, limits, [], {})
-    path = arguments.out / "gpu_tiles.json"
+    path = arguments.out / "gpu_tiles.jsonl"
     wanted = [t for t in tiles() if arguments.tiles is None or t.index in arguments.tiles]
     failed, partial = 0, 0
     end = time.monotonic() + arguments.seconds
@@ -221,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         print(f"begin {tile}", flush=True)
         try:
-            with gpu.precision_of("ieee"):
+            with precision_of("ieee"):
                 found.costs += costs(tile, limits, device)
         except ValueError as error:  # the GPU cannot run it: the plan says why
             found.left_out[str(tile)] = str(error)
@@ -239,7 +237,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{failed} failed, {partial} left out"
     )
     return 1 if failed else 3 if partial else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,7 @@ cannot part from them; ``--check`` says whether they have.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import has_table, with_table
+from benchmarks.report.place import has_table, with_table
 from benchmarks.workloads.errors import WorkloadError
 from benchmarks.workloads.fetch import replacing
 from benchmarks.workloads.summary import Headline, Summary, Table, plot_path
@@ -200,7 +201,7 @@ def run(directory: Path, page: Path, readme: Path | None, check: bool) -> int:
             found.append(f"the table of workloads in {readme} is not that of {directory}")
         if found:
             option = f" --readme {readme}" if readme else ""
-            found.append(f"run: python benchmarks/report.py page {directory} {page}{option}")
+            found.append(f"run: python -m benchmarks workloads {directory} {page}{option}")
         print("\n".join(found), end="\n" * bool(found), file=sys.stderr)
         return 1 if found else 0
     new = with_table(old, table, MARKERS) if readme else ""
@@ -213,3 +214,13 @@ def run(directory: Path, page: Path, readme: Path | None, check: bool) -> int:
     except WorkloadError as error:
         raise ValueError(str(error)) from error
     return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    top = argparse.ArgumentParser("python -m benchmarks workloads")
+    top.add_argument("results", type=Path, help="directory of the workloads' JSON files")
+    top.add_argument("page", type=Path, help="the Markdown file to write")
+    top.add_argument("--readme", type=Path, help="write the table between this file's markers")
+    top.add_argument("--check", action="store_true", help="write nothing; fail unless all is so")
+    a = top.parse_args(argv)
+    return run(a.results, a.page, a.readme, a.check)

@@ -1,15 +1,14 @@
 """Inference of a layer beside torch.nn's, ONNX Runtime's and OpenVINO's, all in turn.
 
     pip install '.[bench-peers]'
-    python benchmarks/peers.py --out DIR [--threads 1,2] [--quick]
+    python -m benchmarks peers --out DIR [--threads 1,2] [--quick]
 
-Writes peers.json and from it peers.md. The two runtimes get the weights of torch.nn's module by way
-of torch.onnx. Those that are not installed are left out, and stderr says so.
+Writes DIR/peers.jsonl and from it peers.md. The two runtimes get the weights of torch.nn's module
+by way of torch.onnx. Those that are not installed are left out, and stderr says so.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 import statistics
@@ -17,25 +16,21 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if not __package__:  # a script finds only its siblings
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import fusedrnn
-from benchmarks import harness
-from benchmarks.bench_layers import Layer
-from benchmarks.machine import commit, cpu_name
-from benchmarks.report import geometric_mean, half_interval, milliseconds, times, write
-from fusedrnn import ops
+from benchmarks import cases, options, timing
+from benchmarks.cases import INFERENCE
+from benchmarks.layers import Layer
+from benchmarks.report.peers import KIND, OURS, Measured, page
+from benchmarks.report.place import beside
+from benchmarks.results import line, write
 
 SECONDS, QUICK_SECONDS = 5.0, 0.2  # of all sides' rounds of a case
 # Pools spin before they sleep, each for a while of its own: without a pause the next side would
@@ -46,17 +41,15 @@ TOLERANCE = 1e-4
 
 
 def reuters(T: int) -> Layer:
-    return Layer(
-        group="Reuters stack", cell="LSTM", step=harness.INFERENCE, T=T, B=64, I=128, H=128, L=2
-    )
+    return Layer(group="Reuters stack", cell="LSTM", step=INFERENCE, T=T, B=64, I=128, H=128, L=2)
 
 
 def time_machine(cell: str) -> Layer:
-    return Layer(group="Time Machine", cell=cell, step=harness.INFERENCE, T=35, B=32, I=28, H=256)
+    return Layer(group="Time Machine", cell=cell, step=INFERENCE, T=35, B=32, I=28, H=256)
 
 
 def one_row(T: int) -> Layer:
-    return Layer(group="one row", cell="LSTM", step=harness.INFERENCE, T=T, B=1, I=128, H=128)
+    return Layer(group="one row", cell="LSTM", step=INFERENCE, T=T, B=1, I=128, H=128)
 
 
 CASES = [
@@ -107,28 +100,14 @@ def versions() -> dict[str, str]:
     """Of the peers that are installed."""
     installed = [name for name, (package, _) in PEERS.items() if find_spec(package)]
     for name in PEERS.keys() - installed:
-        print(f"peers.py: {name} is not installed", file=sys.stderr)
+        print(f"peers: {name} is not installed", file=sys.stderr)
     return {
         "torch.nn": str(torch.__version__),
         **{name: metadata.version(PEERS[name][0]) for name in installed},
     }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One case on so many threads. `ms`: the median of each side; `ratio`: of a peer's time / ours
-    in the same round the quartiles."""
-
-    name: str
-    threads: int
-    rounds: int
-    gflop: float
-    ms: dict[str, float]
-    ratio: dict[str, list[float]]
-    error: dict[str, float]  # largest difference from ours, relative to the largest value
-
-
-def settled(call: harness.Call | Call, iterations: int) -> float:
+def settled(call: cases.Call | Call, iterations: int) -> float:
     time.sleep(PAUSE_SECONDS)
     warm = time.perf_counter() + WARM_SECONDS
     while time.perf_counter() < warm:
@@ -145,35 +124,35 @@ def measure(layer: Layer, threads: int, installed: Sequence[str], seconds: float
     ours, theirs = layer.modules()
     x, slope = layer.inputs()
     model = onnx_of(theirs, x)
-    sides: dict[str, Any] = {"fusedrnn": layer.call(ours, x, slope)}
+    sides: dict[str, Any] = {OURS: layer.call(ours, x, slope)}
     for name in installed:
         if name in PEERS:
             sides[name] = PEERS[name][1](model, x, threads)
         else:
             sides[name] = layer.call(theirs, x, slope)
-    expected = sides["fusedrnn"]()[0]
+    expected = sides[OURS]()[0]
     error = {
-        name: harness.disagreement((expected,), (torch.as_tensor(side()[0]),))
+        name: timing.disagreement((expected,), (torch.as_tensor(side()[0]),))
         for name, side in sides.items()
     }
     if max(error.values()) > TOLERANCE:
         raise AssertionError(f"{layer.cell} {layer.shape}: results differ: {error}")
-    quickest = min(harness.warm(side) for side in sides.values())
-    iterations = max(1, math.ceil(harness.ROUND_SECONDS / quickest))
+    quickest = min(timing.warm(side) for side in sides.values())
+    iterations = max(1, math.ceil(timing.ROUND_SECONDS / quickest))
     taken: dict[str, list[float]] = {name: [] for name in sides}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(taken["fusedrnn"]) < 7:
+    while time.perf_counter() < end or len(taken[OURS]) < 7:
         for name, side in sides.items():
             taken[name].append(settled(side, iterations))
     ratios = {
-        name: [b / a for a, b in zip(taken["fusedrnn"], found, strict=True)]
+        name: [b / a for a, b in zip(taken[OURS], found, strict=True)]
         for name, found in taken.items()
-        if name != "fusedrnn"
+        if name != OURS
     }
     return Measured(
         f"{layer.group}: {layer.cell} {layer.shape}",
         threads,
-        len(taken["fusedrnn"]),
+        len(taken[OURS]),
         layer.gflop,
         {name: statistics.median(found) * 1e3 for name, found in taken.items()},
         {name: statistics.quantiles(r, n=4, method="inclusive") for name, r in ratios.items()},
@@ -181,77 +160,26 @@ def measure(layer: Layer, threads: int, installed: Sequence[str], seconds: float
     )
 
 
-def page(results: dict[str, Any]) -> str:
-    """Markdown of what peers.json holds."""
-    names = [name for name in results["versions"] if name != "fusedrnn"]
-    where = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    peaks = ", ".join(f"{peak:.0f} GFLOP/s on {n}" for n, peak in results["peak_gflops"].items())
-    lines = [
-        "# Inference beside other runtimes",
-        "",
-        f"{results['cpu']}, {results['isa']}, commit {results['commit']}, {results['date']}; "
-        f"{where}. float32; FMA peak {peaks} thread(s). Each peer's milliseconds a call, and how "
-        "many times ours that is: the median over the rounds, ± half its ~95 % interval. Made by "
-        "`python benchmarks/peers.py`.",
-        "",
-        f"| case | threads | fusedrnn | of peak | {' | ratio | '.join(names)} | ratio |",
-        f"| --- | ---: | ---: | ---: |{' ---: | ---: |' * len(names)}",
-    ]
-    for m in (Measured(**found) for found in results["measured"]):
-        share = m.gflop / m.ms["fusedrnn"] * 1e3 / results["peak_gflops"][str(m.threads)]
-        cells = [m.name, str(m.threads), milliseconds(m.ms["fusedrnn"]), f"{share:.0%}"]
-        for name in names:
-            noise = half_interval(m.ratio[name], m.rounds)
-            cells += [milliseconds(m.ms[name]), f"{times(m.ratio[name][1])} ±{noise:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    for name in names:
-        ratios = [found["ratio"][name][1] for found in results["measured"]]
-        mean = times(geometric_mean(ratios))
-        slower = sum(ratio < 1 for ratio in ratios)
-        lines += ["", f"{name}: geometric mean {mean}, slower than it {slower} of {len(ratios)}."]
-    return "\n".join(lines) + "\n"
-
-
-def options() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(description="Times inference beside other runtimes.")
-    top.add_argument("--out", type=Path, required=True, help="folder for peers.json and peers.md")
-    top.add_argument(
-        "--threads",
-        type=lambda text: [int(number) for number in text.split(",")],
-        default=[torch.get_num_threads()],
-        help="thread counts, as in 1,2 (default: torch's own)",
-    )
-    top.add_argument("--quick", action="store_true", help="few rounds of short sequences")
-    return top
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = options().parse_args(argv)
+def main(argv: Sequence[str]) -> int:
+    top = options.measuring(KIND, "Times inference beside other runtimes.")
+    options.add_threads(top, torch.get_num_threads())
+    arguments = top.parse_args(argv)
     installed = versions()
-    cases, seconds = CASES, SECONDS
+    layers, seconds = CASES, SECONDS
     if arguments.quick:
-        cases, seconds = [replace(case, T=min(case.T, 5)) for case in CASES[2:]], QUICK_SECONDS
+        layers, seconds = [replace(case, T=min(case.T, 5)) for case in CASES[2:]], QUICK_SECONDS
     measured: list[Measured] = []
     peaks: dict[str, float] = {}
     with torch.inference_mode():
         for threads in arguments.threads:
-            for case in cases:
-                peak = ops.fma_peak(threads, harness.PEAK_SECONDS)
-                peaks[str(threads)] = max(peak, peaks.get(str(threads), 0.0))
-                measured.append(measure(case, threads, list(installed), seconds))
+            for layer in layers:
+                timing.note_peak(peaks, threads)
+                measured.append(measure(layer, threads, list(installed), seconds))
                 print(measured[-1], file=sys.stderr)
-    results = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "cpu": cpu_name(),
-        "isa": ops.cpu_isa(),
-        "versions": {"fusedrnn": fusedrnn.__version__, **installed},
-        "peak_gflops": peaks,
-        "measured": [asdict(found) for found in measured],
-    }
-    write(arguments.out / "peers.json", results, page(results))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    header = timing.place()
+    del header["cores"], header["torch"]  # it is among the versions
+    header["versions"] = {OURS: fusedrnn.__version__, **installed}
+    header["peak_gflops"] = peaks
+    path = arguments.out / f"{KIND}.jsonl"
+    write(path, KIND, header, map(line, measured))
+    return beside(path, page(path))

@@ -128,7 +128,7 @@ smoke() {
   bad=$(sed -nE 's/^(HUNG|FAILED): FUSEDRNN_CUDA_TILE=([0-9]+) .*/\2/p' "$out/cuda_core.log" |
     paste -sd,)
   limit=$(within 150)
-  run gpu_tiles "$limit" "$python" benchmarks/gpu_tiles.py --out "$out" --without "$bad" \
+  run gpu_tiles "$limit" "$python" -m benchmarks gpu-tiles --out "$out" --without "$bad" \
     --seconds $((limit * 9 / 10))
   (($? >= 124)) && partial+=("the last was $(grep '^begin ' "$out/gpu_tiles.log" | tail -n 1)")
   telling gpu_tiles '^(tile|left out|gpu_tiles|[0-9]+: )'
@@ -168,7 +168,7 @@ run_tests() {
 bench() {
   local limit
   limit=$(within 520)
-  run gpu "$limit" "$python" benchmarks/gpu.py --out "$out" --seconds $((limit * 9 / 10))
+  run gpu "$limit" "$python" -m benchmarks gpu --out "$out" --seconds $((limit * 9 / 10))
   (($? >= 124)) && partial+=("the last was: $(grep '^begin ' "$out/gpu.log" | tail -n 1)")
   telling gpu '^(met|MISSED|grid|errors|geometric|slower|left out|gpu.py|[A-Z]+ (for|back)ward)'
 }

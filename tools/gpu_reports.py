@@ -107,7 +107,7 @@ def sanitizer(tool: str, status: int, log: str) -> tuple[int, str]:
 
 def counters(lines: Sequence[str]) -> list[str]:
     """A table, a kernel a row, from the raw page that ncu prints as CSV: names, units, values."""
-    from benchmarks import report
+    from benchmarks.report.figures import columns
 
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
     rows = list(csv.DictReader(lines[start:]))[1:]
@@ -119,7 +119,7 @@ def counters(lines: Sequence[str]) -> list[str]:
         name = re.sub(r"^void |fusedrnn::cuda::|\(fused.*\)$", "", row["Kernel Name"])
         table.append((name, *(row[column] for column in known.values())))
     absent = [COUNTERS[name] for name in COUNTERS if name not in known]
-    return [*report.columns(table, left=1), *(f"not in the report: {name}" for name in absent)]
+    return [*columns(table, left=1), *(f"not in the report: {name}" for name in absent)]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import bench_reuters, gpu, gpu_tiles, harness, report
-from benchmarks.bench_layers import Layer
-from benchmarks.harness import GRADIENTS, INFERENCE, TRAINING, Setting, Subject
-from benchmarks.report import Recurrence, Run
+from benchmarks import bench_reuters, gpu, gpu_kernels, gpu_tiles, results, timing
+from benchmarks.cases import GRADIENTS, INFERENCE, ON_CPU, TRAINING, Setting, Subject, Tier
+from benchmarks.gpu_device import DTYPES, precision_of
+from benchmarks.layers import Layer
+from benchmarks.report.summary import summary
+from benchmarks.report.table import full_table, readme_table
+from benchmarks.results import GRID, Recurrence, Run
 from benchmarks.workloads import reuters
 from fusedrnn import ops
 from fusedrnn.plan import GPUS
 
 CPU = torch.device("cpu")
 SMALL = Layer(group="small", cell="LSTM", step=GRADIENTS, T=5, B=2, I=3, H=4)
-QUICK = harness.Effort(0.001, 3, 5)
+QUICK = timing.Effort(0.001, 3, 5)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +29,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # torch.nn's many small operators crawl on a busy machine
 
 
-@pytest.mark.parametrize("precision", gpu.DTYPES)
+@pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("step", [GRADIENTS, INFERENCE])
 def test_a_case_is_timed_in_its_precision_and_held_to_float64(precision: str, step: str) -> None:
     entry = gpu.Entry(replace(SMALL, step=step), target=2.0, effort=QUICK)
@@ -54,29 +56,29 @@ def test_errors_beyond_twice_torchs_are_seen() -> None:
 
 def test_precision_sets_cudnns_switch_for_the_time_being() -> None:
     before = torch.backends.cudnn.allow_tf32
-    for precision in gpu.DTYPES:
-        with gpu.precision_of(precision):
+    for precision in DTYPES:
+        with precision_of(precision):
             assert torch.backends.cudnn.allow_tf32 is (precision != "ieee")
     assert torch.backends.cudnn.allow_tf32 is before
 
 
 def test_the_targets_are_those_of_the_workloads_and_of_h_between() -> None:
-    aims = {(e.case.group, e.case.cell, e.case.step): e.target for e in gpu.layers()}
+    aims = {(e.case.group, e.case.cell, e.case.step): e.target for e in gpu.layer_entries()}
     assert aims["Reuters stack", "LSTM", GRADIENTS] == 3
     assert aims["Time Machine layer", "LSTM", GRADIENTS] == 4
     assert aims["Time Machine layer", "LSTM", INFERENCE] == 3
     assert aims["Reuters stack", "RNN", INFERENCE] == aims["Time Machine layer", "GRU", GRADIENTS]
     assert aims["H between", "LSTM", INFERENCE] == 5
-    assert {e.target for e in gpu.workloads() if e.case.step == TRAINING} == {2}
-    assert {e.target for e in gpu.grid()} == {1}
+    assert {e.target for e in gpu.model_entries() if e.case.step == TRAINING} == {2}
+    assert {e.target for e in gpu.grid_entries()} == {1}
 
 
 def test_time_used_up_and_failures_are_told_apart() -> None:
     class Broken(Layer):
-        def build(self, setting: Setting = harness.ON_CPU) -> Subject:
+        def build(self, setting: Setting = ON_CPU) -> Subject:
             raise RuntimeError("no such kernel\nand more")
 
-    run = harness.new_run(harness.Tier.QUICK)
+    run = timing.new_run(Tier.QUICK)
     entries = [gpu.Entry(Broken(**vars(SMALL))), gpu.Entry(SMALL, effort=QUICK)]
     gpu.run_all(entries, ["ieee"], CPU, 100, run)
     assert run.left_out == [f"small: LSTM fwd+bwd ieee {SMALL.shape}: no such kernel"]
@@ -86,11 +88,11 @@ def test_time_used_up_and_failures_are_told_apart() -> None:
 
 
 def test_the_last_line_and_the_status_tell_a_part_from_the_whole() -> None:
-    run = harness.new_run(harness.Tier.QUICK)
+    run = timing.new_run(Tier.QUICK)
     assert gpu.last_line(run)[0] == 1  # nothing was timed
     run.records = gpu.measure(gpu.Entry(SMALL, effort=QUICK), "ieee", CPU)
     assert gpu.last_line(run)[0] == 0
-    run.left_out = [f"{report.GRID}: a: 9 s {gpu.USED_UP}", f"a layer: 9 s {gpu.USED_UP}"]
+    run.left_out = [f"{GRID}: a: 9 s {gpu.USED_UP}", f"a layer: 9 s {gpu.USED_UP}"]
     told = "1 timings, 0 cases failed, 2 left out for time, 1 of them of the grid"
     assert gpu.last_line(run) == (3, f"gpu.py: {told}")
     run.left_out.append("another: no such kernel")
@@ -99,10 +101,10 @@ def test_the_last_line_and_the_status_tell_a_part_from_the_whole() -> None:
 
 def test_a_run_keeps_what_it_had_when_it_is_cut_off(tmp_path: Path) -> None:
     class CutOff(Layer):
-        def build(self, setting: Setting = harness.ON_CPU) -> Subject:
+        def build(self, setting: Setting = ON_CPU) -> Subject:
             raise KeyboardInterrupt
 
-    run, path = harness.new_run(harness.Tier.QUICK), tmp_path / "gpu.json"
+    run, path = timing.new_run(Tier.QUICK), tmp_path / "gpu.jsonl"
     entries = [gpu.Entry(SMALL, effort=QUICK), gpu.Entry(CutOff(**vars(SMALL)))]
     with pytest.raises(KeyboardInterrupt):
         gpu.run_all(entries, ["ieee"], CPU, 100, run, path)
@@ -110,7 +112,7 @@ def test_a_run_keeps_what_it_had_when_it_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_kernel_times_of_both_passes_are_ours_alone() -> None:
-    found = gpu.recurrences(SMALL, CPU)  # on a CPU, operators stand for kernels
+    found = gpu_kernels.recurrences(SMALL, CPU)  # on a CPU, operators stand for kernels
     assert [r.step for r in found] == ["forward", "backward"]
     for recurrence in found:
         assert 0 < recurrence.ours_us < sum(recurrence.kernels.values())
@@ -144,15 +146,17 @@ def test_a_gpu_run_reports_targets_errors_and_steps(tmp_path: Path) -> None:
     )
     wrong = replace(record, allowed_error=1.5, ours_error=3e-6, torch_error=1e-6)
     run = replace(
-        harness.new_run(harness.Tier.QUICK),
+        timing.new_run(Tier.QUICK),
         gpu={"name": "a GPU", "cuDNN": "91000"},
         records=[met, missed, wrong],
         recurrences=[Recurrence("LSTM", "T5", "forward", "ieee", 0.5, 3.0, 0.7, {"k": 2.5})],
         left_out=["a case: too large"],
     )
-    run.save(tmp_path / "gpu.json")
-    assert Run.load(tmp_path / "gpu.json") == run
-    text = "\n".join(report.summary(run))
+    run.save(tmp_path / "gpu.jsonl")
+    loaded = Run.load(tmp_path / "gpu.jsonl")
+    assert asdict(loaded) == results.rounded(asdict(run))
+    assert [r.mode for r in loaded.records] == ["graph", "graph", "eager"]
+    text = "\n".join(summary(run))
     for line in (
         "a GPU, cuDNN 91000, torch",
         "met: 4.00x of 3x, met one",
@@ -163,9 +167,9 @@ def test_a_gpu_run_reports_targets_errors_and_steps(tmp_path: Path) -> None:
         "left out: a case: too large",
     ):
         assert line in text
-    assert "- met: 4.00x of 3x" in report.full_table(run)
-    assert "| graph |" in report.full_table(run)
-    assert ", ieee, graph |" in report.readme_table(run)
+    assert "- met: 4.00x of 3x" in full_table(run)
+    assert "| graph |" in full_table(run)
+    assert ", ieee, graph |" in readme_table(run)
 
 
 def test_each_tile_is_the_one_the_plan_takes_when_it_alone_is_allowed() -> None:
@@ -190,10 +194,11 @@ def test_a_tile_that_is_no_row_is_refused(value: str, monkeypatch: pytest.Monkey
 def test_estimates_need_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--out", str(tmp_path), "--estimates", "sm_90", "--tiles", "0,5"]
     assert gpu_tiles.main(arguments) == 0
-    found = json.loads((tmp_path / "gpu_tiles.json").read_text("utf-8"))
-    assert len(found["costs"]) == 2 * 2 * 2
-    assert {cost["us"] for cost in found["costs"]} == {None}
-    assert "estimates, sm_90" in found["gpu"]["name"]
+    header, costs = results.read(tmp_path / "gpu_tiles.jsonl", "gpu_tiles")
+    assert len(costs) == 2 * 2 * 2
+    assert not any("us" in cost for cost in costs)
+    assert all(cost["estimate_us"] > 0 for cost in costs)
+    assert "estimates, sm_90" in header["gpu"]["name"]
     assert "LSTM H128" in capsys.readouterr().out
 
 

@@ -30,7 +30,7 @@ TEXTS = [
     *PAGES,
 ]
 PYTHON = [path for path in TEXTS if "```python\n" in path.read_text()]
-WRITTEN_LATER = {"benchmarks/results/latest.json"}  # by a run, and ignored by git
+WRITTEN_LATER = {"benchmarks/results/latest.jsonl"}  # by a run, and ignored by git
 
 
 def public(module: ModuleType) -> dict[str, Any]:

@@ -28,8 +28,9 @@ tools/gpu_reports.py*) exec "$REAL" "$@" ;;
   echo "1 passed in 0.10s"
   ;;
 *get_device_name*) echo "a GPU, torch" ;;
-*/*.py*)
+"-m benchmarks "* | */*.py*)
   name=${1##*/} && name=${name%.py}
+  [[ $1 == -m ]] && name=${3/-/_}
   meets "$name"
   [[ $name == cuda_core ]] && echo "$CORE"
   echo "$name: all ran"

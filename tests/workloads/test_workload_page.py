@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import page, report
+from benchmarks import __main__, page
 from benchmarks.workloads.errors import WorkloadError
 from benchmarks.workloads.summary import Summary, Table
 
@@ -83,7 +83,7 @@ def write(path: Path, changes: dict[str, Any]) -> None:
 
 
 def make(*arguments: Path | str) -> int:
-    return report.main(["page", *map(str, arguments)])
+    return __main__.main(["workloads", *map(str, arguments)])
 
 
 def test_the_page_shows_system_command_machine_table_remark_and_plot(
@@ -159,7 +159,7 @@ def test_the_readmes_table_is_written_between_its_markers_and_checked(
     error = capsys.readouterr().err
     assert "is not the page of" in error
     assert "the table of workloads in" in error
-    assert f"run: python benchmarks/report.py page {results} {target} --readme {readme}" in error
+    assert f"run: python -m benchmarks workloads {results} {target} --readme {readme}" in error
     assert readme.read_text("utf-8") == text
 
 

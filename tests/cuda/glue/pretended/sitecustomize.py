@@ -20,7 +20,7 @@ from typing import Any
 
 # The rest stays as it is: pip, say, and what it starts.
 PROGRAMS = {
-    *("gpu_machine.py", "cuda_core.py", "gpu_tiles.py", "gpu_profile.py", "gpu.py"),
+    *("gpu_machine.py", "cuda_core.py", "gpu_profile.py", "benchmarks"),
     *("pytest", "distributed_worker.py"),
 }
 
