@@ -261,7 +261,7 @@ def last_line(run: Run) -> tuple[int, str]:
     of_grid = sum(case.startswith(f"{GRID}: ") for case in late)
     told = f"{len(run.records)} timings, {failed} cases failed, {len(late)} left out for time"
     status = 1 if failed or not run.records else 3 if late else 0
-    return status, f"gpu.py: {told}, {of_grid} of them of the grid"
+    return status, f"gpu: {told}, {of_grid} of them of the grid"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -287,10 +287,10 @@ def main(argv: Sequence[str]) -> int:
     device: torch.device = arguments.device
     unknown = set(arguments.precision) - set(DTYPES)
     if unknown:
-        print(f"gpu.py: no precision {', '.join(sorted(unknown))}", file=sys.stderr)
+        print(f"gpu: no precision {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("gpu.py: torch sees no GPU; --device cpu rehearses", file=sys.stderr)
+        print("gpu: torch sees no GPU; --device cpu rehearses", file=sys.stderr)
         return 2
     if device.type == "cuda":
         torch.cuda.set_device(device)

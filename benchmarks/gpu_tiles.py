@@ -202,7 +202,7 @@ def main(argv: Sequence[str]) -> int:
         device = torch.device("cuda", torch.cuda.current_device())
         limits = ops.cuda_device(device.index)
     else:
-        print("gpu_tiles.py: torch sees no GPU; --estimates sm_90 does without", file=sys.stderr)
+        print("gpu-tiles: torch sees no GPU; --estimates sm_90 does without", file=sys.stderr)
         return 2
     gpu_told = described(device) if device else {"name": f"estimates, {arguments.estimates}"}
     found = Found(gpu_told, limits, [], {})

@@ -170,7 +170,7 @@ bench() {
   limit=$(within 520)
   run gpu "$limit" "$python" -m benchmarks gpu --out "$out" --seconds $((limit * 9 / 10))
   (($? >= 124)) && partial+=("the last was: $(grep '^begin ' "$out/gpu.log" | tail -n 1)")
-  telling gpu '^(met|MISSED|grid|errors|geometric|slower|left out|gpu.py|[A-Z]+ (for|back)ward)'
+  telling gpu '^(met|MISSED|grid|errors|geometric|slower|left out|gpu:|[A-Z]+ (for|back)ward)'
 }
 
 # Kernels of ours alone, but for initcheck, which has to see who wrote what they read. Each

@@ -94,7 +94,7 @@ def test_the_last_line_and_the_status_tell_a_part_from_the_whole() -> None:
     assert gpu.last_line(run)[0] == 0
     run.left_out = [f"{GRID}: a: 9 s {gpu.USED_UP}", f"a layer: 9 s {gpu.USED_UP}"]
     told = "1 timings, 0 cases failed, 2 left out for time, 1 of them of the grid"
-    assert gpu.last_line(run) == (3, f"gpu.py: {told}")
+    assert gpu.last_line(run) == (3, f"gpu: {told}")
     run.left_out.append("another: no such kernel")
     assert gpu.last_line(run)[0] == 1
 
