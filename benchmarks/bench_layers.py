@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from benchmarks import timing
 from benchmarks.cases import Case
 from benchmarks.layers import CELLS, Cell, grid, named
-from benchmarks.results import Run
-
-if TYPE_CHECKING:
-    from pytest_benchmark.fixture import BenchmarkFixture
+from benchmarks.timing import Measure
 
 CASES: list[Case] = [
     *named(),
@@ -22,11 +16,5 @@ CASES: list[Case] = [
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-def test_layer(
-    case: Case,
-    threads: int,
-    effort: timing.Effort,
-    benchmark: BenchmarkFixture,
-    run: Run,
-) -> None:
-    timing.measure(case, threads, effort, benchmark, run)
+def test_layer(case: Case, threads: int, measure: Measure) -> None:
+    measure(case, threads)

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from benchmarks import timing
 from benchmarks.cases import INFERENCE, ON_CPU, TRAINING, Call, Case, Setting, Subject, Tier, gflop
-from benchmarks.results import Run
+from benchmarks.timing import Measure
 from benchmarks.workloads import data, reuters
-
-if TYPE_CHECKING:
-    from pytest_benchmark.fixture import BenchmarkFixture
 
 SIZES = reuters.CONFIG
 
@@ -105,11 +100,5 @@ CASES = [
 CASES += [Step(cell="LSTM", step=step, T=100, compiled=True) for step in (TRAINING, INFERENCE)]
 
 
-def test_reuters(
-    case: Case,
-    threads: int,
-    effort: timing.Effort,
-    benchmark: BenchmarkFixture,
-    run: Run,
-) -> None:
-    timing.measure(case, threads, effort, benchmark, run)
+def test_reuters(case: Case, threads: int, measure: Measure) -> None:
+    measure(case, threads)

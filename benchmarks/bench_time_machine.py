@@ -10,17 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks import timing
 from benchmarks.cases import INFERENCE, ON_CPU, TRAINING, Call, Case, Setting, Subject, Tier, gflop
-from benchmarks.results import Run
+from benchmarks.timing import Measure
 from benchmarks.workloads import data, time_machine
-
-if TYPE_CHECKING:
-    from pytest_benchmark.fixture import BenchmarkFixture
 
 SIZES = time_machine.CONFIG
 SYMBOLS = 28  # of the corpus, real or synthetic; known here so that listing cases loads nothing
@@ -79,11 +74,5 @@ CASES = [
 ]
 
 
-def test_time_machine(
-    case: Case,
-    threads: int,
-    effort: timing.Effort,
-    benchmark: BenchmarkFixture,
-    run: Run,
-) -> None:
-    timing.measure(case, threads, effort, benchmark, run)
+def test_time_machine(case: Case, threads: int, measure: Measure) -> None:
+    measure(case, threads)

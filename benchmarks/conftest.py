@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from benchmarks import options, timing
 from benchmarks.cases import Tier
 from benchmarks.report.summary import summary
 from benchmarks.results import Run
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 RUN = pytest.StashKey[Run]()
 RESULTS = Path(__file__).parent / "results" / "latest.jsonl"
@@ -45,18 +49,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    threads = torch.get_num_threads()
-    found = request.config.stash[RUN]
-    yield found
-    torch.set_num_threads(threads)
-    if found.records:  # a long run that breaks off has not been for nothing
-        found.save(request.config.getoption("results"))
-
-
-@pytest.fixture
-def effort(request: pytest.FixtureRequest) -> timing.Effort:
-    return timing.EFFORTS[tier(request.config)]
+def measure(
+    request: pytest.FixtureRequest, benchmark: BenchmarkFixture
+) -> Iterator[timing.Measure]:
+    """Times one case on so many threads, and saves the run with it."""
+    before = torch.get_num_threads()
+    run, effort = request.config.stash[RUN], timing.EFFORTS[tier(request.config)]
+    yield lambda case, threads: timing.measure(case, threads, effort, benchmark, run)
+    torch.set_num_threads(before)
+    if run.records:  # a long run that breaks off has not been for nothing
+        run.save(request.config.getoption("results"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

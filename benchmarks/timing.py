@@ -32,6 +32,8 @@ from fusedrnn import ops
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+Measure = Callable[[Case, int], None]  # the fixture of conftest.py: a case, threads
+
 
 @dataclass(frozen=True)
 class Effort:
