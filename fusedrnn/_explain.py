@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _binary, ops, transforms
-from .functional import check_dim, rnn_mode
+from . import _binary, ops
+from ._ops.refusals import check_dim, rnn_mode
+from ._ops.route import route
 from .layers import Layers, layers_of
 from .plan import GPUS, CudaLayerPlan, CudaPassPlan, LayerPlan, Plan
 
@@ -84,7 +85,7 @@ def _plan(
     _check(module, mode, input)
     data = input.data if isinstance(input, PackedSequence) else input
     states = [hx] if isinstance(hx, Tensor) else list(hx or ())
-    way = transforms.route([data, *states], [*module.parameters()])
+    way = route([data, *states], [*module.parameters()])
     training = way.training
     T, B, batch_sizes = _extent(module, input)
     H: int = module.hidden_size  # type: ignore[assignment]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import functional
+from ._ops.cells import CELLS
+from ._ops.refusals import refuse_states, refuse_types, rnn_mode
 from .tools import Tools, as_leaf
 
 _cell = torch.ops.fusedrnn.cell.default
@@ -21,7 +22,8 @@ _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 def _step(
     cell: nn.RNNCellBase, mode: str, input: Tensor, h: Tensor | None, c: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One step of any cell, batched or not; c, given and returned, counts only for LSTM."""
+    """One step of any cell, batched or not; c, given and returned, counts only where the cell
+    has one."""
     batched = input.dim() == 2
     if not batched:
         input = input.unsqueeze(0)
@@ -32,7 +34,7 @@ def _step(
     shape = (input.size(0), cell.hidden_size)
     if h is None:
         h = input.new_zeros(shape)
-        c = h if mode == "LSTM" else None
+        c = h if CELLS[mode].has_c else None
     else:
         if not batched:
             h, c = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
@@ -44,7 +46,7 @@ def _step(
     try:
         h, c = _cell(input, h, c, *weights, mode)
     except RuntimeError as error:
-        functional.refuse_types(error, weights)
+        refuse_types(error, weights)
         raise
     return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
@@ -112,7 +114,7 @@ class RNNCell(Tools, nn.RNNCell):
             _check_cell_dim("RNNCell", "hidden", hx)
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        mode = functional.rnn_mode(self.nonlinearity)
+        mode = rnn_mode(self.nonlinearity)
         return _step(self, mode, input, hx, None)[0]
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
@@ -153,7 +155,7 @@ class LSTMCell(Tools, nn.LSTMCell):
             if value.dim() not in (1, 2):
                 _check_cell_dim("LSTMCell", f"hx[{i}]", value)
         if input.dim() == 2 and (len(hx) != 2 or isinstance(hx, Tensor)):
-            functional.refuse_states("lstm_cell", hx)
+            refuse_states("lstm_cell", hx)
         return _step(self, "LSTM", input, hx[0], hx[1])
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional
+from ._ops.refusals import check_dim, refuse_states, two_states
+from ._ops.stack import Flags, run
 from .tools import Tools, as_leaf
 
 
@@ -51,7 +52,7 @@ class _Recurrent(Tools, nn.RNNBase):
         else:
             data, batch_sizes, dim = input, None, input.dim()
             if dim != 3:
-                functional.check_dim(self.mode, dim)
+                check_dim(self.mode, dim)
                 data = input.unsqueeze(0 if self.batch_first else 1)
             if hx is not None:
                 hx = self._check_hidden_dim(hx, dim)
@@ -70,15 +71,8 @@ class _Recurrent(Tools, nn.RNNBase):
             )
         return hx if dim == 3 else hx.unsqueeze(1)
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "has_biases": self.bias,
-            "num_layers": self.num_layers,
-            "dropout": self.dropout,
-            "training": self.training,
-            "bidirectional": self.bidirectional,
-            "batch_first": self.batch_first,
-        }
+    def _flags(self) -> Flags:
+        return Flags(self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
 
 
 def _hands_on(input: Tensor | PackedSequence) -> bool:
@@ -175,8 +169,7 @@ class RNN(_Recurrent, nn.RNN):
         weights = self._current_weights()
         self._check(input, hx)
         # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
-        nonlinearity = self.mode.removeprefix("RNN_").lower()
-        return functional.rnn(input, hx, weights, nonlinearity=nonlinearity, **self._options())
+        return run(self.mode, input, (hx, None), weights, self._flags(), self.batch_first)[:2]
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
@@ -255,7 +248,7 @@ class LSTM(_Recurrent, nn.LSTM):
         """Raise what nn.LSTM does, in words that name the mistake, unless hx[0], hx[1] will do."""
         packed = isinstance(input, PackedSequence)
         if packed and _hands_on(input):
-            functional.refuse_states("lstm", hx)
+            refuse_states("lstm", hx)
         dim = 3 if packed else input.dim()  # type: ignore[union-attr]
         if dim in (2, 3) and (hx.dim() != dim + 1 or hx.size(0) < 2):
             message = (
@@ -296,7 +289,9 @@ class LSTM(_Recurrent, nn.LSTM):
         self._check(input, hx)
         if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and not _hands_on(input):
             hx = (hx[0], hx[1])
-        return functional.lstm(input, hx, weights, **self._options())
+        states = two_states(hx)
+        output, *final = run("LSTM", input, states, weights, self._flags(), self.batch_first)
+        return output, (final[0], final[1])
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
@@ -381,7 +376,7 @@ class GRU(_Recurrent, nn.GRU):
             return node  # type: ignore[return-value]
         weights = self._current_weights()
         self._check(input, hx)
-        return functional.gru(input, hx, weights, **self._options())
+        return run("GRU", input, (hx, None), weights, self._flags(), self.batch_first)[:2]
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward

@@ -9,8 +9,10 @@ B batch, I input size, H hidden size, P projection size, D directions, G gates, 
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,10 +22,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 
 from . import ops as ops  # registers torch.ops.fusedrnn
-from . import reference
+from ._ops.operands import Operands, on_layer
 
-# Indices of torch's gates in ONNX's order: LSTM i, o, f, g of i, f, g, o; GRU z, r, n of r, z, n.
-_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+
+@dataclass(frozen=True)
+class _Node:
+    """The ONNX node of a cell: its name, torch's gates in its order, and what it has to be told."""
+
+    name: str
+    order: tuple[int, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    activation: str = ""
+
+
+_NODES = {
+    "LSTM": _Node("LSTM", (0, 3, 1, 2)),  # i, f, g, o become i, o, f, g
+    "GRU": _Node("GRU", (1, 0, 2), {"linear_before_reset": 1}),  # r, z, n become z, r, n
+    "RNN_TANH": _Node("RNN", (0,), activation="Tanh"),
+    "RNN_RELU": _Node("RNN", (0,), activation="Relu"),
+}
 
 # The old exporter is deprecated, and a torch without it must still import fusedrnn.
 _helper: Any = getattr(torch.onnx, "symbolic_helper", None)
@@ -56,40 +73,45 @@ def _infer_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> An
     return mode.__torch_dispatch__(func, types, args, kwargs)
 
 
-def _layer(
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: Tensor | None,
-    cx: Tensor | None,
-    weights: Sequence[Tensor],
-    mode: str,
-    has_biases: bool,
-    train: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _node_of(mode: str) -> _Node:
+    if mode not in _NODES:
+        raise RuntimeError(f"fusedrnn: ONNX has no node for {mode}")
+    return _NODES[mode]
+
+
+@on_layer
+def _layer(o: Operands, train: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator ``layer`` as an ONNX node; its reserve for training is empty."""
-    assert batch_sizes is None  # _infer_layer runs first and refuses packed sequences
-    D = reference._directions(weights, has_biases)
-    count = len(weights) // D
-    w_ih, w_hh, *rest = (torch.stack(list(weights[i::count])) for i in range(count))
-    bias = torch.cat([_reordered(b, mode) for b in rest[:2]], dim=1) if has_biases else None
-    w_hr = rest[-1] if count % 2 else None
+    assert o.batch_sizes is None  # _infer_layer runs first and refuses packed sequences
+    node, directions = _node_of(o.mode), o.named
+    D = len(directions)
+
+    def stacked(weights: Iterable[Tensor | None]) -> Tensor | None:
+        there = [w for w in weights if w is not None]
+        return torch.stack(there) if there else None
+
+    w_ih, w_hh, b_ih, b_hh, w_hr = map(stacked, zip(*directions, strict=True))
+    assert w_ih is not None
+    assert w_hh is not None
+    bias = None
+    if b_ih is not None and b_hh is not None:
+        bias = torch.cat([_reordered(b_ih, node), _reordered(b_hh, node)], dim=1)
+    input, hx = o.input, o.hx
     if w_hr is not None:
         input, w_ih, w_hh = _without_projection(input, hx, w_ih, w_hh, w_hr)
         hx = None
     T, B, H = input.size(0), input.size(1), w_hh.size(2)
-    node, _, nonlinearity = mode.partition("_")
     attributes: dict[str, Any] = {
         "hidden_size": H,
         "direction": "bidirectional" if D == 2 else "forward",
+        **node.attributes,
     }
-    if node == "GRU":
-        attributes["linear_before_reset"] = 1
-    if node == "RNN":
-        attributes["activations"] = [nonlinearity.capitalize()] * D
-    states = [hx, cx] if node == "LSTM" else [hx]
+    if node.activation:
+        attributes["activations"] = [node.activation] * D
+    states = [hx, o.cx] if o.cell.has_c else [hx]
     y, h_n, *c_n = torch.onnx.ops.symbolic_multi_out(
-        node,
-        [input, _reordered(w_ih, mode), _reordered(w_hh, mode), bias, None, *states],
+        node.name,
+        [input, _reordered(w_ih, node), _reordered(w_hh, node), bias, None, *states],
         attributes,
         dtypes=[input.dtype] * (1 + len(states)),
         shapes=[(T, D, B, H), *[(D, B, H)] * len(states)],
@@ -100,13 +122,12 @@ def _layer(
     return y.transpose(1, 2).flatten(2), h_n, c_n[0] if c_n else nothing, nothing
 
 
-def _reordered(weight: Tensor, mode: str) -> Tensor:
+def _reordered(weight: Tensor, node: _Node) -> Tensor:
     """The weight, [D, G*H, ...], with its gates in ONNX's order."""
-    if mode not in _ORDER:
+    if len(node.order) == 1:
         return weight
-    order = _ORDER[mode]
-    H = weight.size(1) // len(order)
-    return torch.cat([weight[:, i * H : (i + 1) * H] for i in order], dim=1)
+    H = weight.size(1) // len(node.order)
+    return torch.cat([weight[:, i * H : (i + 1) * H] for i in node.order], dim=1)
 
 
 def _without_projection(
@@ -138,24 +159,27 @@ def _without_projection(
     return input, w_ih, w_hh @ w_hr
 
 
-def _symbolic_stack(
-    g: Any,
-    input: Any,
-    batch_sizes: Any,
-    hx: Any,
-    cx: Any,
-    weights: Any,
-    mode: str,
-    has_biases: int,
-    num_layers: int,
-    dropout: float,
-    train: int,
-    bidirectional: int,
-) -> tuple[Any, Any, Any]:
-    """The operator ``stack`` in the old exporter's graph; tensors are values of the graph."""
-    weights = _helper._unpack_list(weights)
+def _parsed(kinds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Parse the arguments of a function after the graph, a letter for each: tensor (v), string,
+    int or float. The parser takes as many as a signature names; here it is told of all."""
+
+    def decorated(function: Any) -> Callable[..., Any]:
+        kind = inspect.Parameter.POSITIONAL_ONLY
+        names = ["g", *(f"argument_{i}" for i in range(len(kinds)))]
+        function.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])
+        return _helper.parse_args(*kinds)(function)  # type: ignore[no-any-return]
+
+    return decorated
+
+
+def _symbolic_stack(g: Any, *arguments: Any) -> tuple[Any, Any, Any]:
+    """The operator ``stack`` in the old exporter's graph, where each tensor is a value of it."""
+    o = Operands(*arguments[:7])
+    num_layers, dropout, train, bidirectional = arguments[7:]
+    input, batch_sizes, hx, cx = o[:4]
+    weights = _helper._unpack_list(o.weights)
     D, count = 1 + bidirectional, len(weights) // num_layers
-    if count // D % 2:
+    if o._replace(weights=weights[:count]).named[0].w_hr is not None:
         raise RuntimeError(
             "fusedrnn: only torch.onnx.export(..., dynamo=True) can export an LSTM with proj_size"
         )
@@ -183,7 +207,8 @@ def _symbolic_stack(
         own = weights[i * count : (i + 1) * count]
         states = (state(hx, i), state(cx, i))
         sizes = batch_sizes if packed else None
-        input, *final = _old_layer(g, mode, input, states, own, has_biases, bidirectional, sizes)
+        layer = Operands(input, sizes, *states, own, o.mode, o.has_biases)
+        input, *final = _old_layer(g, layer, bidirectional)
         finals.append(tuple(final))
     h_n, c_n = (
         each[0] if num_layers == 1 else g.op("Concat", *each, axis_i=0)
@@ -192,19 +217,10 @@ def _symbolic_stack(
     return input, h_n, c_n
 
 
-def _old_layer(
-    g: Any,
-    mode: str,
-    input: Any,
-    states: tuple[Any, Any],
-    weights: Sequence[Any],
-    has_biases: int,
-    bidirectional: int,
-    batch_sizes: Any,
-) -> tuple[Any, Any, Any]:
-    """Output, h_n and c_n of the node that torch makes of its own layers; c_n is empty except for
-    LSTM."""
-    # A private name of torch: imported here, so that only this export fails if torch moves it.
+def _old_layer(g: Any, o: Operands, bidirectional: int) -> tuple[Any, Any, Any]:
+    """Output, h_n and c_n of the node that torch makes of its own layers; c_n is empty where the
+    cell has none."""
+    # Private, so it is looked up only when it is needed: if torch moves it, only this export fails.
     from torch.onnx._internal.torchscript_exporter.symbolic_opset9 import _generic_rnn
 
     with warnings.catch_warnings():
@@ -212,38 +228,37 @@ def _old_layer(
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size")
         output, h_n, *c_n = _generic_rnn(
             g,
-            mode,
-            input,
-            states if mode == "LSTM" else states[0],
-            weights,
-            has_biases,
+            o.mode,
+            o.input,
+            (o.hx, o.cx) if o.cell.has_c else o.hx,
+            o.weights,
+            o.has_biases,
             num_layers=1,
             dropout=0.0,
             train=0,
             bidirectional=bidirectional,
-            batch_sizes=batch_sizes,
+            batch_sizes=o.batch_sizes,
         )
     return output, h_n, c_n[0] if c_n else g.op("Constant", value_t=torch.empty(0))
 
 
-def _symbolic_cell(
-    g: Any, input: Any, hx: Any, cx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, mode: str
-) -> tuple[Any, Any]:
+def _symbolic_cell(g: Any, *arguments: Any) -> tuple[Any, Any]:
     """The operator ``cell`` in the old exporter's graph: a layer of one time step."""
+    *states, w_ih, w_hh, b_ih, b_hh, mode = arguments
     has_biases = not _helper._is_none(b_ih)
     weights = [w_ih, w_hh, b_ih, b_hh] if has_biases else [w_ih, w_hh]
 
     def lifted(x: Any) -> Any:
         return x if _helper._is_none(x) else _helper._unsqueeze_helper(g, x, [0])
 
-    states = (lifted(hx), lifted(cx))
-    _, h_n, c_n = _old_layer(g, mode, lifted(input), states, weights, has_biases, 0, None)
+    input, hx, cx = map(lifted, states)
+    o = Operands(input, None, hx, cx, weights, mode, has_biases)
+    _, h_n, c_n = _old_layer(g, o, 0)
     h = _helper._squeeze_helper(g, h_n, [0])
-    return h, _helper._squeeze_helper(g, c_n, [0]) if mode == "LSTM" else c_n
+    return h, _helper._squeeze_helper(g, c_n, [0]) if o.cell.has_c else c_n
 
 
 if _helper is not None and _register is not None:
-    # One letter for each argument: tensor (v), string, int or float. A registration for opset 9,
-    # the old exporter's first, serves all later opsets.
-    _register("fusedrnn::stack", _helper.parse_args(*"vvvvvsiifii")(_symbolic_stack), 9)
-    _register("fusedrnn::cell", _helper.parse_args(*"vvvvvvvs")(_symbolic_cell), 9)
+    # What is registered for opset 9, the old exporter's first, serves all later ones.
+    _register("fusedrnn::stack", _parsed("vvvvvsiifii")(_symbolic_stack), 9)
+    _register("fusedrnn::cell", _parsed("vvvvvvvs")(_symbolic_cell), 9)

@@ -12,7 +12,9 @@ r, z, n.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -122,21 +124,191 @@ def gru_cell(
     return (1 - z) * n + z * h
 
 
-def _step(
-    mode: str, x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor], has_biases: bool
+class _Weights(NamedTuple):
+    """The weights of one direction; None where a layer has none of the kind."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    w_hr: Tensor | None
+
+
+def _weights_of(weights: Sequence[Tensor], has_biases: bool) -> list[_Weights]:
+    """The weights of each direction in turn, from a layer's as :func:`layer` takes them."""
+    plain = 4 if has_biases else 2
+    D = 1 + (len(weights) >= 2 * plain)
+    count = len(weights) // D
+    named = []
+    for d in range(D):
+        w_ih, w_hh, *rest = weights[d * count : (d + 1) * count]
+        biases = rest[:2] if has_biases else (None, None)
+        named.append(_Weights(w_ih, w_hh, *biases, rest[-1] if count > plain else None))
+    return named
+
+
+def _rnn_step(
+    x: Tensor, h: Tensor, c: Tensor, w: _Weights, nonlinearity: str = "tanh"
 ) -> tuple[Tensor, Tensor]:
-    w_ih, w_hh, *rest = weights
-    b_ih, b_hh = rest[:2] if has_biases else (None, None)
-    if mode == "LSTM":
-        w_hr = rest[-1] if len(rest) % 2 else None
-        return lstm_cell(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
-    if mode == "GRU":
-        return gru_cell(x, h, w_ih, w_hh, b_ih, b_hh), c
-    return rnn_cell(x, h, w_ih, w_hh, b_ih, b_hh, mode.removeprefix("RNN_").lower()), c
+    return rnn_cell(x, h, *w[:4], nonlinearity=nonlinearity), c
 
 
-def _directions(weights: Sequence[Tensor], has_biases: bool) -> int:
-    return 1 + (len(weights) >= (8 if has_biases else 4))
+def _lstm_step(x: Tensor, h: Tensor, c: Tensor, w: _Weights) -> tuple[Tensor, Tensor]:
+    return lstm_cell(x, h, c, *w)
+
+
+def _gru_step(x: Tensor, h: Tensor, c: Tensor, w: _Weights) -> tuple[Tensor, Tensor]:
+    return gru_cell(x, h, *w[:4]), c
+
+
+class _Back(NamedTuple):
+    """One step back: gradients of the input's and of h's products (before any activation), of h and
+    c before the step; and h before the projection."""
+
+    da_x: Tensor
+    da_h: Tensor
+    dh: Tensor
+    dc: Tensor
+    hidden: Tensor
+
+
+def _products(x: Tensor, h: Tensor, w: _Weights) -> tuple[Tensor, Tensor]:
+    return linear(x, w.w_ih, w.b_ih), linear(h, w.w_hh, w.b_hh)
+
+
+def _rnn_back(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    dh: Tensor,
+    dc: Tensor,
+    w: _Weights,
+    nonlinearity: str = "tanh",
+) -> _Back:
+    a_x, a_h = _products(x, h, w)
+    y = (a_x + a_h).tanh()
+    da = dh * (1 - y * y) if nonlinearity == "tanh" else dh * (a_x + a_h > 0)
+    return _Back(da, da, da @ w.w_hh, dc, h)
+
+
+def _lstm_back(x: Tensor, h: Tensor, c: Tensor, dh: Tensor, dc: Tensor, w: _Weights) -> _Back:
+    a_x, a_h = _products(x, h, w)
+    i, f, g, o = (a_x + a_h).chunk(4, dim=-1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    t = (f * c + i * g).tanh()
+    dy = dh if w.w_hr is None else dh @ w.w_hr
+    dc = dc + dy * o * (1 - t * t)
+    gates = (
+        dc * g * i * (1 - i),
+        dc * c * f * (1 - f),
+        dc * i * (1 - g * g),
+        dy * t * o * (1 - o),
+    )
+    da = torch.cat(gates, dim=-1)
+    return _Back(da, da, da @ w.w_hh, dc * f, o * t)
+
+
+def _gru_back(x: Tensor, h: Tensor, c: Tensor, dh: Tensor, dc: Tensor, w: _Weights) -> _Back:
+    a_x, a_h = _products(x, h, w)
+    r_x, z_x, n_x = a_x.chunk(3, dim=-1)
+    r_h, z_h, n_h = a_h.chunk(3, dim=-1)
+    r, z = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
+    n = (n_x + r * n_h).tanh()
+    dn = dh * (1 - z) * (1 - n * n)
+    dz = dh * (h - n) * z * (1 - z)
+    dr = dn * n_h * r * (1 - r)
+    da_h = torch.cat((dr, dz, dn * r), dim=-1)
+    return _Back(torch.cat((dr, dz, dn), dim=-1), da_h, da_h @ w.w_hh + dh * z, dc, h)
+
+
+class _Cell(NamedTuple):
+    """A cell: how many gates, whether it has a state c, one step and that step's backward."""
+
+    gates: int
+    has_c: bool
+    step: Callable[[Tensor, Tensor, Tensor, _Weights], tuple[Tensor, Tensor]]
+    back: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, _Weights], _Back]
+
+
+_relu = {"nonlinearity": "relu"}
+_CELLS = {
+    "RNN_TANH": _Cell(1, False, _rnn_step, _rnn_back),
+    "RNN_RELU": _Cell(1, False, partial(_rnn_step, **_relu), partial(_rnn_back, **_relu)),
+    "LSTM": _Cell(4, True, _lstm_step, _lstm_back),
+    "GRU": _Cell(3, False, _gru_step, _gru_back),
+}
+
+
+class _Direction(NamedTuple):
+    """One direction of a layer: its cell and weights, its first states, and the steps that it
+    takes, each the rows of one time step."""
+
+    cell: _Cell
+    w: _Weights
+    h: Tensor
+    c: Tensor
+    steps: Sequence[Tensor]
+    order: range
+
+    def forward(self) -> tuple[dict[int, tuple[Tensor, Tensor]], dict[int, Tensor], Tensor, Tensor]:
+        """The states before each time step, h after it, and the last h and c."""
+        h, c = self.h, self.c
+        before: dict[int, tuple[Tensor, Tensor]] = {}
+        after: dict[int, Tensor] = {}
+        for t in self.order:
+            # The first n sequences reach this step. In the forward direction the others keep
+            # their last state; in reverse they still hold their first, and so start at their end.
+            n = self.steps[t].size(0)
+            before[t] = (h[:n], c[:n])
+            after[t], c_t = self.cell.step(self.steps[t], h[:n], c[:n], self.w)
+            h, c = torch.cat((after[t], h[n:])), torch.cat((c_t, c[n:]))
+        return before, after, h, c
+
+    def backward(
+        self, slopes: Sequence[Tensor | None], dh: Tensor, dc: Tensor
+    ) -> tuple[_Back, Tensor, Tensor]:
+        """From gradients of outputs and last states: those of the products of all steps, one after
+        the other, and of the first states; of h as it leaves each step; and h before each."""
+        before, *_ = self.forward()
+        times = range(len(self.steps))
+        backs: dict[int, _Back] = {}
+        leaving: dict[int, Tensor] = {}
+        for t in reversed(self.order):
+            n, slope = self.steps[t].size(0), slopes[t]
+            leaving[t] = dh[:n] if slope is None else dh[:n] + slope
+            backs[t] = self.cell.back(self.steps[t], *before[t], leaving[t], dc[:n], self.w)
+            dh, dc = torch.cat((backs[t].dh, dh[n:])), torch.cat((backs[t].dc, dc[n:]))
+        da_x = torch.cat([backs[t].da_x for t in times])
+        da_h = torch.cat([backs[t].da_h for t in times])
+        hidden = torch.cat([backs[t].hidden for t in times])
+        h = torch.cat([before[t][0] for t in times])
+        return _Back(da_x, da_h, dh, dc, hidden), torch.cat([leaving[t] for t in times]), h
+
+    def gradients(self, back: _Back, leaving: Tensor, h: Tensor) -> list[Tensor]:
+        """Of the weights, from what ``backward`` returns."""
+        x = torch.cat([*self.steps])
+        found = [back.da_x.mT @ x, back.da_h.mT @ h]
+        found += [] if self.w.b_ih is None else [back.da_x.sum(0), back.da_h.sum(0)]
+        return found if self.w.w_hr is None else [*found, leaving.mT @ back.hidden]
+
+
+def _directions(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    named: Sequence[_Weights],
+    mode: str,
+) -> list[_Direction]:
+    steps = input.unbind() if batch_sizes is None else input.split(_sizes(batch_sizes))
+    cell, B, T = _CELLS[mode], steps[0].size(0), len(steps)
+    found = []
+    for d, w in enumerate(named):
+        h = hx[d] if hx is not None else input.new_zeros(B, w.w_hh.size(1))
+        c = cx[d] if cx is not None else input.new_zeros(B, w.w_hh.size(0) // cell.gates)
+        order = range(T) if d == 0 else range(T - 1, -1, -1)
+        found.append(_Direction(cell, w, h, c, steps, order))
+    return found
 
 
 def _sizes(batch_sizes: Tensor) -> list[int]:
@@ -169,74 +341,17 @@ def layer(
     Raises:
         RuntimeError: torch's own, on shapes that do not fit. Nothing else is checked.
     """
-    packed = batch_sizes is not None
-    steps = input.split(_sizes(batch_sizes)) if batch_sizes is not None else input.unbind()
-    D = _directions(weights, has_biases)
-    B, count = steps[0].size(0), len(weights) // D
     outputs, h_n, c_n = [], [], []
-    for d in range(D):
-        own = weights[d * count : (d + 1) * count]
-        H = own[1].size(0) // {"LSTM": 4, "GRU": 3}.get(mode, 1)
-        h = hx[d] if hx is not None else input.new_zeros(B, own[1].size(1))
-        c = cx[d] if cx is not None else input.new_zeros(B, H)
-        y: list[Tensor] = []
-        for x in reversed(steps) if d else steps:
-            # The first n sequences reach this step. In the forward direction the others keep
-            # their last state; in reverse they still hold their first, and so start at their end.
-            n = x.size(0)
-            h_t, c_t = _step(mode, x, h[:n], c[:n], own, has_biases)
-            h, c = torch.cat((h_t, h[n:])), torch.cat((c_t, c[n:]))
-            y.append(h_t)
-        y = y[::-1] if d else y
-        outputs.append(torch.cat(y) if packed else torch.stack(y))
+    join = torch.stack if batch_sizes is None else torch.cat
+    for direction in _directions(
+        input, batch_sizes, hx, cx, _weights_of(weights, has_biases), mode
+    ):
+        _, y, h, c = direction.forward()
+        outputs.append(join([y[t] for t in range(len(y))]))
         h_n.append(h)
         c_n.append(c)
-    cell_state = torch.stack(c_n) if mode == "LSTM" else input.new_empty(0)
+    cell_state = torch.stack(c_n) if _CELLS[mode].has_c else input.new_empty(0)
     return torch.cat(outputs, dim=-1), torch.stack(h_n), cell_state
-
-
-def _step_backward(
-    mode: str,
-    x: Tensor,
-    h: Tensor,
-    c: Tensor,
-    dh_t: Tensor,
-    dc_t: Tensor,
-    weights: Sequence[Tensor],
-    has_biases: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One step back: gradients of the input's and of h's products (before any activation), of h and
-    c before the step, and an LSTM's h before the projection."""
-    w_ih, w_hh, *rest = weights
-    b_ih, b_hh = rest[:2] if has_biases else (None, None)
-    a_x, a_h = linear(x, w_ih, b_ih), linear(h, w_hh, b_hh)
-    if mode == "LSTM":
-        i, f, g, o = (a_x + a_h).chunk(4, dim=-1)
-        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-        t = (f * c + i * g).tanh()
-        dy = dh_t @ rest[-1] if len(rest) % 2 else dh_t
-        dc_t = dc_t + dy * o * (1 - t * t)
-        gates = (
-            dc_t * g * i * (1 - i),
-            dc_t * c * f * (1 - f),
-            dc_t * i * (1 - g * g),
-            dy * t * o * (1 - o),
-        )
-        da = torch.cat(gates, dim=-1)
-        return da, da, da @ w_hh, dc_t * f, o * t
-    if mode == "GRU":
-        r_x, z_x, n_x = a_x.chunk(3, dim=-1)
-        r_h, z_h, n_h = a_h.chunk(3, dim=-1)
-        r, z = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
-        n = (n_x + r * n_h).tanh()
-        dn = dh_t * (1 - z) * (1 - n * n)
-        dz = dh_t * (h - n) * z * (1 - z)
-        dr = dn * n_h * r * (1 - r)
-        da_h = torch.cat((dr, dz, dn * r), dim=-1)
-        return torch.cat((dr, dz, dn), dim=-1), da_h, da_h @ w_hh + dh_t * z, dc_t, h
-    y = (a_x + a_h).tanh()
-    da = dh_t * (1 - y * y) if mode == "RNN_TANH" else dh_t * (a_x + a_h > 0)
-    return da, da, da @ w_hh, dc_t, h
 
 
 def layer_backward(
@@ -266,52 +381,23 @@ def layer_backward(
     Raises:
         RuntimeError: as :func:`layer`.
     """
-    packed = batch_sizes is not None
-    steps = input.split(_sizes(batch_sizes)) if batch_sizes is not None else input.unbind()
-    slopes: Sequence[Tensor | None] = [None] * len(steps)
-    if grad_output is not None:
-        slopes = grad_output.split([len(x) for x in steps]) if packed else grad_output.unbind()
-    D, B = _directions(weights, has_biases), steps[0].size(0)
-    count, T = len(weights) // D, len(steps)
+    directions = _directions(input, batch_sizes, hx, cx, _weights_of(weights, has_biases), mode)
+    D, rows = len(directions), [len(x) for x in directions[0].steps]
     dx, dhx, dcx, dweights = [], [], [], []
-    for d in range(D):
-        own = weights[d * count : (d + 1) * count]
-        P, H = own[1].size(1), own[1].size(0) // {"LSTM": 4, "GRU": 3}.get(mode, 1)
-        order = range(T) if d == 0 else range(T - 1, -1, -1)
-        h = hx[d] if hx is not None else input.new_zeros(B, P)
-        c = cx[d] if cx is not None else input.new_zeros(B, H)
-        before = {}
-        for t in order:
-            n = steps[t].size(0)
-            before[t] = (h[:n], c[:n])
-            h_t, c_t = _step(mode, steps[t], h[:n], c[:n], own, has_biases)
-            h, c = torch.cat((h_t, h[n:])), torch.cat((c_t, c[n:]))
-        dh = grad_h_n[d] if grad_h_n is not None else input.new_zeros(B, P)
-        dc = grad_c_n[d] if grad_c_n is not None and mode == "LSTM" else input.new_zeros(B, H)
-        # By time step: gradients of both products and of h as it leaves, an LSTM's inner h.
-        da_x: dict[int, Tensor] = {}
-        da_h: dict[int, Tensor] = {}
-        leaving: dict[int, Tensor] = {}
-        hidden: dict[int, Tensor] = {}
-        for t in reversed(order):
-            n, slope = steps[t].size(0), slopes[t]
-            dh_t = dh[:n] if slope is None else dh[:n] + slope[:, d * P : (d + 1) * P]
-            da_x[t], da_h[t], dh_p, dc_p, hidden[t] = _step_backward(
-                mode, steps[t], *before[t], dh_t, dc[:n], own, has_biases
-            )
-            leaving[t] = dh_t
-            dh, dc = torch.cat((dh_p, dh[n:])), torch.cat((dc_p, dc[n:]))
-        h_all = torch.cat([before[t][0] for t in range(T)])
-        dgates_x, dgates_h, dh_all, hidden_all = (
-            torch.cat([by_time[t] for t in range(T)]) for by_time in (da_x, da_h, leaving, hidden)
-        )
-        dx.append(dgates_x @ own[0])
-        dhx.append(dh)
-        dcx.append(dc)
-        x_all = input if packed else input.flatten(0, 1)
-        dweights += [dgates_x.mT @ x_all, dgates_h.mT @ h_all]
-        dweights += [dgates_x.sum(0), dgates_h.sum(0)] if has_biases else []
-        dweights += [dh_all.mT @ hidden_all] if count % 2 else []
+    for d, direction in enumerate(directions):
+        P = direction.h.size(1)
+        slopes: Sequence[Tensor | None] = [None] * len(rows)
+        if grad_output is not None:
+            own = grad_output[..., d * P : (d + 1) * P]
+            slopes = own.unbind() if batch_sizes is None else own.split(rows)
+        dh = grad_h_n[d] if grad_h_n is not None else input.new_zeros(direction.h.shape)
+        has_dc = grad_c_n is not None and direction.cell.has_c
+        dc = grad_c_n[d] if has_dc else input.new_zeros(direction.c.shape)
+        back, leaving, h = direction.backward(slopes, dh, dc)
+        dx.append(back.da_x @ direction.w.w_ih)
+        dhx.append(back.dh)
+        dcx.append(back.dc)
+        dweights += direction.gradients(back, leaving, h)
     return [
         (dx[0] if D == 1 else dx[0] + dx[1]).reshape(input.shape),
         None if hx is None else torch.stack(dhx),

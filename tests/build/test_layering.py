@@ -61,17 +61,35 @@ MAY_IMPORT = {
     "convert": {"layers"},
     "hooks": {"modules", "onnx_export"},
     "patch": {"layers"},
-    "_explain": {"_binary", "functional", "layers", "ops", "plan", "transforms"},
+    "_explain": {"_binary", "_ops.refusals", "_ops.route", "layers", "ops", "plan"},
     "plan": set[str](),
     "layers": {"cells", "modules"},
-    "cells": {"functional", "tools"},
-    "modules": {"functional", "tools"},
-    "onnx_export": {"ops", "reference"},
+    "cells": {"_ops.cells", "_ops.refusals", "tools"},
+    "modules": {"_ops.refusals", "_ops.stack", "tools"},
+    "onnx_export": {"_ops.operands", "ops"},
     "tools": set[str](),
-    "functional": {"ops"},
-    "ops": {"_C", "_binary", "experience", "reference", "transforms"},
+    "functional": {"_ops.per_sample", "_ops.refusals", "_ops.stack", "ops"},
+    "ops": {
+        "_C",
+        "_binary",
+        "_ops.definition",
+        "_ops.fake",
+        "_ops.second",
+        "_ops.vmap",
+        "experience",
+    },
+    "_ops.__init__": set[str](),
+    "_ops.per_sample": {"_ops.cells", "_ops.stack"},
+    "_ops.stack": {"_ops.cells", "_ops.refusals"},
+    "_ops.fake": {"_C", "_ops.operands"},
+    "_ops.vmap": {"_ops.operands"},
+    "_ops.definition": {"_C", "_ops.operands", "reference"},
+    "_ops.second": {"_C", "reference"},
+    "_ops.operands": {"_ops.cells", "reference"},
+    "_ops.cells": {"_C"},
+    "_ops.refusals": set[str](),
+    "_ops.route": {"_C"},
     "experience": {"_C", "_binary"},
-    "transforms": {"_C", "reference"},
     "reference": set[str](),
     "_binary": set[str](),
 }
@@ -123,14 +141,15 @@ def shadowing_folders(csrc: Path) -> list[str]:
     return [name for name in shadowed if (csrc / name).exists()]
 
 
-def imported(module: ast.Module) -> list[str]:
-    """Dotted names of everything imported anywhere in a module of fusedrnn."""
+def imported(module: ast.Module, package: str) -> list[str]:
+    """Dotted names of everything imported anywhere in a module of ``package``."""
     names = []
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["fusedrnn" if node.level else "", node.module]))
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            base = ".".join(filter(None, [*parents * bool(node.level), node.module]))
             names += [f"{base}.{alias.name}" for alias in node.names]
     return names
 
@@ -138,14 +157,16 @@ def imported(module: ast.Module) -> list[str]:
 def import_breaches(package: Path) -> list[str]:
     """Each `module: import` that goes up or across, or outside the runtime dependencies."""
     breaches = []
-    for path in sorted(package.glob("*.py")):
-        allowed = MAY_IMPORT.get(path.stem, set())
-        outside = THIRD_PARTY.get(path.stem, DEPENDENCIES) | sys.stdlib_module_names
-        for name in imported(ast.parse(path.read_text())):
+    for path in sorted(package.rglob("*.py")):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        allowed = MAY_IMPORT.get(module, set())
+        outside = THIRD_PARTY.get(module, DEPENDENCIES) | sys.stdlib_module_names
+        parent = ".".join(["fusedrnn", *module.split(".")[:-1]])
+        for name in imported(ast.parse(path.read_text()), parent):
             top, _, rest = name.partition(".")
-            fits = rest.split(".")[0] in allowed if top == "fusedrnn" else top in outside
-            if not fits:
-                breaches.append(f"{path.stem}: {name}")
+            fits = any(f"{rest}.".startswith(f"{other}.") for other in allowed)
+            if not (fits if top == "fusedrnn" else top in outside):
+                breaches.append(f"{module}: {name}")
     return breaches
 
 
@@ -232,8 +253,10 @@ def test_a_planted_stem_and_a_planted_folder_are_found(tmp_path: Path) -> None:
         ("reference", "from . import ops", "fusedrnn.ops"),
         ("reference", "def f():\n    import numpy", "numpy"),
         ("modules", "import scipy.special", "scipy.special"),
+        ("_ops.fake", "from .stack import run", "fusedrnn._ops.stack.run"),
+        ("_ops.fake", "from .. import modules", "fusedrnn.modules"),
     ],
 )
 def test_a_planted_import_is_found(tmp_path: Path, module: str, line: str, name: str) -> None:
-    plant(tmp_path, f"{module}.py", line)
+    plant(tmp_path, f"{module.replace('.', '/')}.py", line)
     assert import_breaches(tmp_path) == [f"{module}: {name}"]

@@ -23,7 +23,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusedrnn import _C, functional
+from fusedrnn import _C
+from fusedrnn._ops import stack
 from support.fuzz import Case, check
 from support.guarded import environment, library
 from support.paths import TESTS
@@ -154,8 +155,8 @@ def test_what_is_planted_is_seen(bug: Operator, monkeypatch: pytest.MonkeyPatch)
     case = Case(Problem("GRU", T=5, B=3, I=4, H=9), threads=2)
     check(case)
     check(replace(case, problem=replace(case.problem, T=0)))
-    stack = functional._stack
-    monkeypatch.setattr(functional, "_stack", lambda *args: bug(stack, *args))
+    operator = stack.stack
+    monkeypatch.setattr(stack, "stack", lambda *args: bug(operator, *args))
     with pytest.raises(AssertionError):
         check(case)
 

@@ -1,0 +1,1 @@
+"""What torch is told of the operators beside their kernels."""
