@@ -142,8 +142,9 @@ def _weights_of(weights: Sequence[Tensor], has_biases: bool) -> list[_Weights]:
     named = []
     for d in range(D):
         w_ih, w_hh, *rest = weights[d * count : (d + 1) * count]
-        biases = rest[:2] if has_biases else (None, None)
-        named.append(_Weights(w_ih, w_hh, *biases, rest[-1] if count > plain else None))
+        b_ih, b_hh = rest[:2] if has_biases else (None, None)
+        w_hr = rest[-1] if count > plain else None
+        named.append(_Weights(w_ih, w_hh, b_ih, b_hh, w_hr))
     return named
 
 
@@ -230,10 +231,11 @@ class _Cell(NamedTuple):
     back: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, _Weights], _Back]
 
 
-_relu = {"nonlinearity": "relu"}
 _CELLS = {
     "RNN_TANH": _Cell(1, False, _rnn_step, _rnn_back),
-    "RNN_RELU": _Cell(1, False, partial(_rnn_step, **_relu), partial(_rnn_back, **_relu)),
+    "RNN_RELU": _Cell(
+        1, False, partial(_rnn_step, nonlinearity="relu"), partial(_rnn_back, nonlinearity="relu")
+    ),
     "LSTM": _Cell(4, True, _lstm_step, _lstm_back),
     "GRU": _Cell(3, False, _gru_step, _gru_back),
 }
@@ -391,8 +393,9 @@ def layer_backward(
             own = grad_output[..., d * P : (d + 1) * P]
             slopes = own.unbind() if batch_sizes is None else own.split(rows)
         dh = grad_h_n[d] if grad_h_n is not None else input.new_zeros(direction.h.shape)
-        has_dc = grad_c_n is not None and direction.cell.has_c
-        dc = grad_c_n[d] if has_dc else input.new_zeros(direction.c.shape)
+        dc = input.new_zeros(direction.c.shape)
+        if grad_c_n is not None and direction.cell.has_c:
+            dc = grad_c_n[d]
         back, leaving, h = direction.backward(slopes, dh, dc)
         dx.append(back.da_x @ direction.w.w_ih)
         dhx.append(back.dh)

@@ -21,7 +21,7 @@ def _layer_backward(o: Operands, c: Cotangents) -> list[Tensor]:
     _C.check_fit(*o, c.fit())
     if o.input.is_complex():
         raise RuntimeError(f"fusedrnn: layer_backward takes real numbers, got {o.input.dtype}")
-    found = reference.layer_backward(*c[:3], *o)
+    found = reference.layer_backward(c.grad_output, c.grad_h_n, c.grad_c_n, *o)
     return [g for g, need in zip(found, c.needs, strict=True) if need and g is not None]
 
 

@@ -143,7 +143,8 @@ def _layer_backward(
     results = []
     for each, own, results_of in zip(_one_by_one(V, o, dims), slopes, made, strict=True):
         y, kept = _forward_again(each) if results_of is None else results_of
-        arguments = in_order(each, Cotangents(*own, y, kept, c.needs))
+        dy, dh_n, dc_n = own
+        arguments = in_order(each, Cotangents(dy, dh_n, dc_n, y, kept, c.needs))
         results.append(torch.ops.fusedrnn.layer_backward.default(*arguments))
     gradients = _together(results)
     return gradients, [0] * len(gradients)

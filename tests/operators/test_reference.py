@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fusedrnn import reference
+from fusedrnn._ops.cells import CELLS
 from support.problems import MODES, Problem, grid, run
 
 FLAGS = {
@@ -79,6 +80,11 @@ def test_reference_runs_in_every_floating_dtype() -> None:
             torch.randn(2, 1, 3, dtype=dtype), None, None, None, weights, "LSTM", False
         )
         assert {t.dtype for t in outputs} == {dtype}
+
+
+def test_the_definition_has_the_cells_of_the_table() -> None:
+    defined = {mode: (cell.gates, cell.has_c) for mode, cell in reference._CELLS.items()}
+    assert defined == {mode: (cell.gates, cell.has_c) for mode, cell in CELLS.items()}
 
 
 def test_reference_imports_only_torch() -> None:

@@ -21,8 +21,11 @@ from fusedrnn import _binary
 from support.native_build import ADDRESS, compiled, compiler, kernels, output_of
 from support.paths import ROOT, TESTS
 
-# The slowest to compile first. The bindings, half of all the time, only hand arguments over.
-WATCHED = ("autograd", "stack", "by_torch", "cpu", "batched", "check", "choice")
+OPERATORS = [
+    path for path in sorted((ROOT / "csrc" / "ops").rglob("*.cpp")) if path.parent.name != "cuda"
+]
+# Not watched: the bindings take half of all the time and only hand arguments over.
+BINDINGS = [path for path in OPERATORS if path.stem.startswith("python")]
 # All but the largest weights, which take as long as the others together.
 SELECTION = [str(TESTS / "layers" / "test_layers.py"), "-k", "not H1056"]
 
@@ -45,13 +48,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch_flags = [flag for path in headers for flag in ("-isystem", path)]
     torch_flags += ["-fopenmp", "-fvisibility=hidden", "-DTORCH_EXTENSION_NAME=_C"]
     torch_flags += ["-DTORCH_API_INCLUDE_EXTENSION_H"]
-    operators = [ROOT / "csrc" / "ops" / f"{name}.cpp" for name in WATCHED]
-    plan, bindings = (ROOT / "csrc" / "cuda").glob("*.cpp"), ROOT / "csrc" / "ops" / "python.cpp"
-    objects = compiled(compiler(), [bindings], ["-O0", "-fPIC", *torch_flags], place)
-    objects += compiled(compiler(), [*operators, *plan], [*ADDRESS, *torch_flags], place)
+    watched = [path for path in OPERATORS if path not in BINDINGS]
+    watched += (ROOT / "csrc" / "cuda").glob("*.cpp")
+    objects = compiled(compiler(), BINDINGS, ["-O0", "-fPIC", *torch_flags], place)
+    objects += compiled(compiler(), watched, [*ADDRESS, *torch_flags], place)
     library = place / "fusedrnn" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     library.parent.mkdir()
-    for source in (ROOT / "fusedrnn").glob("*.py"):
+    for source in [*(ROOT / "fusedrnn").glob("*.py"), ROOT / "fusedrnn" / "_ops"]:
         (library.parent / source.name).symlink_to(source)
     folders = cpp_extension.library_paths()
     libraries = [f"-L{path}" for path in folders]

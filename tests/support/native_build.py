@@ -55,7 +55,7 @@ def compiled(
     """Objects of the sources, made two at a time in this order."""
 
     def compile_one(source: Path) -> str:
-        target = str(to / f"{source.stem}.o")
+        target = str(to / f"{source.parent.name}_{source.stem}.o")
         output_of([*compiler, *LANGUAGE, *flags, "-c", str(source), "-o", target])
         return target
 
