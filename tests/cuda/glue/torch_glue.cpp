@@ -73,7 +73,7 @@ void start(int64_t error) {
 
 // Whether an LSTM of L layers that trains, I = H, goes by torch's path: what a stack on a GPU asks
 // first.
-bool choose(int64_t T, int64_t B, int64_t H, int64_t L) {
+bool goes_by_torch(int64_t T, int64_t B, int64_t H, int64_t L) {
   const Problem p{.cell = Cell::kLstm,
                   .dtypes = all_of(DType::kFloat32),
                   .T = T,
@@ -126,7 +126,7 @@ TORCH_LIBRARY(fusedrnn_glue, m) {
     exclude(0, backward ? cuda::Pass::kBackward : cuda::Pass::kForward, int(tile));
   });
   m.def("plans_made() -> int", plans_made);
-  m.def("choose(int T, int B, int H, int L) -> bool", choose);
+  m.def("goes_by_torch(int T, int B, int H, int L) -> bool", goes_by_torch);
   m.def("offsets(int[] rows) -> Tensor", [](at::IntArrayRef rows) { return offsets(rows.vec()); });
   m.def("written(Tensor[] tensors) -> ()", written);
   m.def("forget_wait(int n) -> int", [](int64_t n) { return glue::Streams::all().forget(n); });

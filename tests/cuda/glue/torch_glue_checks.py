@@ -255,7 +255,7 @@ def test_a_training_step_makes_one_plan_for_a_layer_and_pass() -> None:
     def plans(T: int, I: int) -> int:  # noqa: E741 -- the symbol for the input size
         """Those made by a stack of two layers, its own choice included."""
         before = GLUE.plans_made()
-        assert not GLUE.choose(T, B, H, 2)
+        assert not GLUE.goes_by_torch(T, B, H, 2)
         fusedrnn.LSTM(I, H, 2)(torch.randn(T, B, I))[0].sum().backward()
         return int(GLUE.plans_made() - before)
 
