@@ -61,8 +61,9 @@ FUSEDRNN_DEVICE void assemble(const V (&x)[kGates], const V (&h)[kGates], V (&sl
   }
 }
 
-// A family of cells shares kernels, which learn at run time which of its two cells they run:
-// `second` is that it is not the one the family is named by.
+// The cells of a family share kernels, which learn at run time which of two cells they run: the one
+// that the family is named by, or the second. Kernels ask whether it is the second; asked whether
+// it is another than the first, Elman kernels are compiled otherwise.
 constexpr Cell second_of(Cell family) {
   Cell found = family;
   for (int i = 0; i < kCellCount; ++i) {
@@ -74,8 +75,9 @@ constexpr Cell second_of(Cell family) {
 template <Cell kFamily>
 struct Family {
   using First = typename CellOf<kFamily>::Type;
-  using Second = typename CellOf<second_of(kFamily)>::Type;
-  static constexpr bool kHasTwo = second_of(kFamily) != kFamily;
+  static constexpr Cell kSecond = second_of(kFamily);
+  using Second = typename CellOf<kSecond>::Type;
+  static constexpr bool kHasTwo = kSecond != kFamily;
 
   template <class V>
   static FUSEDRNN_DEVICE V forward(bool second, V (&slots)[First::kSlots], V h_prev, V& c) {

@@ -46,7 +46,8 @@ class BackwardState {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) slots[slot_at<kCell>(i)] = slots_[i];
     const Real h = h_, c = c_, c_before = c_before_;
-    Family<kCell>::backward(p.problem.cell != kCell, slots, h, h, c_before, c, dh, dc);
+    Family<kCell>::backward(p.problem.cell == Family<kCell>::kSecond, slots, h, h, c_before, c, dh,
+                            dc);
 #pragma unroll
     for (int g = 0; g < kGates; ++g) gates[g] = active ? slots[recurrent_slot<kCell>(g)].v : 0;
     unweighted_ = active ? dh.v : dh_;

@@ -171,7 +171,7 @@ struct ForwardKernel {
     const float* c0 = static_cast<const float*>(io.c0);
     const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T), ldy = int(p.ldy);
     const int begin = int(p.begin), end = int(p.end);
-    const bool training = p.problem.training, second = p.problem.cell != kCell;
+    const bool training = p.problem.training, second = p.problem.cell == Family<kCell>::kSecond;
     const int slots_row = (training ? kTrainingSlots : kGates) * H;
 
     const int thread = thread_index();
