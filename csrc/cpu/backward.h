@@ -1,9 +1,9 @@
-// The fused backward layer, chunk by chunk against the order of forward. For each step: gradients
-// of the gates from the kept gates, then dh of the step before by one product. When a chunk is done
-// its gate gradients are still in cache: dx is made from them, and the weight gradients, by all
-// threads together, once all have done the chunk. So that none waits long for that, each that owns
-// rows does its steps of the next chunk before. The sums run over chunks in one order, whatever the
-// number of threads.
+// The fused backward layer, chunk by chunk against the order of forward. Each step makes the
+// gradients of its gates from the gates that were kept, then dh of the step before by one product.
+// When a chunk is done its gate gradients are still in cache: dx is made from them at once, and the
+// weight gradients by all threads together, once all have done the chunk. A thread that owns rows
+// does its steps of the next chunk before that, so that none waits long for the others. Sums run
+// over chunks in one order, whatever the number of threads, so that bits do not depend on it.
 #pragma once
 
 #include "cpu/forward.h"
@@ -12,9 +12,10 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// While it lives, results below every normal number are 0 on this thread. Gradients that vanish
-// over the steps pass through them, and there one instruction can take a hundred cycles (an Intel
-// Xeon, LSTM T200 B64 H128 L2 with a gradient for the last step only: 1,420 -> 142 ms).
+// While it lives, results smaller than every normal number are 0 on this thread. Gradients that
+// vanish over the steps pass through such numbers, and an instruction on them can take a hundred
+// cycles (an Intel Xeon, LSTM T200 B64 H128 L2 with a gradient for the last step only: 1,420 -> 142
+// ms).
 class FlushDenormals {
 #if defined(__x86_64__)
  public:
@@ -24,7 +25,7 @@ class FlushDenormals {
   FlushDenormals& operator=(const FlushDenormals&) = delete;
 
  private:
-  // Operands stay what they are: relu's slope is 1 above 0, however little above.
+  // Operands that small stay what they are: relu's slope is 1 above 0, however little above.
   static constexpr unsigned kFlushToZero = 0x8000;
   const unsigned before_;
 #endif
@@ -40,7 +41,7 @@ class Backward {
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan),
         keep_(const_cast<void*>(params.reserve), p_, g_),
-        weights_(params, g_, buf_, keep_) {}
+        weights_(params, plan, g_, buf_, keep_) {}
 
   void operator()(int id, int n) {
     [[maybe_unused]] const FlushDenormals flushed;
@@ -51,8 +52,8 @@ class Backward {
     const Range panels = by_rows ? Range{0, g_.panels} : share(g_.panels, id, n);
     const int among = by_rows ? 1 : n, me = by_rows ? 0 : id;
     const int64_t chunks = (p_.T + plan_.stretch - 1) / plan_.stretch;
-    const bool wide = a_.dx && by_chunk_;
-    const int behind = n > 1 && by_rows && !by_chunk_ ? 1 : 0;
+    const bool wide = a_.dx && plan_.packs_inputs_by_chunk;
+    const int behind = n > 1 && by_rows && !plan_.packs_inputs_by_chunk ? 1 : 0;
     unsigned arrival = 0;
     for (int64_t i = 0; i < chunks + behind; ++i) {
       if (i < chunks) {
@@ -88,7 +89,7 @@ class Backward {
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
-  // The i-th chunk to be done: rows [first, first + size) of x.
+  // The i-th chunk in the order of this pass: rows [first, first + size) of x.
   struct Chunk {
     Range steps;
     int64_t first, size;
@@ -99,14 +100,15 @@ class Backward {
     const int64_t begin = (p_.reverse ? i : last - i) * stretch;
     const Range steps{begin, std::min(p_.T, begin + stretch)};
     const int64_t first = p_.rows().offset(steps.begin), size = p_.rows().offset(steps.end) - first;
-    return {steps, first, size, {buf_.dgates[i % buf_.chunks], size * kRow}};
+    return {steps, first, size, {buf_.dgates[i % plan_.chunks], size * kRow}};
   }
 
   const T* y() const { return static_cast<const T*>(a_.y); }
+  bool in_place() const { return plan_.weights == WeightsRead::kInPlace; }
   int64_t dh_width() const { return round_up(p_.P, W); }
 
   void prepare(int id, int n) {
-    if (a_.dx && !by_chunk_) pack(Side::kInput, id, n);
+    if (a_.dx && !plan_.packs_inputs_by_chunk) pack(Side::kInput, id, n);
     if (p_.T > 1 || a_.dh0) pack(Side::kRecurrent, id, n);
     if (p_.projected) {
       const Range groups = share(groups_of(p_.H, W), id, n);
@@ -125,7 +127,7 @@ class Backward {
     }
   }
 
-  // W_ih or W_hh: where torch keeps it, and what is packed of it.
+  // W_ih or W_hh: where torch keeps it, and its packed copy.
   struct Weights {
     const T* rows;
     int64_t columns;
@@ -138,7 +140,7 @@ class Backward {
 
   void pack(Side side, int id, int n) {
     const Weights w = weights(side);
-    if (!plan_.direct) {
+    if (!in_place()) {
       const Range groups = share(groups_of(w.columns, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
         const Group group = group_of(w.columns, W, i);
@@ -155,56 +157,86 @@ class Backward {
     return packed + group.column * g_.panels * kDepth;
   }
 
-  // Columns that one product makes: in place, those that fill no vector come in a group of their
-  // own, as reading past a row may leave the tensor.
+  // Columns that one product makes. Read in place, those that fill no vector come in a group of
+  // their own, which is packed: a vector past the end of the last row would leave the tensor.
   int64_t groups(Side side) const {
     const int64_t columns = weights(side).columns;
-    if (!plan_.direct) return groups_of(columns, W);
+    if (!in_place()) return groups_of(columns, W);
     return groups_of(columns / W * W, W) + (columns % W ? 1 : 0);
   }
   Group group(Side side, int64_t index) const {
     const int64_t columns = weights(side).columns, whole = columns / W * W;
-    if (!plan_.direct) return group_of(columns, W, index);
+    if (!in_place()) return group_of(columns, W, index);
     if (index < groups_of(whole, W)) return group_of(whole, W, index);
     return {whole, 1, int(columns - whole)};
   }
 
-  // c[rows][columns of a group] = init + dgates . W, the gate gradients of `rows` rows from
-  // `grads`, the columns of W from `packed` unless they are read in place.
-  void product_of_gates(Side side, const Group& group, const T* packed, const T* grads,
-                        int64_t panel_stride, const T* init, T* c, int64_t ld, int64_t rows,
-                        int tail) {
+  // What product_of_gates makes and of what: `rows` rows of gate gradients, and the columns of C
+  // (and of init) at a row stride of `ld`.
+  struct GateProduct {
+    const T* grads;
+    int64_t panel_stride;
+    const T* init;  // null: zeros
+    T* c;
+    int64_t ld;
+    int64_t rows;
+    int tail;  // lanes of the last vector that exist in C
+  };
+
+  // c[rows][columns of a group] = init + dgates . W, the columns of W from `packed` unless they are
+  // read in place.
+  void product_of_gates(Side side, const Group& group, const T* packed, GateProduct of) {
     const Weights w = weights(side);
-    if (side == Side::kRecurrent) grads += kRecurrent;
-    if (!plan_.direct) {
-      Product<T> all{
-          grads, kRow, 1, panel_stride, g_.panels, kDepth, packed, int64_t(group.vectors) * W,
-          init,  ld,   c, ld,           rows,      tail};
-      const int64_t size = g_.panels * kDepth * all.w_k;
-      if (groups(side) * size * sizeof(T) > kL2) all.next = packed + size;
-      product<T>(group.vectors, all);
-      return;
+    if (side == Side::kRecurrent) of.grads += kRecurrent;
+    if (!in_place()) {
+      const int64_t w_k = int64_t(group.vectors) * W, size = g_.panels * kDepth * w_k;
+      const bool beyond_l2 = groups(side) * size * int64_t(sizeof(T)) > kL2Bytes;
+      return product<T>(group.vectors, {.a = of.grads,
+                                        .a_row = kRow,
+                                        .a_block = of.panel_stride,
+                                        .blocks = g_.panels,
+                                        .depth = kDepth,
+                                        .w = packed,
+                                        .w_k = w_k,
+                                        .init = of.init,
+                                        .init_row = of.ld,
+                                        .c = of.c,
+                                        .c_row = of.ld,
+                                        .rows = of.rows,
+                                        .tail = of.tail,
+                                        .next = beyond_l2 ? packed + size : nullptr});
     }
     const bool whole = group.tail == W;
     const T* from = whole ? w.rows + group.column : w.packed;
     const int64_t w_k = whole ? w.columns : W;
     const auto add = [&](const T* a, int64_t row, int64_t blocks, int64_t depth) {
       if (blocks * depth == 0) return;
-      product<T>(group.vectors, {a, kRow, 1, panel_stride, blocks, depth, from + row * w_k, w_k,
-                                 init, ld, c, ld, rows, tail});
-      init = c;
+      product<T>(group.vectors, {.a = a,
+                                 .a_row = kRow,
+                                 .a_block = of.panel_stride,
+                                 .blocks = blocks,
+                                 .depth = depth,
+                                 .w = from + row * w_k,
+                                 .w_k = w_k,
+                                 .init = of.init,
+                                 .init_row = of.ld,
+                                 .c = of.c,
+                                 .c_row = of.ld,
+                                 .rows = of.rows,
+                                 .tail = of.tail});
+      of.init = of.c;
     };
     const int64_t full = g_.whole_panels(p_.H);
     const int64_t units = full * g_.units();
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t row = gate_of_panel(p_, g_, side, 0, gate).row;
-      const T* a = grads + gate * W;
+      const T* a = of.grads + gate * W;
       add(a, row, full, g_.units());
-      add(a + full * panel_stride, row + units, 1, p_.H - units);
+      add(a + full * of.panel_stride, row + units, 1, p_.H - units);
     }
   }
 
-  // dh + dy of the projected h, kept for dW_hr; then dh before the projection.
+  // dh + dy of the projected h, kept for dW_hr; then from it dh before the projection.
   void project_back(int64_t t, Range rows, int64_t chunk_row, T* kept, int id, int n) {
     const int64_t width = dh_width();
     const T* dy = static_cast<const T*>(a_.dy);
@@ -225,11 +257,14 @@ class Backward {
     const Range groups = share(groups_of(p_.H, W), id, n);
     for (int64_t i = groups.begin; i < groups.end; ++i) {
       const Group group = group_of(p_.H, W, i);
-      product<T>(
-          group.vectors,
-          {kept + (chunk_row + rows.begin) * width, width, 1, 0, 1, p_.P,
-           buf_.w_hr + group.column * p_.P, int64_t(group.vectors) * W, nullptr, 0,
-           buf_.dh_hidden + rows.begin * g_.width() + group.column, g_.width(), rows.size(), W});
+      product<T>(group.vectors, {.a = kept + (chunk_row + rows.begin) * width,
+                                 .a_row = width,
+                                 .depth = p_.P,
+                                 .w = buf_.w_hr + group.column * p_.P,
+                                 .w_k = int64_t(group.vectors) * W,
+                                 .c = buf_.dh_hidden + rows.begin * g_.width() + group.column,
+                                 .c_row = g_.width(),
+                                 .rows = rows.size()});
     }
   }
 
@@ -239,14 +274,14 @@ class Backward {
     for (int64_t s = 0; s < all.steps.size(); ++s) {
       const int64_t t = p_.reverse ? all.steps.begin + s : all.steps.end - 1 - s;
       const int64_t row = p_.rows().offset(t) - all.first;
-      const Range active{rows.begin, std::max(rows.begin, std::min(p_.rows().active(t), rows.end))};
+      const Range active{rows.begin, rows.begin + p_.rows().active(t, rows.begin, rows.end)};
       if (p_.projected) {
-        project_back(t, active, row, buf_.dh_projected[i % buf_.chunks], me, among);
+        project_back(t, active, row, buf_.dh_projected[i % plan_.chunks], me, among);
         barrier_.wait(among);
       }
       cells(t, active, panels, gates, all.grads, row);
       barrier_.wait(among);
-      // With no h0 to reach, nothing is owed to the states before the last step.
+      // Before the last of these steps there is only h0, whose gradient may not be wanted.
       if (!last || s < all.steps.size() - 1 || a_.dh0) {
         previous_h(t, active, all.grads, row, me, among);
       }
@@ -256,7 +291,7 @@ class Backward {
 
   void cells(int64_t t, Range rows, Range panels, const GateChunk<T>& gates,
              const GateChunk<T>& grads, int64_t chunk_row) {
-    const Segments<T> segments(p_, t, rows, y(), a_.ldy, static_cast<const T*>(a_.h0));
+    const Segments<T> segments(p_, t, rows, a_.y, a_.ldy, a_.h0);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       for (int u = 0; u < kUnitVectors; ++u) {
         for (int i = 0; i < segments.count; ++i) {
@@ -269,10 +304,11 @@ class Backward {
     }
   }
 
-  // One vector of units of a segment: what `in` keeps of its gates, gradients of them to `out`.
+  // One vector of units of a segment: reads the gates that were kept at `in`, puts their gradients
+  // at `out`.
   void cell(int64_t t, int64_t unit, const Segment<T>& segment, const T* in, T* out) {
     const int lanes = int(std::clamp<int64_t>(p_.H - unit, 0, W));
-    // As in forward, all that the rows share is read first.
+    // As in forward, all that the rows share is read before the first store.
     const int64_t rows = segment.rows.size(), width = g_.width(), begin = segment.rows.begin;
     if (lanes == 0) {  // padding of the panel; the products read it
       for (int64_t r = 0; r < rows; ++r, out += kRow) V(T(0)).store(out);
@@ -288,10 +324,7 @@ class Backward {
     T* dh_state = (p_.projected ? buf_.dh_hidden : buf_.dh) + begin * dh_stride + unit;
     T* dc_state = buf_.dc + begin * width + unit;
     const T* c_now = keep_.c + first * width + unit;
-    const T* c_before =
-        (segment.carried ? keep_.c + (p_.rows().offset(p_.reverse ? t + 1 : t - 1) + begin) * width
-                         : buf_.c0 + begin * width) +
-        unit;
+    const T* c_before = (segment.run.carried ? keep_.c : buf_.c0) + segment.run.from * width + unit;
     for (int64_t r = 0; r < rows; ++r, in += kRow, out += kRow) {
       V s[C::kSlots], h{}, h_prev{}, c{}, c_prev{}, dc{};
       if constexpr (C::kKeepsSlots) {
@@ -330,13 +363,18 @@ class Backward {
       const Group columns = group(Side::kRecurrent, to_and_fro(mine, i, t));
       T* dh = buf_.dh + rows.begin * dh_width() + columns.column;
       product_of_gates(Side::kRecurrent, columns, packed_group(buf_.w_hh, columns),
-                       grads.at(0, chunk_row + rows.begin, kRow), grads.panel_stride,
-                       C::kUsesPreviousH ? dh : nullptr, dh, dh_width(), rows.size(), W);
+                       {.grads = grads.at(0, chunk_row + rows.begin, kRow),
+                        .panel_stride = grads.panel_stride,
+                        .init = C::kUsesPreviousH ? dh : nullptr,
+                        .c = dh,
+                        .ld = dh_width(),
+                        .rows = rows.size(),
+                        .tail = W});
     }
   }
 
-  // dx of a chunk: of the thread's own rows (or its part of the columns), whose gate gradients it
-  // has just made.
+  // dx of a chunk: of the thread's own rows, whose gate gradients it has just made, or else its
+  // part of the columns.
   void inputs(const Chunk& all, Range rows, int id, int n) {
     const bool whole = rows.size() == p_.B;
     const Range mine = share(groups(Side::kInput), id, n);
@@ -344,21 +382,25 @@ class Backward {
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const Group columns = group(Side::kInput, i);
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
-        const int64_t count =
-            whole ? all.size : std::min(p_.rows().active(t), rows.end) - rows.begin;
-        if (count <= 0) break;
+        const int64_t count = whole ? all.size : p_.rows().active(t, rows.begin, rows.end);
+        if (count == 0) continue;
         const int64_t row = p_.rows().offset(t) + rows.begin;
         T* dx = static_cast<T*>(a_.dx) + row * p_.I + columns.column;
         product_of_gates(Side::kInput, columns, packed_group(buf_.w_ih, columns),
-                         all.grads.at(0, row - all.first, kRow), all.grads.panel_stride,
-                         a_.accumulate_dx ? dx : nullptr, dx, p_.I, count, columns.tail);
+                         {.grads = all.grads.at(0, row - all.first, kRow),
+                          .panel_stride = all.grads.panel_stride,
+                          .init = a_.accumulate_dx ? dx : nullptr,
+                          .c = dx,
+                          .ld = p_.I,
+                          .rows = count,
+                          .tail = columns.tail});
       }
     }
   }
 
-  // The same for wide weights, of all rows of one or two chunks. A few panels at a time, whose gate
-  // gradients (of 512 rows 256 KiB, without AVX-512) then stay near for every group of columns;
-  // each thread packs the weights it needs.
+  // The same for wide weights, of all rows of one or two chunks. Each thread packs the weights that
+  // it needs. It goes through a few panels at a time, so that their gate gradients (256 KiB of 512
+  // rows, without AVX-512) stay near for every group of columns.
   void wide_inputs(int64_t first, int64_t last, int id, int n) {
     int64_t size = 0;
     for (int64_t i = first; i <= last; ++i) size += chunk(i).size;
@@ -383,14 +425,23 @@ class Backward {
     }
   }
 
-  // Adds to dx of some rows of a chunk what a few panels make of it.
+  // Adds what a few panels make of dx to some rows of a chunk.
   void add_dx(const Group& columns, Range panels, const T* packed, const Chunk& all, Range rows) {
     T* dx = static_cast<T*>(a_.dx) + (all.first + rows.begin) * p_.I + columns.column;
     const bool sums = a_.accumulate_dx || panels.begin > 0;
-    product<T>(columns.vectors,
-               {all.grads.at(panels.begin, rows.begin, kRow), kRow, 1, all.grads.panel_stride,
-                panels.size(), kDepth, packed, int64_t(columns.vectors) * W, sums ? dx : nullptr,
-                p_.I, dx, p_.I, rows.size(), columns.tail});
+    product<T>(columns.vectors, {.a = all.grads.at(panels.begin, rows.begin, kRow),
+                                 .a_row = kRow,
+                                 .a_block = all.grads.panel_stride,
+                                 .blocks = panels.size(),
+                                 .depth = kDepth,
+                                 .w = packed,
+                                 .w_k = int64_t(columns.vectors) * W,
+                                 .init = sums ? dx : nullptr,
+                                 .init_row = p_.I,
+                                 .c = dx,
+                                 .c_row = p_.I,
+                                 .rows = rows.size(),
+                                 .tail = columns.tail});
   }
 
   const BackwardParams& a_;
@@ -399,7 +450,6 @@ class Backward {
   const Geometry g_;
   const BackwardBuffers<T> buf_;
   const Reserve<T> keep_;
-  const bool by_chunk_ = packs_inputs_by_chunk(p_, W, plan_.threads);
   WeightGradients<T, kVectors, kSlots> weights_;
   Barrier barrier_;
   Rounds rounds_;

@@ -1,7 +1,7 @@
-// The fused forward layer. A thread owns rows of the batch (or, with few rows or wide weights,
-// panels of hidden units) for the whole sequence. For a chunk of steps it makes the input products
-// of its part at once; then, step by step and panel by panel, adds the recurrent product and
-// applies the cell to gates that are still in L1. Split by rows, threads never wait for each other.
+// The fused forward layer. A thread owns rows of the batch for the whole sequence or, with few rows
+// or wide weights, panels of hidden units. For a chunk of steps it makes the input products of its
+// part at once. Then, step by step and panel by panel, it adds the recurrent product and applies
+// the cell to gates that are still in L1. Threads that own rows never wait for each other.
 #pragma once
 
 #include "cpu/gemm.h"
@@ -21,14 +21,28 @@ struct GateChunk {
   }
 };
 
-// Rows [begin, end) of a step whose predecessors lie in one run of memory (null: zeros). Going
-// forward there is one; in reverse, sequences that begin at this step start from h0.
+// h, as rows at one stride; null: zeros.
+template <class T>
+struct States {
+  const T* rows;
+  int64_t stride;
+};
+
+// What a run of rows reads: h of the step before, or h0.
+template <class T>
+States<T> states_of(const Rows::Run& run, const Problem& p, const void* y, int64_t ldy,
+                    const void* h0) {
+  if (run.carried) return {static_cast<const T*>(y) + run.from * ldy, ldy};
+  return {h0 ? static_cast<const T*>(h0) + run.from * p.P : nullptr, p.P};
+}
+
+// Batch rows of a step that go through the cell together, and what they read.
 template <class T>
 struct Segment {
   Range rows;
-  const T* h_prev;  // of rows.begin
+  const T* h_prev;  // of rows.begin; null: zeros
   int64_t stride;
-  bool carried;  // from the step before, and not from h0
+  Rows::Run run;
 };
 
 template <class T>
@@ -36,18 +50,10 @@ struct Segments {
   Segment<T> item[2];
   int count = 0;
 
-  Segments(const Problem& p, int64_t t, Range slice, const T* y, int64_t ldy, const T* h0) {
-    const int64_t active = std::min(p.rows().active(t), slice.end);
-    const int64_t before = p.reverse ? t + 1 : t - 1;
-    const bool has_before = before >= 0 && before < p.T;
-    const int64_t carried =
-        has_before ? std::max(std::min(p.rows().active(before), active), slice.begin) : slice.begin;
-    if (carried > slice.begin) {
-      item[count++] = {
-          {slice.begin, carried}, y + (p.rows().offset(before) + slice.begin) * ldy, ldy, true};
-    }
-    if (active > carried) {
-      item[count++] = {{carried, active}, h0 ? h0 + carried * p.P : nullptr, p.P, false};
+  Segments(const Problem& p, int64_t t, Range slice, const void* y, int64_t ldy, const void* h0) {
+    for (const Rows::Run& run : p.rows().previous(t, slice.begin, slice.end)) {
+      const States<T> h = states_of<T>(run, p, y, ldy, h0);
+      item[count++] = {{run.begin, run.end}, h.rows, h.stride, run};
     }
   }
 };
@@ -60,7 +66,7 @@ class Forward {
         p_(params.problem),
         plan_(plan),
         g_(p_.cell, p_.H, kLanes<T>),
-        buf_(params.workspace, p_, g_, plan.stretch),
+        buf_(params.workspace, p_, g_, plan),
         keep_(params.reserve, p_, g_) {}
 
   void operator()(int id, int n) {
@@ -95,18 +101,18 @@ class Forward {
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;  // offset of the recurrent slots
-  static constexpr int64_t kTogether = 8 << 10;                   // bytes of gates
 
-  const T* h0() const { return static_cast<const T*>(a_.h0); }
   T* y() const { return static_cast<T*>(a_.y); }
   static const S* stored(const void* weights) { return static_cast<const S*>(weights); }
   BFloat16Pair* pairs() const { return reinterpret_cast<BFloat16Pair*>(buf_.w_hh); }
+  bool in_place() const { return plan_.weights == WeightsRead::kInPlace; }
+  bool in_pairs() const { return plan_.weights == WeightsRead::kPackedInPairs; }
   bool keeps_gates() const { return C::kKeepsSlots && p_.training; }
 
   void prepare(int id, int n) {
     const Range panels = share(g_.panels, id, n);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-      if (!plan_.direct) {
+      if (!in_place()) {
         pack_panels(p_, g_, Side::kInput, stored(a_.w_ih), p_.I, buf_.w_ih, panel);
         pack_recurrent(panel);
       }
@@ -126,12 +132,13 @@ class Forward {
   void pack_recurrent(int64_t panel) {
     const S* w = stored(a_.w_hh);
     if constexpr (kBFloat16) {
-      if (plan_.pairs) return pack_pairs(p_, g_, Side::kRecurrent, w, p_.P, pairs(), panel);
+      if (in_pairs()) return pack_pairs(p_, g_, Side::kRecurrent, w, p_.P, pairs(), panel);
     }
     pack_panels(p_, g_, Side::kRecurrent, w, p_.P, buf_.w_hh, panel);
   }
 
-  // Kept gates have room for every row; otherwise each slice of rows has its own part of a chunk.
+  // Gates that are kept have room for every row; otherwise each slice of rows has its own part of
+  // one chunk.
   GateChunk<T> chunk_at(Range steps, Range rows) const {
     if (keeps_gates()) {
       const int64_t from = p_.rows().offset(steps.begin);
@@ -140,7 +147,7 @@ class Forward {
     const int64_t room = std::min(plan_.stretch, p_.T);
     return {buf_.gates + room * rows.begin * g_.panels * kRow, room * rows.size() * kRow};
   }
-  // Row of the chunk where step t's rows, beginning with rows.begin, lie.
+  // The row of the chunk from which on the slice's rows of step t lie.
   int64_t chunk_row(Range steps, int64_t t, Range rows) const {
     if (keeps_gates()) return p_.rows().offset(t) - p_.rows().offset(steps.begin) + rows.begin;
     return (t - steps.begin) * rows.size();
@@ -151,8 +158,8 @@ class Forward {
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
         const int64_t n = whole ? p_.rows().offset(steps.end) - p_.rows().offset(t)
-                                : std::min(p_.rows().active(t), rows.end) - rows.begin;
-        if (n <= 0) break;  // packed steps only shrink
+                                : p_.rows().active(t, rows.begin, rows.end);
+        if (n == 0) continue;
         T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
         const T* bias = buf_.bias + panel * kRow;
         const T* x = static_cast<const T*>(a_.x) + (p_.rows().offset(t) + rows.begin) * p_.I;
@@ -166,28 +173,44 @@ class Forward {
     }
   }
 
-  // out[rows][vectors of a panel] = init + a . w', a the inputs (far: that nobody has read yet) or
-  // the h of the step before. `next` is the panel that comes after this one.
+  // out[rows][vectors of a panel] = init + a . w', where a is the inputs (`far`: nobody has read
+  // them yet, so they are beyond L2) or h of the step before. `next` is the panel that comes after
+  // this one.
   void multiply(Side side, int64_t panel, const T* a, int64_t a_row, const T* init,
                 int64_t init_row, T* out, int64_t rows, int64_t next, bool far = false) {
     const bool input = side == Side::kInput;
     const int64_t depth = input ? p_.I : p_.P;
     if constexpr (kBFloat16) {
-      if (!input && plan_.pairs) {
+      if (!input && in_pairs()) {
         constexpr int64_t kPairs = paired(kVectors) * W;
-        return product<T, kVectors, BFloat16Pair>({a, a_row, 1, 0, 1, depth,
-                                                   pairs() + panel * depth * kPairs, kPairs, init,
-                                                   init_row, out, kRow, rows, W});
+        return product<T, kVectors, BFloat16Pair>({.a = a,
+                                                   .a_row = a_row,
+                                                   .depth = depth,
+                                                   .w = pairs() + panel * depth * kPairs,
+                                                   .w_k = kPairs,
+                                                   .init = init,
+                                                   .init_row = init_row,
+                                                   .c = out,
+                                                   .c_row = kRow,
+                                                   .rows = rows});
       }
     }
-    if (!plan_.direct) {
+    if (!in_place()) {
       const T* w = input ? buf_.w_ih : buf_.w_hh;
       const int64_t size = depth * kDepth;
-      Product<T> all{a,      a_row, 1,        0,   1,    depth, w + panel * size,
-                     kDepth, init,  init_row, out, kRow, rows,  W};
-      all.far = far;
-      if (g_.panels * size * sizeof(T) > kL2) all.next = w + next * size;
-      return product<T, kVectors>(all);
+      const bool beyond_l2 = g_.panels * size * int64_t(sizeof(T)) > kL2Bytes;
+      return product<T, kVectors>({.a = a,
+                                   .a_row = a_row,
+                                   .depth = depth,
+                                   .w = w + panel * size,
+                                   .w_k = kDepth,
+                                   .init = init,
+                                   .init_row = init_row,
+                                   .c = out,
+                                   .c_row = kRow,
+                                   .rows = rows,
+                                   .far = far,
+                                   .next = beyond_l2 ? w + next * size : nullptr});
     }
     const S* w = stored(input ? a_.w_ih : a_.w_hh);
     for (int v = 0; v < kVectors; ++v) {
@@ -197,12 +220,13 @@ class Forward {
     }
   }
 
-  // Panel by panel, so that the cell finds its gates in L1; of few rows several panels together, as
-  // their cells are chains of instructions that run side by side.
+  // One step: panel by panel, so that the cell finds its gates in L1, but of few rows several
+  // panels together (kGateBytesTogether).
   void step(int64_t t, Range slice, Range panels, const GateChunk<T>& gates, int64_t chunk_row) {
-    const Segments<T> segments(p_, t, slice, y(), a_.ldy, h0());
+    const Segments<T> segments(p_, t, slice, a_.y, a_.ldy, a_.h0);
     const int64_t rows = std::max<int64_t>(slice.size(), 1);
-    const int64_t together = std::max<int64_t>(kTogether / (rows * kRow * sizeof(T)), 1);
+    const int64_t together =
+        std::max<int64_t>(kGateBytesTogether / (rows * kRow * int64_t(sizeof(T))), 1);
     const auto each = [&](Range some, const auto& work) {
       for (int64_t n = some.begin; n < some.end; ++n) {
         const int64_t panel = to_and_fro(panels, n, t);
@@ -225,8 +249,9 @@ class Forward {
   }
 
   // The cell over one panel of one segment, on gates just made. A row is one long chain of
-  // instructions; where the machine does not see far enough ahead to begin the next row meanwhile,
-  // two shorter ones after the other are faster (Zen 3: 93 and 75 cycles a vector of an LSTM).
+  // instructions. Without AVX-512 the machine does not look far enough ahead to begin the next row
+  // meanwhile: there two shorter chains, one after the other, are faster (Zen 3: 93 and 75 cycles a
+  // vector of an LSTM).
   void cells(int64_t t, int64_t panel, const Segment<T>& s, T* gates) {
     for (int u = 0; u < kUnitVectors; ++u, gates += C::kSlots * W) {
       const int64_t unit = panel * g_.units() + u * W;
@@ -248,8 +273,8 @@ class Forward {
   void cell(int64_t t, int64_t unit, const Segment<T>& s, T* slot) {
     using V = Vec<T>;
     const int lanes = int(std::min<int64_t>(p_.H - unit, W));
-    // All that the rows share is read before anything is stored, which for all that the compiler
-    // knows may be to `this`.
+    // All that the rows share is read before the first store: as far as the compiler knows, a store
+    // may be to `this`, and it would read everything again after each.
     const bool training = p_.training;
     const int64_t rows = s.rows.size(), width = g_.width(),
                   first = p_.rows().offset(t) + s.rows.begin;
@@ -299,25 +324,30 @@ class Forward {
                        : buf_.hidden + row * g_.width();
   }
 
-  // y = hidden W_hr', the columns in groups shared by the threads that share the rows.
+  // y = hidden W_hr'. The threads that share the rows share out the columns, in groups.
   void project_hidden(int64_t t, Range rows, int id, int n) {
-    const int64_t active = std::min(p_.rows().active(t), rows.end) - rows.begin,
-                  offset = p_.rows().offset(t);
-    if (active <= 0) return;
+    const int64_t active = p_.rows().active(t, rows.begin, rows.end);
+    if (active == 0) return;
     const Range groups = share(groups_of(p_.P, W), id, n);
     for (int64_t i = groups.begin; i < groups.end; ++i) {
       const Group group = group_of(p_.P, W, i);
       product<T>(group.vectors,
-                 {hidden(t, rows.begin), g_.width(), 1, 0, 1, p_.H, buf_.w_hr + group.column * p_.H,
-                  int64_t(group.vectors) * W, nullptr, 0,
-                  y() + (offset + rows.begin) * a_.ldy + group.column, a_.ldy, active, group.tail});
+                 {.a = hidden(t, rows.begin),
+                  .a_row = g_.width(),
+                  .depth = p_.H,
+                  .w = buf_.w_hr + group.column * p_.H,
+                  .w_k = int64_t(group.vectors) * W,
+                  .c = y() + (p_.rows().offset(t) + rows.begin) * a_.ldy + group.column,
+                  .c_row = a_.ldy,
+                  .rows = active,
+                  .tail = group.tail});
     }
   }
 
   void final_states(Range rows) {
     for (int64_t r = rows.begin, t = p_.T - 1; r < rows.end; ++r) {
-      while (t > 0 && p_.rows().active(t) <= r) --t;
-      const T* last = y() + (p_.rows().offset(p_.reverse ? 0 : t) + r) * a_.ldy;
+      t = p_.rows().last_step(r, t);
+      const T* last = y() + p_.rows().final_row(r, t) * a_.ldy;
       std::copy(last, last + p_.P, static_cast<T*>(a_.h_n) + r * p_.P);
     }
     if (C::kHasC) unpad_rows(buf_.c, g_.width(), static_cast<T*>(a_.c_n), p_.H, rows);

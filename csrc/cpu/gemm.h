@@ -1,10 +1,10 @@
-// The one matrix product of the CPU kernels: C = init + A . W, where W is a panel of NV vectors per
-// k, A is any strided matrix read by broadcast, and C is NV vectors a row.
+// The one matrix product of the CPU kernels: C = init + A . W. W is a panel of NV vectors for each
+// k, A is any matrix with strides, read by broadcast, and C is NV vectors a row.
 //
-// Every product of a layer is of this form: inputs and h times packed weights, gate gradients times
-// packed transposed weights, and (A transposed by its strides) the weight gradients. A register
-// tile of R rows x NV vectors runs at the FMA peak from L1 for R >= 3; K goes in blocks, so that a
-// block of the panel stays in cache while all rows pass, and each block is summed from zero, which
+// Every product of a layer has this form: inputs and h times packed weights, gate gradients times
+// packed transposed weights, and the weight gradients, whose strides transpose A. A register tile
+// of R rows x NV vectors runs at the FMA peak from L1 for R >= 3. K is cut into blocks, so that a
+// block of the panel stays in cache while all rows pass it. Each block is summed from zero, which
 // shortens the chains of rounding (5 to 10 times less error in a weight gradient over 6,400 rows).
 #pragma once
 
@@ -14,7 +14,7 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// Rows of a tile: as many as the registers hold beside NV or R operands (32 or 16 of them).
+// Rows of a tile: as many as fit the registers (32 with AVX-512, else 16) beside NV or R operands.
 template <int NV>
 constexpr int kTileRows = FUSEDRNN_VECTOR_BYTES == 64 ? (NV == 4 ? 6 : 8)
                                                       : (NV == 4   ? 3
@@ -24,36 +24,34 @@ constexpr int kTileRows = FUSEDRNN_VECTOR_BYTES == 64 ? (NV == 4 ? 6 : 8)
 
 constexpr int64_t kBlock = block_of(FUSEDRNN_VECTOR_BYTES);
 
-// k steps that the loop of a tile takes at once. Zen 3 runs a tile of 12 FMA in 22 instructions at
-// 73 GFLOP/s of 102, of 20 at 86, on a core shared with others (alone 96 and 98); an Intel Xeon,
-// with AVX-512, LSTM H512 and H1024 fwd+bwd 1.06 times as fast. Only where that was measured: the
-// kernels take 1.4 times as long to compile (AVX2).
+// k steps that the loop of a tile takes at once (kUnrolledSteps).
 template <class T>
-constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES >= 32 && sizeof(T) == 4 ? 4 : 1;
+constexpr int kUnroll = FUSEDRNN_VECTOR_BYTES >= 32 && sizeof(T) == 4 ? kUnrolledSteps : 1;
 
 // A is read at a[row * a_row + block * a_block + k * a_k] for `blocks` blocks of `depth` k each. W
 // holds T, or BFloat16Pair.
 template <class T, class S = T>
 struct Product {
-  const T* a;
-  int64_t a_row, a_k, a_block;
-  int64_t blocks, depth;
-  const S* w;
-  int64_t w_k;
-  const T* init;  // null: zeros; row stride init_row (0: the same vectors for every row)
-  int64_t init_row;
-  T* c;
-  int64_t c_row;
-  int64_t rows;
-  int tail;  // lanes of the last vector that exist in C
+  const T* a = nullptr;
+  int64_t a_row = 0, a_k = 1, a_block = 0;
+  int64_t blocks = 1, depth = 0;
+  const S* w = nullptr;
+  int64_t w_k = 0;
+  const T* init = nullptr;  // null: zeros; row stride init_row (0: the same vectors for every row)
+  int64_t init_row = 0;
+  T* c = nullptr;
+  int64_t c_row = 0;
+  int64_t rows = 0;
+  int tail = kLanes<T>;  // lanes of the last vector that exist in C
   // Where the vectors of a row of C (and of init) begin: side by side, unless said otherwise.
   int64_t at[4] = {0, kLanes<T>, 2 * kLanes<T>, 3 * kLanes<T>};
-  // Whether A comes from beyond L2, so that a tile fetches the rows of the next one. Of one block.
+  // A comes from beyond L2, so each tile fetches the rows of the next one. A then has one block.
   bool far = false;
-  // Where W comes from beyond L2: what is read of it after this product, fetched meanwhile.
+  // Where W comes from beyond L2: the weights that are read after this product, which its tiles
+  // fetch meanwhile.
   const S* next = nullptr;
-  // Of a tile: where its share of that begins, and how much goes with every kUnroll k, at most four
-  // lines: not all of it where there are few rows.
+  // A tile's share of those: its first element, and how many elements are fetched with every
+  // kUnroll k, at most kFetchedLines cache lines. With few rows that is not all of the share.
   const S* share = nullptr;
   int64_t share_step = 0;
 };
@@ -65,9 +63,9 @@ constexpr int64_t kPackedRow = (std::is_same_v<S, T> ? NV : paired(NV)) * kLanes
 template <class S>
 constexpr int64_t kLine = 64 / sizeof(S);
 
-// One k of a tile: holds the shorter side, streams the other. The empty asm keeps each weight
-// vector in a register: GCC otherwise folds its load into every FMA and spills (66 of 139 GFLOP/s,
-// AVX2).
+// One k of a tile: keeps the shorter side in registers and reads the other vector by vector. The
+// empty asm keeps each weight vector in a register, because GCC otherwise folds its load into every
+// FMA and spills (66 of 139 GFLOP/s, AVX2).
 template <class T, class S, int NV, int R>
 FUSEDRNN_INLINE void add_k(typename Vec<T>::Type (&acc)[R][NV], const T* const (&a)[R], int64_t at,
                            const S* w) {
@@ -99,8 +97,7 @@ FUSEDRNN_INLINE void add_k(typename Vec<T>::Type (&acc)[R][NV], const T* const (
   }
 }
 
-// All k of a tile, with the strides of p; on the way kLines cache lines of its share with every
-// kUnroll k.
+// All k of a tile. With every kUnroll k it fetches kLines cache lines of the tile's share.
 template <int kLines, class T, class S, int NV, int R, class AStride, class WStride>
 FUSEDRNN_INLINE void add_blocks(typename Vec<T>::Type (&acc)[R][NV], const Product<T, S>& p,
                                 int64_t row, AStride a_k, WStride w_k) {
@@ -126,6 +123,8 @@ FUSEDRNN_INLINE void add_blocks(typename Vec<T>::Type (&acc)[R][NV], const Produ
   }
 }
 
+// One register tile. In one function although it is long: the sums stay in registers from the first
+// line to the last, and a call between would put them in memory.
 template <int kLines, class T, class S, int NV, int R>
 __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   using V = Vec<T>;
@@ -136,14 +135,15 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = N{};
 
-  // Read before anything is stored, which for all that the compiler knows may be to `p`. Pointers
-  // are opaque, or it would keep the addresses of all vectors in memory until they are stored to.
+  // What p says is read before the first store, which as far as the compiler knows may be to `p`.
+  // Pointers are opaque to it: otherwise it computes the addresses of all vectors of C at once and
+  // keeps them in memory until it stores there.
   int64_t at[NV];
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) at[v] = p.at[v];
   T* const c = p.c + row * p.c_row;
   const int64_t c_row = p.c_row;
-  const T* fetched = c;  // on its way while K passes
+  const T* fetched = c;  // C is on its way while K passes
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r, fetched += c_row) {
     FUSEDRNN_OPAQUE(fetched);
@@ -158,7 +158,7 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
     }
   }
 
-  // As things mostly lie; to the compiler these strides are numbers then.
+  // The strides that A and W mostly have are constants to the compiler.
   constexpr std::integral_constant<int64_t, 1> kAlong;
   constexpr std::integral_constant<int64_t, kPackedRow<T, S, NV>> kPacked;
   if constexpr (kUnroll<T> == 1) {
@@ -203,13 +203,12 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   }
 }
 
-// Only products of this many rows or more have tiles that fetch (kLines > 0, below). They have two
-// tiles or more of nearly equal height, so none has less than half the rows of a full one.
-constexpr int kFetchingRows = 12;
-
+// Tiles that fetch as they go (kLines > 0) are only those of a product of kFetchingRowsAvx512 rows
+// or more. It has two tiles or more of nearly equal height, so none has less than half the rows of
+// a full one, and shorter ones are not compiled.
 template <int kLines, class T, class S, int NV, int R = kTileRows<NV>>
 FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
-  static_assert(kFetchingRows > kTileRows<NV>);
+  static_assert(kFetchingRowsAvx512 > kTileRows<NV>);
   if constexpr (R == (kLines ? kTileRows<NV> / 2 : 1)) {
     tile<kLines, T, S, NV, R>(p, row);
   } else {
@@ -218,30 +217,30 @@ FUSEDRNN_INLINE void tile_of(int rows, const Product<T, S>& p, int64_t row) {
   }
 }
 
-// The tiles of a block share the work of fetching the next one into L2. Before it begins, a tile
-// cannot bear more than a few lines, and with AVX-512 it would have to: its blocks are long, its
-// tiles few. There it fetches as it goes (an Intel Xeon, LSTM inference H512, one thread: B64 1.12
-// times as fast, B32 1.11, B16 1.15).
+// The tiles of a block share the work of fetching the next block into L2: as they go with AVX-512,
+// elsewhere before they begin (kFetchingRows).
 template <class T, class S>
-constexpr bool kFetchesMeanwhile = FUSEDRNN_AVX512 && kUnroll<T> == 4 && std::is_same_v<S, T>;
+constexpr bool kFetchesMeanwhile = FUSEDRNN_AVX512 && kUnroll<T> > 1 && std::is_same_v<S, T>;
 template <class T, class S, int NV>
 bool fetches(const Product<T, S>& p) {
   if (!p.next) return false;
-  if (kFetchesMeanwhile<T, S>) return p.rows >= kFetchingRows && p.w_k == kPackedRow<T, S, NV>;
-  return !FUSEDRNN_AVX512 && p.rows >= 48;
+  if (kFetchesMeanwhile<T, S>) {
+    return p.rows >= kFetchingRowsAvx512 && p.w_k == kPackedRow<T, S, NV>;
+  }
+  return !FUSEDRNN_AVX512 && p.rows >= kFetchingRows;
 }
 template <class S>
 FUSEDRNN_INLINE void fetch(const S* from, const S* to) {
   for (; from < to; from += kLine<S>) __builtin_prefetch(from, 0, 2);
 }
 
-// All rows of one K block, in tiles of nearly equal height: a last tile of one row would run at a
-// third of the speed.
+// All rows of one block of K, in tiles of nearly equal height: a last tile of a single row would
+// run at a third of the speed.
 template <class T, class S, int NV>
 FUSEDRNN_INLINE void tiles(Product<T, S>& p) {
   const int64_t count = (p.rows + kTileRows<NV> - 1) / kTileRows<NV>;
   const int64_t ahead = fetches<T, S, NV>(p) ? p.blocks * p.depth * p.w_k : 0;
-  p.share_step = std::min((kUnroll<T> * p.w_k + count - 1) / count, 4 * kLine<S>);
+  p.share_step = std::min((kUnroll<T> * p.w_k + count - 1) / count, kFetchedLines * kLine<S>);
   for (int64_t i = 0, row = 0; i < count; ++i) {
     const int64_t next = p.rows * (i + 1) / count;
     const int rows = int(next - row);
@@ -252,7 +251,7 @@ FUSEDRNN_INLINE void tiles(Product<T, S>& p) {
       } else if (p.share_step <= 2 * kLine<S>) {
         tile_of<2, T, S, NV>(rows, p, row);
       } else {
-        tile_of<4, T, S, NV>(rows, p, row);
+        tile_of<kFetchedLines, T, S, NV>(rows, p, row);
       }
     } else {
       if (ahead) fetch(p.share, p.next + ahead * (i + 1) / count);
@@ -297,9 +296,9 @@ void product(Product<T, S> p) {
   }
 }
 
-// Sums of the lanes of U = lanes/2 vectors, in the first U lanes of one: pairs are interleaved and
-// added until a single vector holds two halves of every sum. By recursion, as GCC would keep the
-// vectors of a loop in memory (a fifth of a tile's time at k = 512).
+// The sums of the lanes of U = lanes/2 vectors, in the first U lanes of one. Pairs of vectors are
+// interleaved and added until a single one holds two halves of every sum. By recursion, because GCC
+// keeps the vectors of a loop in memory (a fifth of a tile's time at k = 512).
 template <class T, int N>
 FUSEDRNN_INLINE Vec<T> lane_sums(const Vec<T> (&m)[N]) {
   constexpr auto lanes = std::make_index_sequence<kLanes<T>>();
@@ -316,7 +315,7 @@ FUSEDRNN_INLINE Vec<T> lane_sums(const Vec<T> (&m)[N]) {
   }
 }
 
-// R rows of A against U rows of a matrix that lies as torch keeps it, both along k.
+// R rows of A times U rows of weights that lie as torch keeps them; both are read along k.
 template <class T, int R, class S>
 __attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const S* w, int64_t depth,
                                         const T* init, int64_t init_row, T* c, int64_t c_row) {
@@ -350,19 +349,14 @@ __attribute__((noinline)) void dot_tile(const T* a, int64_t a_row, const S* w, i
   }
 }
 
-// Whether rows of weights for one row of A are read one after the other. From L2 that is faster
-// than all at once (Zen 5, two matrices of H = 128: 8.0 and 10.3 thousand cycles). Long ones come
-// from beyond, and there it is slower. So it is of bfloat16 without AVX-512, whose widening takes
-// too many instructions to begin the next row before the sum of one is done (AVX2 on a Zen 3, one
-// step of LSTM H512 against float32: 0.74 to 0.81 times as fast one after the other, 1.04 to 1.24
-// all at once).
+// Whether rows of weights for one row of A are read one after the other (kRowsInTurnBytes).
 template <class T, class S>
 bool reads_rows_in_turn(int64_t depth) {
-  return (std::is_same_v<S, T> || FUSEDRNN_AVX512) && depth * int64_t(sizeof(S)) <= 1024;
+  return (std::is_same_v<S, T> || FUSEDRNN_AVX512) &&
+         depth * int64_t(sizeof(S)) <= kRowsInTurnBytes;
 }
 
-// One row of A against U rows of such weights.
-
+// One row of A times U rows of such weights, one row after the other.
 template <class T, class S>
 __attribute__((noinline)) void dot_row(const T* a, const S* w, int64_t depth, const T* init, T* c) {
   using V = Vec<T>;
@@ -405,9 +399,10 @@ T dot(const T* a, const S* w, int64_t depth) {
   return lanes[0];
 }
 
-// c[row][0..units) = init + a[row] . w[unit], for units <= lanes, the rest of the vector zeros (or
-// init): one vector of a panel, from weights that were never packed. For so few rows that packing
-// would cost more than the product; with long k also as fast (3 rows x lanes/2 units a tile).
+// c[row][0..units) = init + a[row] . w[unit] for units <= lanes, and init or zeros in the rest of
+// the vector: one vector of a panel, from weights where torch keeps them. It serves rows so few
+// that packing would cost more than the product. With long k it is as fast as packed weights, in
+// tiles of 3 rows x lanes/2 units.
 template <class T, class S>
 void dot_product(const T* a, int64_t a_row, const S* w, int64_t depth, int units, const T* init,
                  int64_t init_row, T* c, int64_t c_row, int64_t rows) {
@@ -444,7 +439,7 @@ void dot_product(const T* a, int64_t a_row, const S* w, int64_t depth, int units
   }
 }
 
-// NV chosen at run time, for the last, narrower group of columns.
+// The same with NV known at run time only: the last group of columns is narrower.
 template <class T>
 void product(int vectors, const Product<T>& p) {
   switch (vectors) {

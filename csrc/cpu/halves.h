@@ -6,11 +6,12 @@
 #include <thread>
 
 #include "cpu/params.h"
+#include "cpu/tuning.h"
 
 namespace fusedrnn::cpu {
 
-// Half of a team. Its first thread makes the call, whose kernels ask a Team for threads; the others
-// wait here until then, or until the call is over because it asked for none.
+// Half of a team. Its first thread makes the call, whose kernel asks a Team for threads; the other
+// threads wait here until it does, or until the call is over and asked for none.
 class Half {
  public:
   template <class Call>
@@ -23,7 +24,7 @@ class Half {
   }
 
   void follow(int id) {
-    int state, spins = 4096;
+    int state, spins = kHalfSpins;
     while ((state = state_.load(std::memory_order_acquire)) == kWaiting) {
       if (spins > 0) {
         --spins;
@@ -88,11 +89,11 @@ void in_halves(const Team& team, const Call& call) {
 // each, or one after the other by all.
 struct Directions {
   Directions(const Problem& forward, int D, const Team& team,
-             Plan (*plan_of)(const Problem& problem, int threads))
+             Plan (*plan_of)(const Problem& problem, int threads, Reasons* reasons))
       : D(D),
         team(team),
         each(threads_of_direction(forward, D, team.threads)),
-        plan(plan_of(forward, each)) {}
+        plan(plan_of(forward, each, nullptr)) {}
 
   bool at_once() const { return each < team.threads; }
   // Where direction d's workspace begins, and the bytes of all.

@@ -1,5 +1,6 @@
-// Weights from torch's rows into panels, and weight gradients back. A panel's vectors are gate g of
-// units [panel*units + u*lanes, + lanes): that map stands here, once, for both directions.
+// Packs weights from torch's rows into panels, and puts weight gradients back. Vector u*G + i of a
+// panel is one gate of units [panel*units + u*lanes, + lanes): that map stands here alone, for both
+// ways.
 #pragma once
 
 #include "cpu/layout.h"
@@ -9,17 +10,18 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// Row of torch's [G*H, *] matrix and number of valid lanes behind vector v of a panel.
+// What a vector of a panel holds: rows of torch's [G*H, *] matrix from `row` on, `lanes` of them.
 struct GateRows {
   int64_t row;
   int lanes;
 };
 
-// The input product makes a cell's first G slots, the recurrent product its last G (model/cell.h).
+// The input product makes a cell's first G slots, the recurrent product its last G, which
+// has_runs_of_slots below holds the table in model/cell.h to.
 enum class Side { kInput, kRecurrent };
 
-// The gate whose product makes slot `i` of a side's: GRU's n, r, z of the input side are gates 2,
-// 0, 1 (see cells/gru.h).
+// The gate whose product makes the i-th of a side's slots. GRU's slots n, r, z of the input side,
+// for example, are torch's gates 2, 0, 1 (cells/gru.h).
 inline int gate_of_slot(Cell cell, Side side, int i) {
   const CellSpec& of = spec(cell);
   const int8_t* slots = side == Side::kInput ? of.input_slot : of.recurrent_slot;
@@ -44,8 +46,8 @@ inline GateRows gate_rows(const Problem& p, const Geometry& g, Side side, int64_
   return {gate * p.H + unit, int(valid)};
 }
 
-// All units of a gate that lie in a panel; their slots are one run of the panel's row, as a panel
-// has several gates or several vectors of units, not both.
+// All units of a gate that lie in a panel. Their slots are side by side in the panel's row, because
+// a panel has several gates or several vectors of units, never both.
 inline GateRows gate_of_panel(const Problem& p, const Geometry& g, Side side, int64_t panel,
                               int gate) {
   const int64_t row = gate_rows(p, g, side, panel, gate).row;
@@ -78,7 +80,7 @@ void pack_panels(const Problem& p, const Geometry& g, Side side, const S* w, int
   }
 }
 
-// The same in pairs of vectors: to[panel][k][pairs].
+// The same of bfloat16, in pairs of vectors: to[panel][k][pairs].
 inline void pack_pairs(const Problem& p, const Geometry& g, Side side, const BFloat16* w, int64_t K,
                        BFloat16Pair* to, int64_t panel) {
   constexpr int W = kLanes<float>;
@@ -102,7 +104,7 @@ inline void pack_pairs(const Problem& p, const Geometry& g, Side side, const BFl
   }
 }
 
-// to[lanes][ld] = from[K][stride]': the inverse, of one vector of a panel.
+// to[lanes][ld] = from[K][stride]': back again, one vector of a panel.
 template <class T>
 void unpack_vector(const T* from, int64_t stride, int64_t K, int lanes, T* to, int64_t ld) {
   constexpr int W = kLanes<T>;
@@ -143,9 +145,10 @@ FUSEDRNN_INLINE void copy_row(const T* from, const Group& group, int valid_row, 
   }
 }
 
-// A group of the columns of w[G*H, columns], for products with gate gradients: the rows of some
-// panels, in their order. Their stride is a row of w, which no hardware fetches ahead: the next
-// vector's rows are, at last the next group's.
+// A group of the columns of w[G*H, columns], for products with gate gradients: the rows that some
+// panels hold, in the panels' order. Those rows are as far apart as rows of w, which no hardware
+// fetches ahead. So each row fetches its counterpart of the next vector, and those of the last
+// vector the next group's.
 template <class T>
 void pack_group(const Problem& p, const Geometry& g, Side side, const T* w, int64_t columns,
                 const Group& group, Range panels, T* out) {
@@ -174,7 +177,7 @@ void pack_columns(const T* w, int64_t columns, const Group& group, Range rows, T
   }
 }
 
-// Rows of w[columns, depth] as columns: the projection, going forward.
+// Rows of w[columns, depth] as a group of columns: W_hr, going forward.
 template <class T, class S>
 void pack_transposed(const S* w, int64_t columns, int64_t depth, T* to, int64_t index) {
   const Group group = group_of(columns, kLanes<T>, index);
@@ -188,7 +191,8 @@ void pack_transposed(const S* w, int64_t columns, int64_t depth, T* to, int64_t 
   }
 }
 
-// [panel][row]: both biases where they add up before the gate; GRU keeps b_hn in h_n's slot.
+// [panel][row]: the sum of both biases where a gate's two slots are one; GRU keeps b_hn apart, in
+// h_n's slot.
 template <class T, class S>
 void pack_bias(const Problem& p, const Geometry& g, const S* b_ih, const S* b_hh, T* to,
                int64_t panel) {

@@ -6,6 +6,10 @@
 
 #include "model/problem.h"
 
+namespace fusedrnn {
+struct Reasons;  // model/choice.h
+}
+
 namespace fusedrnn::cpu {
 
 struct ForwardParams {
@@ -22,7 +26,7 @@ struct ForwardParams {
   int64_t ldy;
   void* h_n;        // [B, P]
   void* c_n;        // [B, H]    LSTM
-  void* reserve;    // reserve_size() elements, what backward needs; null when not training
+  void* reserve;    // Plan::reserve_size elements, what backward needs; null when not training
   void* workspace;  // Plan::workspace_bytes, 64-byte aligned, contents undefined
 };
 
@@ -53,26 +57,7 @@ struct BackwardParams {
   void* workspace;  // as forward's
 };
 
-// How a problem is run. `stretch` is the number of time steps whose input projection (and, going
-// back, gate gradients) is made at once; it depends on the problem alone, never on the number of
-// threads, so that sums are grouped alike however many threads there are.
-enum class Split { kNone, kBatch, kHidden };
-
-struct Plan {
-  const char* isa;
-  int threads;
-  Split split;
-  int lanes;         // elements in a vector
-  int unit_vectors;  // vectors of hidden units in a panel
-  int vectors;       // vectors of a panel: unit_vectors * gates
-  int tile_rows;     // most rows of a register tile
-  bool direct;       // the weights are read where they lie, without packing them first
-  bool pairs;        // W_hh is packed in bfloat16, two vectors to the words of one
-  int64_t panels;
-  int64_t stretch;
-  int64_t workspace_bytes;
-  int64_t reserve_size;  // elements
-};
+struct Plan;
 
 // Runs body(context, id, n) for id = 0..n-1, all at the same time (the bodies may wait for each
 // other), with n <= wanted.
@@ -81,16 +66,65 @@ struct Team {
   int threads;
 };
 
-Plan plan_forward(const Problem& problem, int threads);
-Plan plan_backward(const Problem& problem, int threads);
+using ForwardKernel = void (*)(const ForwardParams& params, const Plan& plan, const Team& team);
+using BackwardKernel = void (*)(const BackwardParams& params, const Plan& plan, const Team& team);
+
+// What each thread owns for the whole sequence.
+enum class Split : int8_t { kNone, kBatch, kHidden };
+const char* name_of(Split split);
+
+// How weights are read: from panels packed before the first step; from those, but W_hh in bfloat16,
+// two vectors to the words of one; or where torch keeps them.
+enum class WeightsRead : int8_t { kPacked, kPackedInPairs, kInPlace };
+const char* name_of(WeightsRead weights);
+
+// How one pass over a problem runs: everything that its kernel asks, decided once (plan.cpp).
+struct Plan {
+  const char* isa;
+  ForwardKernel forward;  // one of these two; the other is null
+  BackwardKernel backward;
+  int lanes;         // elements of a vector
+  int unit_vectors;  // vectors of hidden units in a panel
+  int vectors;       // vectors of a panel: unit_vectors * gates
+  int tile_rows;     // most rows of a register tile
+  int64_t panels;
+  int threads;
+  Split split;
+  WeightsRead weights;
+  // Steps of a chunk, whose input products (and, going back, gate gradients) are made at once. It
+  // depends on the problem alone, never on the number of threads, so that sums are grouped alike
+  // however many threads there are.
+  int64_t stretch;
+
+  // Going back alone.
+  bool packs_inputs_by_chunk;  // W_ih, for dx, anew for every two chunks
+  int chunks;                  // whose gate gradients are kept at once
+  // Columns of dW_ih and dW_hh that are summed where torch wants them, with x or h as the vectors
+  // of the product. The others are summed with units of H as vectors and turned over at the end.
+  int64_t input_columns_in_place, state_columns_in_place;
+  int64_t gathers_from;  // elements of a row of x or h from which on its columns are gathered
+
+  int64_t workspace_bytes;
+  int64_t reserve_size;  // elements
+};
+
+// Where `reasons` is given, the planner says there why it decided so and not otherwise.
+Plan plan_forward(const Problem& problem, int threads, Reasons* reasons = nullptr);
+Plan plan_backward(const Problem& problem, int threads, Reasons* reasons = nullptr);
 int64_t reserve_width(const Problem& problem);  // elements for each of the N rows
 // Whether two directions may run at once: both then have a workspace, and dx of the reverse one is
 // made apart and added.
 bool pairs_directions(const Problem& problem);
 // Threads that each of so many directions gets: all of them, or half where two run at once.
-int threads_of_direction(const Problem& problem, int directions, int threads);
-void forward(const ForwardParams& params, const Plan& plan, const Team& team);
-void backward(const BackwardParams& params, const Plan& plan, const Team& team);
+int threads_of_direction(const Problem& problem, int directions, int threads,
+                         Reasons* reasons = nullptr);
+
+inline void forward(const ForwardParams& params, const Plan& plan, const Team& team) {
+  plan.forward(params, plan, team);
+}
+inline void backward(const BackwardParams& params, const Plan& plan, const Team& team) {
+  plan.backward(params, plan, team);
+}
 
 // Names of the instruction set variants this machine can run, ending with null, slowest first.
 const char* const* isa_names();

@@ -1,19 +1,20 @@
 // Vectors of T as wide as the instruction set of this translation unit, on GCC's vector
 // extensions, so that one source serves SSE2, NEON, AVX2 and AVX-512.
 //
-// Included once per variant (see kernels.h): everything here lives in the variant's own namespace
-// and has internal linkage, or the linker would merge functions built for different machines.
+// Included once for each variant (isa/kernels.h). Everything here lives in the variant's own
+// namespace and has internal linkage: otherwise the linker would merge functions that were built
+// for different machines.
 #pragma once
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// GCC reads all of a C++ file before it acts on a target pragma, so __AVX512F__ tells nothing here.
+// GCC reads all of a C++ file before it acts on a target pragma, so __AVX512F__ says nothing here.
 #define FUSEDRNN_AVX512 (FUSEDRNN_VECTOR_BYTES == 64)
 #define FUSEDRNN_AVX2 (FUSEDRNN_VECTOR_BYTES == 32)
 
 #define FUSEDRNN_INLINE inline __attribute__((always_inline))
-// From here on the compiler knows nothing about where a pointer points.
+// From here on the compiler does not know where a pointer points.
 #define FUSEDRNN_OPAQUE(pointer) asm("" : "+r"(pointer))
 
 template <class T>
@@ -85,8 +86,8 @@ struct Vec {
   }
 };
 
-// Weights as they are stored: T, bfloat16, or (packed) two bfloat16 to a word, the lanes of an even
-// vector in the low halves and those of the odd one after it in the high halves. A bfloat16 is the
+// Weights are stored as T, as bfloat16, or packed as two bfloat16 in a word: the lanes of an even
+// vector in the low halves, those of the odd vector after it in the high halves. A bfloat16 is the
 // upper half of a float.
 struct BFloat16 {
   uint16_t bits;
@@ -161,8 +162,9 @@ template <class T>
 FUSEDRNN_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
   return a.v / b.v;
 }
-// One rounding where the machine has FMA. By intrinsics: left to itself, GCC now and then contracts
-// a product in one kernel and not in its twin, and a row's bits would depend on its batch.
+// One rounding where the machine has FMA. By intrinsics, because GCC, left to itself, sometimes
+// contracts a product in one kernel and not in its twin, and a row's bits would depend on its
+// batch.
 template <class T>
 FUSEDRNN_INLINE Vec<T> madd(Vec<T> a, Vec<T> b, Vec<T> c) {
   using N = typename Vec<T>::Type;
@@ -188,7 +190,8 @@ FUSEDRNN_INLINE Vec<T> madd(Vec<T> a, Vec<T> b, Vec<T> c) {
   return N(a.v * b.v + c.v);
 #endif
 }
-// sum += a * b, where sum stays: GCC may put it where b was and then moves it back.
+// sum += a * b with the result in sum's own register: GCC may put it where b was, and then moves it
+// back.
 template <class T>
 FUSEDRNN_INLINE void add_product(typename Vec<T>::Type& sum, typename Vec<T>::Type a,
                                  typename Vec<T>::Type b) {
@@ -203,8 +206,8 @@ FUSEDRNN_INLINE void add_product(typename Vec<T>::Type& sum, typename Vec<T>::Ty
   sum = madd(Vec<T>(a), Vec<T>(b), Vec<T>(sum)).v;
 #endif
 }
-// A comparison with nan is false, so nan passes through at_least, at_most, relu, where_positive;
-// x86's max and min give their second operand then.
+// A comparison with nan is false, so that nan passes through at_least, at_most, relu and
+// where_positive. x86's max and min give their second operand then, so x comes second.
 FUSEDRNN_INLINE Vec<float> at_least(Vec<float> x, Vec<float> low) {
 #if FUSEDRNN_AVX512
   return Vec<float>::Type(_mm512_max_ps(low.v, x.v));
@@ -236,8 +239,8 @@ FUSEDRNN_INLINE Vec<T> where_positive(Vec<T> x, Vec<T> value) {
   return x.v <= 0 ? typename Vec<T>::Type{} : value.v;
 }
 
-// Five divisions of a cell would bind on the divider (10 cycles a vector): with AVX-512, a 14-bit
-// reciprocal and one Newton step on the quotient.
+// The five divisions of a cell would wait for the divider (10 cycles a vector). With AVX-512 it is
+// a 14-bit reciprocal and one Newton step on the quotient.
 FUSEDRNN_INLINE Vec<float> divide(Vec<float> a, Vec<float> b) {
 #if FUSEDRNN_AVX512
   const Vec<float>::Type r = _mm512_rcp14_ps(b.v), q = a.v * r;

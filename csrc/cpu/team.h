@@ -1,5 +1,5 @@
-// What the threads of one call share: a barrier light enough for one wait a time step, and the
-// division of work by counting.
+// What the threads of one call share: a barrier that is light enough to wait at once a time step,
+// and the division of work, in equal parts or by counting.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cpu/params.h"
+#include "cpu/tuning.h"
 
 namespace fusedrnn::cpu {
 namespace {  // compiled for several machines: see simd.h
@@ -18,8 +19,8 @@ class Barrier {
     if (n > 1) wait_for(arrive(n), n);
   }
 
-  // In two halves: a thread says that it has arrived, and may do other things before it waits until
-  // all have. It waits for one arrival before the next.
+  // The same in two halves: a thread says that it has arrived, and may work on before it waits
+  // until all others have arrived too. It does so before its next arrival.
   unsigned arrive(int n) {
     const unsigned phase = phase_.load(std::memory_order_relaxed);
     if (n > 1 && arrived_.fetch_add(1, std::memory_order_acq_rel) == n - 1) {
@@ -31,17 +32,14 @@ class Barrier {
   void wait_for(unsigned phase, int n) {
     if (n == 1) return;
     const auto changed = [&] { return phase_.load(std::memory_order_acquire) != phase; };
-    for (int spins = 0; spins < 1024; ++spins) {
+    for (int spins = 0; spins < kBarrierSpins; ++spins) {
       if (changed()) return;
     }
-    // Who yields to another process gives it a whole slice, 3 ms: not while the threads waited for
-    // are only late (2 threads of a Zen 3, a busy process beside: LSTM T100 B1 H128 14 -> 3.5 ms).
     using Clock = std::chrono::steady_clock;
-    const auto end = Clock::now() + std::chrono::microseconds(10);
+    const auto end = Clock::now() + std::chrono::microseconds(kBarrierMicroseconds);
     while (Clock::now() < end) {
       if (changed()) return;
     }
-    // With more threads than cores they may not be running.
     while (!changed()) std::this_thread::yield();
   }
 
@@ -55,45 +53,46 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// What a step goes through, i from begin to end: odd steps begin with what the step before used
-// last and caches still hold (LSTM T100 B1 H256: 10.3 -> 9.1 us a step, W_hh being as large as L2).
+// The i-th of the items that every step goes through, in turn from both ends: a step begins with
+// what the step before used last, which caches still hold (LSTM T100 B1 H256, whose W_hh is as
+// large as L2: 10.3 -> 9.1 us a step).
 inline int64_t to_and_fro(Range range, int64_t i, int64_t t) {
   return t % 2 ? range.end - 1 - (i - range.begin) : i;
 }
 
 inline Range share(int64_t n, int id, int parts) { return {n * id / parts, n * (id + 1) / parts}; }
 
-// Some of so many equal parts of any work.
+// The parts [begin, end) of any work that is cut into `parts` equal ones.
 struct Part {
   int begin, end, parts;
   Range of(int64_t n) const { return {n * begin / parts, n * end / parts}; }
 };
 
-// Work done again and again by threads of unequal speed: most of each round is each thread's own,
-// which its cache holds; the rest goes, part by part, to whoever comes first. A round begins when
-// all have finished the one before.
+// Work that is done again and again by threads of unequal speed. Most of each round is a thread's
+// own, the same every time, so that its cache holds it; the rest goes, part by part, to whichever
+// thread is free first. A round begins when all threads have finished the one before.
 class Rounds {
  public:
   template <class Work>
   void run(int64_t round, int id, int n, const Work& work) {
     if (n == 1) return work(Part{0, 1, 1});
     const int first = id * kParts;
-    work(Part{first, first + kOwn, n * kParts});
-    const int free = n * (kParts - kOwn);
-    for (;;) {  // every thread counts once more than it gets
+    work(Part{first, first + kOwnParts, n * kParts});
+    const int free = n * (kParts - kOwnParts);
+    for (;;) {  // every thread counts once more than it gets parts
       const int64_t taken = taken_.fetch_add(1, std::memory_order_relaxed) - round * (free + n);
       if (taken >= free) return;
-      const int part = int(taken) % n * kParts + kOwn + int(taken) / n;
+      const int part = int(taken) % n * kParts + kOwnParts + int(taken) / n;
       work(Part{part, part + 1, n * kParts});
     }
   }
 
  private:
-  static constexpr int kParts = 8, kOwn = 6;  // of each thread
   alignas(64) std::atomic<int64_t> taken_{0};
 };
 
-// Rows of the batch for each part, of equal total length: packed sequences come longest first.
+// The batch rows of part `id`. Packed, the parts have equal total lengths rather than equal numbers
+// of rows.
 inline Range share_rows(const Problem& p, int id, int parts) {
   if (!p.packed) return share(p.B, id, parts);
   const int64_t total = p.rows().total();
@@ -101,7 +100,7 @@ inline Range share_rows(const Problem& p, int id, int parts) {
     const int64_t target = total * part / parts;
     int64_t row = 0, sum = 0, t = p.T - 1;
     for (; row < p.B && sum < target; ++row) {
-      while (t > 0 && p.rows().active(t) <= row) --t;  // row's length is t + 1
+      t = p.rows().last_step(row, t);
       sum += t + 1;
     }
     return part == parts ? p.B : row;

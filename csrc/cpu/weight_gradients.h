@@ -1,10 +1,11 @@
 // dW_ih, dW_hh, dW_hr and the bias gradients, a chunk of steps at a time. The gate gradients of a
-// panel are one run of rows and serve as the vector side of the product; x and h are read by
-// broadcast where they lie. The sums are laid out as torch wants them at the end; with few rows
-// that would cost more than the product, whose vectors are then those of x and h. Threads own parts
-// of the sums, so no two add to the same element at once.
+// panel are one run of rows and are the vectors of the product; x and h are read by broadcast where
+// they lie. The sums are turned into torch's layout at the end. With few rows that would cost more
+// than the product: there the vectors are those of x and h, and the sums lie right at once. Threads
+// own parts of the sums, so no two add to the same element.
 #pragma once
 
+#include "cpu/forward.h"
 #include "cpu/gemm.h"
 #include "cpu/pack.h"
 #include "cpu/team.h"
@@ -12,16 +13,16 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// kVectors, kSlots: a panel's vectors of gates and of slots. A GRU has one slot more, for n's
-// recurrent part. The cell is no parameter, so both RNNs share one copy of this code.
+// kVectors, kSlots: a panel's vectors of gates and of slots; a GRU has one slot more, for n's
+// recurrent part. The cell is no parameter, so that both RNNs share one copy of this code.
 template <class T, int kVectors, int kSlots>
 class WeightGradients {
  public:
-  WeightGradients(const BackwardParams& params, const Geometry& g, const BackwardBuffers<T>& buf,
-                  const Reserve<T>& keep)
-      : a_(params), p_(params.problem), g_(g), buf_(buf), keep_(keep) {}
+  WeightGradients(const BackwardParams& params, const Plan& plan, const Geometry& g,
+                  const BackwardBuffers<T>& buf, const Reserve<T>& keep)
+      : a_(params), p_(params.problem), plan_(plan), g_(g), buf_(buf), keep_(keep) {}
 
-  // Without any h before a step nothing else sets dW_hh.
+  // Where no step has an h before it, nothing else sets dW_hh.
   void clear(int id, int n) {
     if (!a_.dw_hh || has_previous_states()) return;
     const Range mine = share(gates_of(p_.cell) * p_.H * p_.P, id, n);
@@ -29,7 +30,7 @@ class WeightGradients {
     std::fill(dw + mine.begin, dw + mine.end, T(0));
   }
 
-  // Adds a part of the i-th chunk to be done, whose gate gradients are at `grads`.
+  // Adds a part of the i-th chunk of the pass, whose gate gradients are at `grads`.
   void add(Range steps, int64_t i, const T* grads, Part part, int id) {
     const int64_t first = p_.rows().offset(steps.begin), size = p_.rows().offset(steps.end) - first;
     const Chunk chunk{grads, size * kRow, i == 0};
@@ -40,7 +41,7 @@ class WeightGradients {
     }
     if (a_.dw_hh) {
       matrix(chunk, Side::kRecurrent, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh), part, id,
-             [&](auto&& add) { previous_states(steps, add); });
+             [&](auto&& add) { previous_states(steps, first, add); });
     }
     if (a_.db_ih || a_.db_hh) biases(chunk, part.of(g_.panels));
     if (a_.dw_hr) projection(first, size, i, part.of(p_.P));
@@ -70,6 +71,13 @@ class WeightGradients {
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
   bool has_previous_states() const { return p_.T > 1 || a_.h0; }
+  int64_t columns_in_place(Side side) const {
+    return side == Side::kInput ? plan_.input_columns_in_place : plan_.state_columns_in_place;
+  }
+  // y may be that of two directions.
+  bool gathers(Side side) const {
+    return (side == Side::kInput ? p_.I : std::min(a_.ldy, 2 * p_.P)) >= plan_.gathers_from;
+  }
 
   // The gate gradients of a chunk of steps; `fresh`: nothing has been summed before it.
   struct Chunk {
@@ -78,22 +86,22 @@ class WeightGradients {
     bool fresh;
   };
 
-  // Rows of x or h that lie at one stride; `row` is where their gate gradients begin in the chunk.
+  // Rows of x or h at one stride; their gate gradients are the chunk's from row `row` on.
   struct Run {
     const T* rows;
     int64_t ld, row, count;
   };
 
-  // Where the sums of a panel are whose columns do not go where torch wants them. The rows of dw
-  // behind a whole vector of units have room for it: [K][lanes] until it is turned over. Other
-  // panels, and columns that come after those in place, have room in `panels`.
+  // Where a panel's sums lie until they are turned over, of columns that are not summed in place. A
+  // whole vector of units lies in its own rows of dw, as [K][lanes]. Panels that H does not fill,
+  // and the columns that come after those in place, lie in the workspace, in `panels`.
   struct Sums {
     T* base;
     int64_t row;
     int64_t at[4];  // of each vector
   };
   Sums sums_of(Side side, int64_t K, T* panels, T* dw, int64_t panel) const {
-    const int64_t in_place = columns_in_place(p_, K, W), whole = g_.whole_panels(p_.H);
+    const int64_t in_place = columns_in_place(side), whole = g_.whole_panels(p_.H);
     if (in_place == 0 && panel < whole) {
       Sums sums{dw, W, {}};
       for (int v = 0; v < kVectors; ++v) sums.at[v] = gate_rows(p_, g_, side, panel, v).row * K;
@@ -105,7 +113,7 @@ class WeightGradients {
 
   void turn_over(Side side, int64_t K, T* panels, T* dw, int64_t panel, T* scratch) {
     const Sums sums = sums_of(side, K, panels, dw, panel);
-    const int64_t in_place = columns_in_place(p_, K, W);
+    const int64_t in_place = columns_in_place(side);
     for (int v = 0; v < kVectors; ++v) {
       const GateRows rows = gate_rows(p_, g_, side, panel, v);
       T *from = sums.base + sums.at[v], *to = dw + rows.row * K + in_place;
@@ -118,33 +126,17 @@ class WeightGradients {
     }
   }
 
-  // dw[G*H, K] (+)= dgates' . rows, over the runs that `each_run` hands to what it is given. With
-  // few rows, whole vectors of columns go where torch wants them, along the rows of dw: down its
-  // columns every store is in another page. All runs pass one part of the sums after the other, so
-  // that it stays in cache.
+  // dw[G*H, K] (+)= dgates' . rows, over the runs that `each_run` hands to what it is given: all of
+  // them for one part of the sums, which so stays in cache, then for the next part.
   template <class EachRun>
   void matrix(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, Part part, int id,
               const EachRun& each_run) {
     const T* dgates = chunk.grads + (side == Side::kInput ? 0 : kRecurrent);
-    const int64_t in_place = columns_in_place(p_, K, W), rest = K - in_place;
-    const int64_t groups = groups_of(in_place, W), G = gates_of(p_.cell), gates = g_.panels * G;
-    const Range tiles = part.of(groups * gates);
-    for (int64_t at = tiles.begin; at < tiles.end; ++at) {
-      const Group group = group_of(in_place, W, at % groups);
-      const int64_t gate = at / groups, panel = gate / G;
-      const GateRows rows = gate_of_panel(p_, g_, side, panel, int(gate % G));
-      const T* a = dgates + panel * chunk.stride + gate % G * W;
-      T* to = dw + rows.row * K + group.column;
-      const T* sum = nullptr;
-      each_run([&](const Run& run) {
-        product<T>(group.vectors, {a + run.row * kRow, 1, kRow, 0, 1, run.count,
-                                   run.rows + group.column, run.ld, sum, K, to, K, rows.lanes, W});
-        sum = to;
-      });
-    }
-    if (gathers_columns(p_, side == Side::kInput ? p_.I : std::min(a_.ldy, 2 * p_.P))) {
+    summed_in_place(chunk, dgates, side, K, dw, part, each_run);
+    if (gathers(side)) {
       return gathered(chunk, dgates, side, K, panels, dw, part, id, each_run);
     }
+    const int64_t in_place = columns_in_place(side), rest = K - in_place;
     const Range columns = part.of(rest * g_.panels);
     for (int64_t at = columns.begin, next; at < columns.end; at = next) {
       const int64_t panel = at / rest, column = in_place + at % rest;
@@ -159,8 +151,40 @@ class WeightGradients {
     }
   }
 
-  // The same of rows that lie far apart: some columns are gathered, and all panels pass them. Short
-  // runs, of packed sequences, become long ones.
+  // With few rows, whole vectors of columns go where torch wants them at once, along the rows of
+  // dw: down its columns every store would be in another page.
+  template <class EachRun>
+  void summed_in_place(const Chunk& chunk, const T* dgates, Side side, int64_t K, T* dw, Part part,
+                       const EachRun& each_run) {
+    const int64_t in_place = columns_in_place(side), groups = groups_of(in_place, W);
+    const int64_t G = gates_of(p_.cell), gates = g_.panels * G;
+    const Range tiles = part.of(groups * gates);
+    for (int64_t at = tiles.begin; at < tiles.end; ++at) {
+      const Group group = group_of(in_place, W, at % groups);
+      const int64_t gate = at / groups, panel = gate / G;
+      const GateRows rows = gate_of_panel(p_, g_, side, panel, int(gate % G));
+      const T* a = dgates + panel * chunk.stride + gate % G * W;
+      T* to = dw + rows.row * K + group.column;
+      const T* sum = nullptr;
+      each_run([&](const Run& run) {
+        product<T>(group.vectors, {.a = a + run.row * kRow,
+                                   .a_row = 1,
+                                   .a_k = kRow,
+                                   .depth = run.count,
+                                   .w = run.rows + group.column,
+                                   .w_k = run.ld,
+                                   .init = sum,
+                                   .init_row = K,
+                                   .c = to,
+                                   .c_row = K,
+                                   .rows = rows.lanes});
+        sum = to;
+      });
+    }
+  }
+
+  // The same of rows that lie far apart: some columns at a time are gathered, and all panels pass
+  // them. The short runs of packed sequences become long ones so.
   template <class EachRun>
   void gathered(const Chunk& chunk, const T* dgates, Side side, int64_t K, T* panels, T* dw,
                 Part part, int id, const EachRun& each_run) {
@@ -194,46 +218,34 @@ class WeightGradients {
     }
   }
 
-  // Adds to `count` columns of the sums of a panel, `a` being x or h from the first of them on.
+  // Adds to `count` columns of a panel's sums, from the first of which on `a` holds x or h.
   void columns_of_panel(const Chunk& chunk, const T* dgates, const Sums& sums, int64_t column,
                         int64_t count, const Run& a, bool fresh) {
     dgates += a.row * kRow;
     T* to = sums.base + column * sums.row;
-    Product<T> all{a.rows,   1,    a.ld,
-                   0,        1,    a.count,
-                   dgates,   kRow, fresh ? nullptr : to,
-                   sums.row, to,   sums.row,
-                   count,    W,    {sums.at[0], sums.at[1], sums.at[2], sums.at[3]}};
-    if (g_.panels * chunk.stride * int64_t(sizeof(T)) > kL2) {
-      all.next = dgates + chunk.stride;
-    }
-    product<T, kVectors>(all);
+    const bool beyond_l2 = g_.panels * chunk.stride * int64_t(sizeof(T)) > kL2Bytes;
+    product<T, kVectors>({.a = a.rows,
+                          .a_row = 1,
+                          .a_k = a.ld,
+                          .depth = a.count,
+                          .w = dgates,
+                          .w_k = kRow,
+                          .init = fresh ? nullptr : to,
+                          .init_row = sums.row,
+                          .c = to,
+                          .c_row = sums.row,
+                          .rows = count,
+                          .at = {sums.at[0], sums.at[1], sums.at[2], sums.at[3]},
+                          .next = beyond_l2 ? dgates + chunk.stride : nullptr});
   }
 
-  // h before each step of the chunk: runs of y one step away, and h0 where a sequence begins.
+  // h before each step of a chunk, whose first row is given; where it is 0, nothing.
   template <class Add>
-  void previous_states(Range steps, const Add& add) {
-    const T* y = static_cast<const T*>(a_.y);
-    const T* h0 = static_cast<const T*>(a_.h0);
-    const int64_t first = p_.rows().offset(steps.begin);
-    for (int64_t t = steps.begin; t < steps.end;) {
-      const int64_t before = p_.reverse ? t + 1 : t - 1;
-      const bool has_before = before >= 0 && before < p_.T;
-      const int64_t at = p_.rows().offset(t) - first;
-      if (has_before && !p_.packed) {  // rows of equal steps lie end to end
-        const int64_t end = p_.reverse ? std::min(steps.end, p_.T - 1) : steps.end;
-        add(Run{y + before * p_.B * a_.ldy, a_.ldy, at, (end - t) * p_.B});
-        t = end;
-        continue;
-      }
-      const int64_t carried =
-          has_before ? std::min(p_.rows().active(before), p_.rows().active(t)) : 0;
-      if (carried > 0) add(Run{y + p_.rows().offset(before) * a_.ldy, a_.ldy, at, carried});
-      if (h0 && p_.rows().active(t) > carried) {
-        add(Run{h0 + carried * p_.P, p_.P, at + carried, p_.rows().active(t) - carried});
-      }
-      ++t;
-    }
+  void previous_states(Range steps, int64_t first, const Add& add) {
+    p_.rows().each_previous(steps.begin, steps.end, [&](const Rows::Run& run) {
+      const States<T> h = states_of<T>(run, p_, a_.y, a_.ldy, a_.h0);
+      if (h.rows) add(Run{h.rows, h.stride, run.begin - first, run.size()});
+    });
   }
 
   void biases(const Chunk& chunk, Range panels) {
@@ -255,20 +267,30 @@ class WeightGradients {
     }
   }
 
-  // dW_hr[P, H] = dh' . hidden, straight into torch's layout.
+  // dW_hr[P, H] (+)= dh' . hidden, in torch's layout at once.
   void projection(int64_t first, int64_t size, int64_t i, Range rows) {
     const int64_t width = round_up(p_.P, W);
     for (int64_t index = 0; index < groups_of(p_.H, W); ++index) {
       const Group group = group_of(p_.H, W, index);
       T* dw = static_cast<T*>(a_.dw_hr) + rows.begin * p_.H + group.column;
-      product<T>(group.vectors, {buf_.dh_projected[i % buf_.chunks] + rows.begin, 1, width, 0, 1,
-                                 size, keep_.hidden + first * g_.width() + group.column, g_.width(),
-                                 i > 0 ? dw : nullptr, p_.H, dw, p_.H, rows.size(), group.tail});
+      product<T>(group.vectors, {.a = buf_.dh_projected[i % plan_.chunks] + rows.begin,
+                                 .a_row = 1,
+                                 .a_k = width,
+                                 .depth = size,
+                                 .w = keep_.hidden + first * g_.width() + group.column,
+                                 .w_k = g_.width(),
+                                 .init = i > 0 ? dw : nullptr,
+                                 .init_row = p_.H,
+                                 .c = dw,
+                                 .c_row = p_.H,
+                                 .rows = rows.size(),
+                                 .tail = group.tail});
     }
   }
 
   const BackwardParams& a_;
   const Problem& p_;
+  const Plan& plan_;
   const Geometry& g_;
   const BackwardBuffers<T>& buf_;
   const Reserve<T>& keep_;

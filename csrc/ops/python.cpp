@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "model/choice.h"
 #include "ops/check.h"
 #include "ops/choice.h"
 #include "ops/cudnn.h"
@@ -63,19 +64,21 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
   Problem p = problem_of(mode, dtype, T, B, I, H, P, training, batch_sizes.has_value());
   if (p.packed) p.offsets = offsets.data();
   if (bfloat16_weights && !training) p.dtypes.stored = DType::kBFloat16;
-  const int each = cpu::threads_of_direction(p, int(D), threads);
-  const cpu::Plan plan = cpu::plan_forward(p, each);
+  Reasons reasons;
+  const int each = cpu::threads_of_direction(p, int(D), threads, &reasons);
+  const cpu::Plan plan = cpu::plan_forward(p, each, &reasons);
   const int64_t backward = training ? cpu::plan_backward(p, each).workspace_bytes : 0;
   const int at_once = each < threads ? 2 : 1;
+  if (dtype == "bfloat16" || dtype == "float16") {
+    reasons.because("stored in " + dtype + ", computed in float32");
+  }
 
   py::dict d;
   d["device"] = "cpu";
   d["kernel"] = std::string("fused_") + (training ? "training" : "inference");
   d["isa"] = plan.isa;
   d["threads"] = at_once * plan.threads;
-  const std::string split = plan.split == cpu::Split::kBatch    ? "batch"
-                            : plan.split == cpu::Split::kHidden ? "hidden"
-                                                                : "none";
+  const std::string split = cpu::name_of(plan.split);
   d["split"] = at_once == 1                      ? split
                : plan.split == cpu::Split::kNone ? "directions"
                                                  : "directions, " + split;
@@ -85,46 +88,11 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
                std::to_string(plan.panels) + " panels";
   d["rows"] = plan.tile_rows;
   d["stretch"] = plan.stretch;
-  d["weights"] = plan.direct ? "read in place" : plan.pairs ? "packed, W_hh in bfloat16" : "packed";
+  d["weights"] = cpu::name_of(plan.weights);
   d["workspace_bytes"] = at_once * std::max(plan.workspace_bytes, backward);
   d["reserve_bytes"] = D * plan.reserve_size * size_of(p.dtypes.computed);
-  py::list rejected;
-  const std::string ruled_out = std::string("FUSEDRNN_CPU_ISA=") + plan.isa + " rules it out";
-  bool wider = false;  // the names come slowest first
-  for (const char* const* isa = cpu::isa_names(); *isa; ++isa) {
-    if (std::string(*isa) == plan.isa) {
-      wider = true;
-    } else {
-      rejected.append(py::make_tuple(std::string("instruction set ") + *isa,
-                                     wider ? ruled_out : "narrower vectors"));
-    }
-  }
-  std::string reason;
-  if (plan.split == cpu::Split::kBatch) {
-    reason = "each thread owns rows of the batch for the whole sequence and waits for nobody";
-    rejected.append(
-        py::make_tuple("split by hidden units", "needs a barrier every step; W_hh stays in L2"));
-  } else if (plan.split == cpu::Split::kHidden) {
-    const bool few = B < plan.threads;
-    reason = std::string(few ? "fewer rows than threads" : "W_hh overflows L2") +
-             ": each thread owns panels of hidden units, one barrier a step";
-    rejected.append(
-        py::make_tuple("split by batch rows",
-                       few ? std::to_string(B) + " rows for " + std::to_string(threads) + " threads"
-                           : "every thread would read all of W_hh every step"));
-  } else {
-    reason = threads > 1 ? "too little work for a second thread to pay" : "one thread is available";
-    if (threads > 1) {
-      rejected.append(py::make_tuple(std::to_string(threads) + " threads",
-                                     "under 0.4 MFLOP a thread, starting one costs more"));
-    }
-  }
-  if (batch_sizes && plan.split == cpu::Split::kBatch)
-    reason += "; packed rows are shared out by total length";
-  if (dtype == "bfloat16" || dtype == "float16")
-    reason += "; stored in " + dtype + ", computed in float32";
-  d["rejected"] = rejected;
-  d["reason"] = reason;
+  d["reason"] = reasons.chosen;
+  d["rejected"] = reasons.rejected;
   return d;
 }
 

@@ -1,5 +1,5 @@
-// The table each instruction set variant fills in, and the headers its code needs, which must come
-// before any change of target.
+// The table that each instruction set variant fills in, which of them is in use, and the headers
+// that their code needs, which must come before any change of target.
 #pragma once
 
 #include <algorithm>
@@ -37,8 +37,9 @@ namespace fusedrnn::cpu {
 struct Variant {
   int vector_bytes;
   int tile_rows[4];  // by vectors of a panel, 1..4
-  void (*forward)(const ForwardParams&, const Plan&, const Team&);
-  void (*backward)(const BackwardParams&, const Plan&, const Team&);
+  // The kernel for a problem's cell and types.
+  ForwardKernel (*forward)(const Problem&, int unit_vectors);
+  BackwardKernel (*backward)(const Problem&, int unit_vectors);
   double (*spin)(int64_t rounds);
   void (*eval_activation)(bool tanh_not_sigmoid, const float* x, float* y, int64_t n);
 };
@@ -54,5 +55,16 @@ namespace avx512 {
 const Variant& variant();
 }
 #endif
+
+struct Isa {
+  const char* name;
+  const Variant* variant;
+};
+
+// The fastest that this machine can run, or FUSEDRNN_CPU_ISA. Throws std::runtime_error on a bad
+// name.
+const Isa& chosen_isa();
+// Why none of the others.
+void tell_of_isas(Reasons& reasons);
 
 }  // namespace fusedrnn::cpu

@@ -1,5 +1,5 @@
 // AVX-512: x86-64 servers from Skylake-SP (2017) and Zen 4 (2022) on.
-#include "cpu/variants.h"
+#include "cpu/isa/variants.h"
 
 #if defined(__x86_64__)
 FUSEDRNN_BEGIN_TARGET("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")
@@ -15,7 +15,7 @@ FUSEDRNN_BEGIN_TARGET("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")
 #define FUSEDRNN_ISA avx512
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_KEEP(x) asm("" : "+v"(x))
-#include "cpu/kernels.h"
+#include "cpu/isa/kernels.h"
 FUSEDRNN_END_TARGET
 
 #endif

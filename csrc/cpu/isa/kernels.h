@@ -3,51 +3,49 @@
 // this: so nothing of the standard library is compiled for a machine that may not be there.
 #include "cells/all.h"
 #include "cpu/backward.h"
-#include "cpu/variants.h"
+#include "cpu/isa/variants.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// A panel holds one vector of units, or four where a cell has one gate and H is wide enough.
-template <class T, template <class, class, int> class Layer, Cell kCell, class Params>
-void run_cell(const Params& params, const Plan& plan, const Team& team) {
-  using C = typename CellOf<kCell>::Type;
-  if constexpr (C::kGates == 1) {
-    if (plan.unit_vectors == 4) {
-      Layer<T, C, 4> layer(params, plan);
-      return run(team, plan.threads, layer);
-    }
-  }
-  Layer<T, C, 1> layer(params, plan);
+template <class Layer, class Params>
+void run_layer(const Params& params, const Plan& plan, const Team& team) {
+  Layer layer(params, plan);
   run(team, plan.threads, layer);
 }
 
-template <class T, template <class, class, int> class Layer, class Params>
-void dispatch_cell(const Params& params, const Plan& plan, const Team& team) {
-  with_cell(params.problem.cell,
-            [&](auto cell) { run_cell<T, Layer, decltype(cell)::value>(params, plan, team); });
+// A panel holds one vector of units, or four where a cell has one gate and H is wide enough.
+template <class Params, class T, template <class, class, int, class> class Layer, class S = T>
+auto kernel_of(Cell cell, int unit_vectors) {
+  using Kernel = void (*)(const Params&, const Plan&, const Team&);
+  return with_cell(cell, [&](auto constant) -> Kernel {
+    using C = typename CellOf<decltype(constant)::value>::Type;
+    if constexpr (C::kGates == 1) {
+      if (unit_vectors == 4) return run_layer<Layer<T, C, 4, S>, Params>;
+    }
+    return run_layer<Layer<T, C, 1, S>, Params>;
+  });
 }
 
-template <template <class, class, int> class Layer, class Params>
-void dispatch(const Params& params, const Plan& plan, const Team& team) {
-  if (params.problem.dtypes.computed == DType::kFloat32) {
-    dispatch_cell<float, Layer>(params, plan, team);
-  } else {
-    dispatch_cell<double, Layer>(params, plan, team);
+ForwardKernel forward(const Problem& p, int unit_vectors) {
+  if (p.dtypes.stored == DType::kBFloat16) {
+    return kernel_of<ForwardParams, float, Forward, BFloat16>(p.cell, unit_vectors);
   }
+  if (p.dtypes.computed == DType::kFloat32) {
+    return kernel_of<ForwardParams, float, Forward>(p.cell, unit_vectors);
+  }
+  return kernel_of<ForwardParams, double, Forward>(p.cell, unit_vectors);
 }
 
-template <class T, class C, int kUnitVectors>
-using ForwardAsComputed = Forward<T, C, kUnitVectors, T>;
-template <class T, class C, int kUnitVectors>
-using ForwardOfBFloat16 = Forward<T, C, kUnitVectors, BFloat16>;
+// There is no backward pass through weights that are stored otherwise than they are computed with.
+template <class T, class C, int kUnitVectors, class S>
+using BackwardAsStored = Backward<T, C, kUnitVectors>;
 
-void forward(const ForwardParams& params, const Plan& plan, const Team& team) {
-  if (params.problem.dtypes.stored == DType::kBFloat16) {
-    dispatch_cell<float, ForwardOfBFloat16>(params, plan, team);
-  } else {
-    dispatch<ForwardAsComputed>(params, plan, team);
+BackwardKernel backward(const Problem& p, int unit_vectors) {
+  if (p.dtypes.computed == DType::kFloat32) {
+    return kernel_of<BackwardParams, float, BackwardAsStored>(p.cell, unit_vectors);
   }
+  return kernel_of<BackwardParams, double, BackwardAsStored>(p.cell, unit_vectors);
 }
 
 // FLOP of `rounds` rounds of independent multiply-adds that stay in registers.
@@ -87,7 +85,7 @@ const Variant& variant() {
   static const Variant kVariant{FUSEDRNN_VECTOR_BYTES,
                                 {kTileRows<1>, kTileRows<2>, kTileRows<3>, kTileRows<4>},
                                 forward,
-                                dispatch<Backward>,
+                                backward,
                                 spin,
                                 eval_activation};
   return kVariant;

@@ -1,5 +1,5 @@
 // AVX2 with FMA: x86-64 from Haswell (2013) and Zen (2017) on.
-#include "cpu/variants.h"
+#include "cpu/isa/variants.h"
 
 #if defined(__x86_64__)
 FUSEDRNN_BEGIN_TARGET("avx2,fma")
@@ -7,7 +7,7 @@ FUSEDRNN_BEGIN_TARGET("avx2,fma")
 #define FUSEDRNN_ISA avx2
 #define FUSEDRNN_VECTOR_BYTES 32
 #define FUSEDRNN_KEEP(x) asm("" : "+x"(x))
-#include "cpu/kernels.h"
+#include "cpu/isa/kernels.h"
 FUSEDRNN_END_TARGET
 
 #endif

@@ -1,5 +1,5 @@
 // The variant every machine can run: SSE2 on x86-64, NEON on arm64.
-#include "cpu/variants.h"
+#include "cpu/isa/variants.h"
 
 #define FUSEDRNN_ISA baseline
 #define FUSEDRNN_VECTOR_BYTES 16
@@ -10,4 +10,4 @@
 #else
 #define FUSEDRNN_KEEP(x)
 #endif
-#include "cpu/kernels.h"
+#include "cpu/isa/kernels.h"
