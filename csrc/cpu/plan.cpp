@@ -63,9 +63,8 @@ bool prefers_hidden(const Problem& p, int threads, const Geometry& g, bool forwa
     say.reject("split by hidden units", why...);
     return false;
   };
-  const int64_t bytes = bytes_of_w_hh(p, g.panels * g.depth());
-  if (bytes <= kL2Bytes) {
-    return no("needs a barrier every step; W_hh, ", bytes >> 10, " KiB, stays in L2");
+  if (bytes_of_w_hh(p, g.panels * g.depth()) <= kL2Bytes) {
+    return no("needs a barrier every step; W_hh stays in L2");
   }
   if (g.panels < kPanelsPerThread * threads) {
     return no("H fills ", Count{g.panels, "panel"}, ", fewer than ", kPanelsPerThread,
@@ -112,10 +111,12 @@ void share_out(const Problem& p, int threads, const Geometry& g, bool forward, P
   }
   if (g.panels < plan.threads) {
     say.reject(Count{plan.threads, "thread"}, "H fills ", Count{g.panels, "panel"}, " of ",
-               g.units(), " units, and fewer than one are nobody's");
+               g.units(), " units, and a thread owns one at least");
     plan.threads = int(g.panels);
   }
-  if (plan.threads == 1) return say.because("fewer rows than threads, and one panel of units");
+  if (plan.threads == 1) {
+    return say.because("fewer rows than threads, and one panel holds all hidden units");
+  }
   plan.split = Split::kHidden;
   const char* const owns = ": each thread owns panels of hidden units, one barrier a step";
   if (few_rows) return say.because("fewer rows than threads", owns);
@@ -147,12 +148,12 @@ WeightsRead read_forward(const Problem& p, const Words& say) {
   }
   if (p.dtypes.stored != DType::kBFloat16) return WeightsRead::kPacked;
   if (p.B > kPairsBatch) {
-    say.reject("W_hh in bfloat16", "more than ", kPairsBatch,
-               " rows widen it at every step for more than its fewer bytes save");
+    say.reject("W_hh in bfloat16", "with more than ", kPairsBatch,
+               " rows, widening it every step costs more than its fewer bytes save");
     return WeightsRead::kPacked;
   }
   say.reject("W_hh in float32", "at most ", kPairsBatch,
-             " rows wait for it at every step, and bfloat16 is half of the bytes");
+             " rows wait for it every step, and bfloat16 is half of the bytes");
   return WeightsRead::kPackedInPairs;
 }
 

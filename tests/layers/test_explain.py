@@ -157,6 +157,76 @@ def test_plan_says_whether_weights_are_packed() -> None:
     assert "weights packed" in str(found[200])
 
 
+def planned(T: int, B: int, I: int, H: int, threads: int, **options: Any) -> dict[str, Any]:  # noqa: E741
+    found = _C.explain("LSTM", "float32", T, B, I, H, 0, 1, None, True, threads, **options)
+    return found | {"rejected": dict(found["rejected"])}
+
+
+def test_reason_of_a_split_is_the_rule_that_decided_it() -> None:
+    # W_hh is 16 KiB, and no L2 overflows from that. With AVX-512 H fills two panels, for two of the
+    # four threads, which are then no more than the rows.
+    found = planned(T=100, B=3, I=32, H=32, threads=4)
+    assert found["split"] == "hidden"
+    assert found["threads"] == min(4, 32 // found["lanes"])
+    assert found["reason"].startswith("fewer rows than threads: each thread owns panels")
+    assert found["rejected"]["split by batch rows"] == "3 rows for 4 threads"
+    assert ("4 threads" in found["rejected"]) == (found["threads"] < 4)
+
+    found = planned(T=100, B=32, I=32, H=512, threads=4)
+    assert found["split"] == "hidden"
+    assert found["reason"].startswith("W_hh overflows L2, 4096 KiB of 512: each thread owns panels")
+    assert "every thread would read all of W_hh" in found["rejected"]["split by batch rows"]
+
+    found = planned(T=100, B=32, I=32, H=64, threads=4)
+    assert found["split"] == "batch"
+    assert "stays in L2" in found["rejected"]["split by hidden units"]
+
+
+def test_threads_that_are_not_used_are_told_of() -> None:
+    found = planned(T=100, B=3, I=64, H=1, threads=2)
+    assert found["reason"] == "too little work for a second thread to pay"
+    assert "under 0.4 MFLOP" in found["rejected"]["2 threads"]
+    found = planned(T=1000, B=1, I=1000, H=2, threads=2)
+    assert found["reason"] == "fewer rows than threads, and one panel holds all hidden units"
+    assert found["rejected"]["split by batch rows"] == "1 row for 2 threads"
+    assert planned(T=1000, B=1, I=1000, H=2, threads=1)["reason"] == "one thread is available"
+
+
+def test_directions_say_why_they_run_at_once_or_in_turn() -> None:
+    def told(threads: int, H: int) -> tuple[str, dict[str, str]]:
+        found = _C.explain("LSTM", "float32", 50, 8, 64, H, 0, 2, None, True, threads)
+        return found["reason"], dict(found["rejected"])
+
+    reason, rejected = told(2, 64)
+    assert reason.startswith("both directions run at once, each by half of the threads")
+    assert "one direction after the other" in rejected
+    for threads, H, why in [
+        (1, 64, "1 thread cannot be halved"),
+        (2, 512, "W_hh of over 2 MiB would be packed twice at a time"),
+        (2, 1, "too little work for a second thread to pay"),
+    ]:
+        assert told(threads, H)[1]["both directions at once"] == why
+
+
+def test_the_other_ways_to_read_weights_are_rejected() -> None:
+    found = planned(T=1, B=3, I=64, H=64, threads=1)
+    assert found["weights"] == "read in place"
+    assert "packing costs more" in found["rejected"]["packed weights"]
+    found = planned(T=100, B=3, I=64, H=64, threads=1)
+    assert found["weights"] == "packed"
+    assert "100 steps" in found["rejected"]["weights read in place"]
+    for B, weights, other in [
+        (3, "packed, W_hh in bfloat16", "W_hh in float32"),
+        (5, "packed", "W_hh in bfloat16"),
+    ]:
+        told = _C.explain(
+            "LSTM", "bfloat16", 100, B, 64, 64, 0, 1, None, False, 1, bfloat16_weights=True
+        )
+        assert told["weights"] == weights
+        assert other in dict(told["rejected"])
+        assert told["reason"].endswith("stored in bfloat16, computed in float32")
+
+
 def test_gpu_plan_says_how_each_pass_is_cut_up_and_why() -> None:
     module, x = fusedrnn.LSTM(28, 256), torch.randn(35, 32, 28)
     plan = fusedrnn.explain(module, x, gpu="sm_90")

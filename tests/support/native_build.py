@@ -19,7 +19,7 @@ import torch
 from fusedrnn import _C
 from support.paths import ROOT
 
-KERNELS = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
+KERNELS = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
 LANGUAGE = ["-std=c++20", f"-I{ROOT / 'csrc'}"]
 
 SHIPPED = ["-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]  # as setup.py does
@@ -70,7 +70,7 @@ def shipped(sources: Sequence[Path]) -> list[str]:
         return []
     tag = f"{sys.platform}-{sys.implementation.cache_tag}-torch{torch.__version__}"
     folder = ROOT / "build" / f"objects-{tag}"
-    objects = [folder / "csrc" / "cpu" / f"{source.stem}.o" for source in sources]
+    objects = [folder / source.relative_to(ROOT).with_suffix(".o") for source in sources]
     read = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.h"), *sources]
     changed = max(path.stat().st_mtime for path in read)
     made = all(path.exists() and path.stat().st_mtime > changed for path in objects)

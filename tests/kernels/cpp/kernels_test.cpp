@@ -97,24 +97,53 @@ std::string run(const Case& c, const cpu::Team& team, bool training, Tensors<T>&
     const cpu::Plan plan = cpu::plan_forward(p, team.threads);
     const Workspace workspace(plan.workspace_bytes);
     reserve.assign(plan.reserve_size, std::numeric_limits<T>::quiet_NaN());
-    cpu::forward(
-        {p, at(kX), at(kH0), at(kC0), at(kWIh), at(kWHh), at(kBIh), at(kBHh), at(kWHr), wide(kY),
-         ld, at(kHN), at(kCN), training ? reserve.data() : nullptr, workspace.data},
-        plan, team);
+    cpu::forward({.problem = p,
+                  .x = at(kX),
+                  .h0 = at(kH0),
+                  .c0 = at(kC0),
+                  .w_ih = at(kWIh),
+                  .w_hh = at(kWHh),
+                  .b_ih = at(kBIh),
+                  .b_hh = at(kBHh),
+                  .w_hr = at(kWHr),
+                  .y = wide(kY),
+                  .ldy = ld,
+                  .h_n = at(kHN),
+                  .c_n = at(kCN),
+                  .reserve = training ? reserve.data() : nullptr,
+                  .workspace = workspace.data},
+                 plan, team);
   }
   const cpu::Plan plan = cpu::plan_backward(p, team.threads);
   if (training) {
     const Workspace workspace(plan.workspace_bytes);
-    cpu::backward({p,         at(kX),    at(kH0),   at(kC0),         at(kWIh),  at(kWHh),
-                   at(kWHr),  wide(kY),  ld,        reserve.data(),  wide(kDy), ld,
-                   at(kDhN),  at(kDcN),  at(kDx),   c.accumulate_dx, at(kDh0),  at(kDc0),
-                   at(kDwIh), at(kDwHh), at(kDbIh), at(kDbHh),       at(kDwHr), workspace.data},
+    cpu::backward({.problem = p,
+                   .x = at(kX),
+                   .h0 = at(kH0),
+                   .c0 = at(kC0),
+                   .w_ih = at(kWIh),
+                   .w_hh = at(kWHh),
+                   .w_hr = at(kWHr),
+                   .y = wide(kY),
+                   .ldy = ld,
+                   .reserve = reserve.data(),
+                   .dy = wide(kDy),
+                   .lddy = ld,
+                   .dh_n = at(kDhN),
+                   .dc_n = at(kDcN),
+                   .dx = at(kDx),
+                   .accumulate_dx = c.accumulate_dx,
+                   .dh0 = at(kDh0),
+                   .dc0 = at(kDc0),
+                   .dw_ih = at(kDwIh),
+                   .dw_hh = at(kDwHh),
+                   .db_ih = at(kDbIh),
+                   .db_hh = at(kDbHh),
+                   .dw_hr = at(kDwHr),
+                   .workspace = workspace.data},
                   plan, team);
   }
-  return std::string(plan.split == cpu::Split::kBatch    ? "batch"
-                     : plan.split == cpu::Split::kHidden ? "hidden"
-                                                         : "none") +
-         "/" + std::to_string(plan.threads);
+  return std::string(cpu::name_of(plan.split)) + "/" + std::to_string(plan.threads);
 }
 
 // Says where a tensor first departs from the reference, or touches what is not its own.
