@@ -17,8 +17,6 @@ REPORTS = {
     "compare": "two runs, case by case",
     "page": "the whole page of a results file: a grid, peers, callers or bfloat16",
 }
-MOVING = {"workloads": "benchmarks.page"}
-REPORTS |= dict.fromkeys(MOVING, "the page of the training workloads")
 MEASUREMENTS = {
     "peers": "inference beside ONNX Runtime and OpenVINO",
     "callers": "several threads that call one module",
@@ -40,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         print(usage(), file=sys.stdout if verb in ("-h", "--help") else sys.stderr)
         return 0 if verb in ("-h", "--help") else 2
     folder = "benchmarks.report" if verb in REPORTS else "benchmarks"
-    module = importlib.import_module(MOVING.get(verb) or f"{folder}.{verb.replace('-', '_')}")
+    module = importlib.import_module(f"{folder}.{verb.replace('-', '_')}")
     try:
         return int(module.main(rest))
     except (OSError, ValueError) as error:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from benchmarks.cases import INFERENCE, ON_CPU, TRAINING, Call, Case, Setting, Subject, Tier, gflop
 from benchmarks.timing import Measure
-from benchmarks.workloads import data, reuters
+from examples import data
+from examples.reuters import model as reuters
 
 SIZES = reuters.CONFIG
 

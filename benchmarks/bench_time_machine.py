@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.cases import INFERENCE, ON_CPU, TRAINING, Call, Case, Setting, Subject, Tier, gflop
 from benchmarks.timing import Measure
-from benchmarks.workloads import data, time_machine
+from examples import data
+from examples.time_machine import model as time_machine
 
 SIZES = time_machine.CONFIG
 SYMBOLS = 28  # of the corpus, real or synthetic; known here so that listing cases loads nothing

@@ -98,7 +98,7 @@ def _tuned(index: int) -> None:
 
 
 def _data() -> None:
-    """Where the workloads look for the corpora: benchmarks/workloads/fetch.py."""
+    """Where the workloads look for the corpora: examples/data/fetch.py."""
     places = [
         Path(os.environ["FUSEDRNN_DATA"]) if "FUSEDRNN_DATA" in os.environ else None,
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusedrnn",

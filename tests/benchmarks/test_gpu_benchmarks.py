@@ -15,7 +15,7 @@ from benchmarks.layers import Layer
 from benchmarks.report.summary import summary
 from benchmarks.report.table import full_table, readme_table
 from benchmarks.results import GRID, Recurrence, Run
-from benchmarks.workloads import reuters
+from examples.reuters import model as reuters
 from fusedrnn import ops
 from fusedrnn.plan import GPUS
 

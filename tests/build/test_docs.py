@@ -26,7 +26,7 @@ from support.paths import ROOT
 PAGES = sorted(ROOT.glob("docs/*.md"))
 TEXTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *(ROOT / name for name in ("benchmarks/README.md", "benchmarks/workloads/README.md")),
+    *(ROOT / name for name in ("benchmarks/README.md", "examples/README.md")),
     *PAGES,
 ]
 PYTHON = [path for path in TEXTS if "```python\n" in path.read_text()]

@@ -1,0 +1,89 @@
+"""The charts of the systems: lines in one pair of axes, written as a PNG.
+
+Drawn on an Agg canvas of its own: neither a display nor matplotlib's global state is involved.
+A file made again from the same figures has the same bytes (matplotlib's version is left out of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from examples.data.fetch import replacing
+from examples.driver.errors import WorkloadError
+
+FEW = 20  # with fewer points, each is marked
+
+Points = tuple[Sequence[float], Sequence[float]]  # places and the values there, of one length
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Every series' values over its places, with a legend.
+
+    Args:
+        suffix: of the file's name, after that of the results.
+        caption: a sentence that stands below it.
+        series: by the name in the legend; values without places are of epochs 1, 2, ...
+        x, y: what stands at the axes; ticks of an `x` of whole places are whole.
+        log_x, log_y: logarithmic axes; what is not positive is then left out.
+        styles: matplotlib's format of a series: "--" dashed, "C1:" dotted in the second colour;
+            when not given, solid in the next colour.
+    """
+
+    suffix: str
+    caption: str
+    title: str
+    y: str
+    series: Mapping[str, list[float] | Points]
+    x: str = "epoch"
+    log_x: bool = False
+    log_y: bool = False
+    styles: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, stem: Path) -> Path:
+        """Its file: ``runs/imdb-torch`` and ``-accuracy`` give ``runs/imdb-torch-accuracy.png``."""
+        return stem.with_name(f"{stem.name}{self.suffix}.png")
+
+    def points(self) -> dict[str, Points]:
+        """The series, each with its places."""
+        return {
+            name: values if isinstance(values, tuple) else (range(1, len(values) + 1), values)
+            for name, values in self.series.items()
+        }
+
+    def write(self, path: Path, prefix: str = "") -> None:
+        """Draws it into `path`, with `prefix` before the title.
+
+        Raises:
+            WorkloadError: matplotlib is absent, or the file cannot be written.
+        """
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
+        except ImportError as error:
+            raise WorkloadError(
+                f"the plot needs matplotlib: {error}; pip install .[bench]"
+            ) from error
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        points = self.points()
+        for name, (places, values) in points.items():
+            marker = "o" if len(values) < FEW else ""
+            style = self.styles.get(name, "-")
+            axes.plot(places, values, style, marker=marker, markersize=4, label=name)
+        axes.set(xlabel=self.x, ylabel=self.y, title=prefix + self.title)
+        axes.set_yscale("log" if self.log_y else "linear")
+        axes.set_xscale("log" if self.log_x else "linear")
+        whole = all(place == int(place) for places, _ in points.values() for place in places)
+        if whole and not self.log_x:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        many = len(points) > 6
+        axes.legend(frameon=False, fontsize="small" if many else "medium", ncols=2 if many else 1)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})

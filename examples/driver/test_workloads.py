@@ -1,0 +1,342 @@
+"""Every workload as a command: a short run of each, its files, and every way it can end badly."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from examples.driver import page
+from examples.driver.errors import WorkloadError
+from examples.driver.layers import IMPLEMENTATIONS, count_parameters, layer_class
+from examples.driver.options import parser
+from examples.driver.workload import WORKLOADS, Group, workload
+
+ROOT = Path(__file__).resolve().parents[2]
+Train = Callable[..., int]
+Made = Callable[..., dict[str, Any]]
+
+EACH = pytest.mark.parametrize("name", WORKLOADS)
+STEPPED = pytest.mark.parametrize("name", ["reuters", "time_machine"])  # whose update is replaced
+ONE_CELL = {name: ["--cell", "rnn"] for name in WORKLOADS} | {"seq2seq": ["--cell", "gru"]}
+FILES = {  # of the charts, and what else stands in the name
+    "hello": ("", [""]),
+    "from_scratch": ("", ["", "-drift"]),
+    "time_machine": ("", ["-first"]),
+    "reuters": ("-first70", ["-accuracy", "-loss"]),
+    "imdb": ("-padded-packed-quick", [""]),
+    "seq2seq": ("-quick", ["", "-epochs"]),
+    "gradient_flow": ("-quick", ["", "-norms", "-trained"]),
+}
+
+
+def written(tmp_path: Path) -> list[str]:
+    return sorted(f.name for f in (tmp_path / "out").glob("*"))
+
+
+def losses(record: dict[str, Any]) -> dict[tuple[str, str], list[float]]:
+    return {(r["name"], r["impl"]): [e.loss for e in r["epochs"]] for r in record["runs"]}
+
+
+def built(name: str, *options: str) -> tuple[Any, list[Group]]:
+    """The sizes and the runs of the full command, on synthetic data; nothing is trained."""
+    chosen = workload(name)
+    args = parser(chosen).parse_args(["--synthetic", "--impl", *IMPLEMENTATIONS, *options])
+    args.device = torch.device(args.device)
+    job = chosen.configs(args)
+    return job.config, list(chosen.build(job))
+
+
+@EACH
+def test_both_implementations_are_trained_in_turn_and_compared(
+    name: str, record: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = record(name, "--impl", "fusedrnn", "torch")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10
+    assert all(line.startswith("synthetic |") for line in lines)
+    part, suffixes = FILES[name]
+    stem = f"{name}-fusedrnn-torch{part}-synthetic"
+    assert written(tmp_path) == sorted([f"{stem}.jsonl", *(f"{stem}{s}.png" for s in suffixes)])
+    for suffix in suffixes:
+        assert (tmp_path / "out" / f"{stem}{suffix}.png").read_bytes().startswith(b"\x89PNG")
+    impls = [r["impl"] for r in found["runs"] if r["impl"] != "scratch"]
+    assert impls == ["fusedrnn", "torch"] * (len(impls) // 2)
+    by_name = losses(found)
+    for (run, impl), values in by_name.items():
+        if impl == "torch" and "large" not in run:  # an explosion multiplies rounding
+            assert by_name[run, "fusedrnn"] == pytest.approx(values, rel=1e-4)
+    summary = workload(name).summarise(found)
+    console = [line.removeprefix("synthetic | ") for line in lines]
+    assert summary.console() in "\n".join(console)
+    assert all(ratio.endswith("x") for *_, ratio in summary.headline)
+    page.write(tmp_path / "out", None, check=False)
+    page.write(tmp_path / "out", None, check=True)
+    assert f"-m examples {name} --impl" in (tmp_path / "out" / page.PAGE).read_text("utf-8")
+
+
+@EACH
+def test_one_implementation_alone_gets_no_ratio_and_a_deviation_of_its_seeds(
+    name: str, record: Made
+) -> None:
+    found = record(name, "--impl", "torch", *ONE_CELL[name], "--seed", "3", "4")
+    assert sorted({r["seed"] for r in found["runs"]}) == [3, 4]
+    summary = workload(name).summarise(found)
+    assert {(ours, ratio) for _, ours, _, ratio in summary.headline} == {("", "")}
+    assert "fusedrnn" not in summary.console()
+    if name not in ("hello", "gradient_flow"):
+        assert all("±" in theirs for _, _, theirs, _ in summary.headline)
+
+
+@EACH
+@pytest.mark.parametrize("first", IMPLEMENTATIONS)
+def test_a_resumed_run_is_the_uninterrupted_one_and_changes_implementation(
+    name: str, first: str, record: Made, tmp_path: Path
+) -> None:
+    kept = ["--checkpoints", str(tmp_path / "kept")]
+    begun = losses(record(name, *ONE_CELL[name], "--impl", first, *kept, "--epochs", "1"))
+    going = [*ONE_CELL[name], "--impl", "torch", "--epochs", "3"]
+    resumed = losses(record(name, *going, *kept, "--resume"))
+    whole = losses(record(name, *going))
+    for run in whole:
+        before = begun[run[0], "scratch" if run[1] == "scratch" else first]
+        assert len(resumed[run]) == 3
+        assert resumed[run][:1] == before
+        if first == "torch":
+            assert resumed[run] == whole[run]
+        elif "large" not in run[0]:
+            assert resumed[run] == pytest.approx(whole[run], rel=2e-3)
+
+
+@EACH
+def test_the_same_seed_gives_the_same_losses(name: str, record: Made) -> None:
+    found = [
+        [*losses(record(name, *ONE_CELL[name], "--impl", "torch", "--seed", seed)).values()]
+        for seed in ("1", "1", "2")
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+@EACH
+def test_both_begin_with_the_same_parameters_and_a_checkpoint_knows_all_sizes(name: str) -> None:
+    config, groups = built(name)
+    first: Any = config if is_dataclass(config) else next(iter(config.values()))
+    sizes = set(asdict(first)) - {"epochs", "steps"}
+    for group in groups:
+        for run in group.runs:
+            twins = [r for r in group.runs if r.name == run.name]
+            state, other = (r.model.state_dict() for r in (twins[0], twins[-1]))
+            assert list(state) == list(other)
+            assert all(torch.equal(state[key], other[key]) for key in state)
+            assert sizes <= set(run.task)
+
+
+H, V = 256, 28
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("name", "cell", "count"),
+    [
+        ("reuters", "rnn", 1_351_982),
+        ("reuters", "lstm", 1_550_126),
+        *(
+            ("time_machine", cell, gates * H * (V + H + 2) + V * (H + 1))
+            for cell, gates in (("rnn", 1), ("gru", 3), ("lstm", 4))
+        ),
+        *(
+            ("seq2seq", cell, 2 * (44 * 32 + gates * 128 * (32 + 128 + 2)) + 44 * 129)
+            for cell, gates in (("gru", 3), ("lstm", 4))
+        ),
+        ("imdb", "rnn", 25_000 * 100 + H * (100 + H + 2) + H + 1),
+        ("imdb", "lstm", 25_000 * 100 + 8 * H * (100 + H + 2 + 2 * H + H + 2) + 2 * H + 1),
+    ],
+)
+def test_models_have_the_expected_number_of_parameters(
+    impl: str, name: str, cell: str, count: int
+) -> None:
+    model = import_module(f"examples.{name}.model").build_model(cell, impl)
+    assert count_parameters(model) == count
+
+
+@pytest.mark.parametrize(
+    "name", ["from_scratch", "gradient_flow", "imdb", "reuters", "time_machine"]
+)
+def test_without_data_the_run_ends_in_one_line_naming_the_places(
+    name: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(name, "--impl", "torch") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{name}: found no ")
+    assert error.count("\n") == 1
+    for part in ("--data-dir", "FUSEDRNN_DATA", "../shared/data", "cache", "http", "--synthetic"):
+        assert part in error
+    assert written(tmp_path) == []
+
+
+@STEPPED
+@pytest.mark.parametrize(
+    ("end", "status", "message"),
+    [
+        (lambda: torch.tensor(float("nan")), 1, "loss is nan in update 1 of epoch 1"),
+        (lambda: torch.tensor(float("inf")), 1, "loss is inf in update 1 of epoch 1"),
+        (KeyboardInterrupt, 130, "interrupted, nothing was written"),
+    ],
+    ids=["nan", "inf", "Ctrl-C"],
+)
+def test_a_run_that_ends_badly_writes_nothing(
+    name: str,
+    end: Callable[[], Any],
+    status: int,
+    message: str,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def step(*_: Any) -> Any:
+        outcome = end()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome if name == "reuters" else (outcome, None)
+
+    monkeypatch.setattr(f"examples.{name}.model.train_step", step)
+    assert train(name, "--synthetic", "--impl", "torch") == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert written(tmp_path) == []
+
+
+@EACH
+def test_an_unwritable_out_is_found_before_training(
+    name: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert train(name, "--synthetic", "--impl", "torch", "--out", str(tmp_path / "file")) == 1
+    captured = capsys.readouterr()
+    assert "cannot write to --out" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@EACH
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--device", "nonsense"],
+        ["--epochs", "0"],
+        ["--threads", "-1"],
+        ["--impl", "other"],
+        ["--cell", "other"],
+        pytest.param(
+            ["--device", "cuda"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_cannot_be_is_refused(
+    name: str, options: list[str], train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(name, *options) == 2
+    assert f"argument {options[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("forcing", ["-0.1", "1.5", "nan", "often"])
+def test_a_forcing_that_is_no_ratio_is_refused(
+    forcing: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("seq2seq", f"--forcing={forcing}") == 2
+    assert "argument --forcing" in capsys.readouterr().err
+
+
+def test_resume_needs_a_directory(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("reuters", "--resume", "--synthetic") == 1
+    assert "--resume needs --checkpoints" in capsys.readouterr().err
+
+
+def test_reuters_shows_the_newswire_the_counts_and_the_table(
+    train: Train, newswires: Any, tmp_path: Path, publish: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish("REUTERS", newswires.keras_bytes())
+    index = json.dumps({f"w{rank}": rank for rank in range(1, 12_000)}).encode()
+    publish("REUTERS_WORDS", index)
+    (tmp_path / "reuters.npz").write_bytes(newswires.keras_bytes())
+    (tmp_path / "reuters_word_index.json").write_bytes(index)
+    assert train("reuters", "--impl", "torch", "--data-dir", str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "synthetic" not in out
+    for part in ("8 newswires to train, 3 to test", "first newswire (", "1,351,982", "1,550,126"):
+        assert part in out
+    assert "After 1 epochs (one seed)" in out
+    first = [line.split()[:3] for line in out.splitlines()]
+    for model in (["RNN", "8"], ["RNN", "12"], ["LSTM", "8"], ["LSTM", "12"]):
+        assert [*model, "torch"] in first
+    assert "Always answering the most frequent topic scores" in out
+
+
+def test_the_whole_text_is_scored_on_its_held_out_tail(
+    record: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--impl", "torch", "--cell", "rnn", "--quick", "--corpus", "whole")
+    found = record("time_machine", *options)
+    assert found["config"]["whole"]["held_out"] == 0.1
+    assert all(1 < r["epochs"][0]["held_out"] < 29 for r in found["runs"])
+    assert "on what it never saw" in capsys.readouterr().out
+
+
+def test_time_machine_prints_perplexity_speed_and_text(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--synthetic", "--impl", "torch", "--cell", "gru", "--sampling", "random")
+    assert train("time_machine", *options) == 0
+    lines = [line.removeprefix("synthetic | ") for line in capsys.readouterr().out.splitlines()]
+    assert any("epoch 1  perplexity " in line and "tokens/s" in line for line in lines)
+    for prefix in ("time traveller", "traveller"):
+        assert any(line.startswith(prefix) and len(line) > len(prefix) for line in lines)
+
+
+def test_a_missing_fusedrnn_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fusedrnn", None)
+    with pytest.raises(WorkloadError, match=r"pip install \. or use --impl torch"):
+        layer_class("lstm", "fusedrnn")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["reuters", "--help"], 0, ("--impl", "--seed", "--epochs", "--data-dir", "--steps")),
+        (["all", "--help"], 0, ("--full", "--only", "--synthetic", "--resume")),
+        (["--help"], 0, ("usage: python -m examples {hello,", "all,page}")),
+        (["nonsense"], 2, ("usage: python -m examples {hello,",)),
+        ([], 2, ("usage: ",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_it_runs_as_a_module_from_a_checkout(
+    words: list[str], status: int, says: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "examples", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    for part in says:
+        assert part in done.stdout + done.stderr
+
+
+@EACH
+def test_every_workload_has_what_the_driver_calls(name: str) -> None:
+    chosen = workload(name)
+    assert chosen.name == name
+    calls = (("configs", 1), ("build", 1), ("run", 3), ("summarise", 1), ("draw", 1))
+    for method, arguments in calls:
+        assert len(inspect.signature(getattr(chosen, method)).parameters) == arguments

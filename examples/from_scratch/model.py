@@ -1,0 +1,119 @@
+"""From scratch: the cells written out in torch operations, trained beside layers of equal weights.
+
+The table that shows what a fused layer is for. d2l's character model of The Time Machine is drawn
+once as written out (`written_out`), Gaussian with deviation 0.01, and its weights are loaded into a
+model of each implementation's layer; all see the same batches. The first updates are compared loss
+by loss, in float32 and in float64: a difference of rounding shrinks with the precision, one of
+formula does not. Then all are trained in turn, epoch by epoch, for their times.
+
+    python -m examples from_scratch --impl fusedrnn torch --cell lstm
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain, islice
+
+import torch
+from torch import Tensor, nn
+
+from examples import data
+from examples.driver import training
+from examples.from_scratch.written_out import WrittenOut, freeze, layer_state
+from examples.time_machine import model as time_machine
+
+CONFIG = replace(time_machine.CONFIG, epochs=100)
+SCRATCH = "scratch"  # stands where the others have their implementation
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build_models(
+    cell: str, impls: Sequence[str], vocabulary: int = 28, config: time_machine.Config = CONFIG
+) -> dict[str, nn.Module]:
+    """The written-out model, drawn from torch's global generator, and one of each of `impls` with
+    the same weights, by implementation."""
+    scratch = WrittenOut(cell, vocabulary, config.hidden)
+    models: dict[str, nn.Module] = {SCRATCH: scratch}
+    for impl in impls:
+        models[impl] = time_machine.build_model(cell, impl, vocabulary, config)
+        models[impl].load_state_dict(layer_state(scratch))
+        freeze(models[impl])
+    return models
+
+
+def epoch_of_updates(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tokens: Tensor,
+    rng: random.Random,
+    config: time_machine.Config,
+) -> training.Updates:
+    """One epoch of sequential batches, the state carried from each to the next."""
+    state: time_machine.State | None = None
+    for x, y in time_machine.batches(tokens, "sequential", rng, config):
+        loss, state = time_machine.train_step(model, optimizer, x, y, state, config.clip)
+        yield loss, y.numel()
+
+
+def first_losses(
+    model: nn.Module,
+    tokens: Tensor,
+    config: time_machine.Config,
+    *,
+    seed: int,
+    count: int,
+    dtype: torch.dtype,
+) -> list[float]:
+    """The losses of the first `count` updates of a copy of `model` in `dtype`."""
+    copy = deepcopy(model).to(dtype)
+    optimizer = time_machine.build_optimizer(copy, config)
+    rng = random.Random(seed)
+    updates = chain.from_iterable(
+        epoch_of_updates(copy, optimizer, tokens, rng, config) for _ in range(count)
+    )
+    return [loss.item() for loss, _ in islice(updates, count)]
+
+
+def new_run(
+    cell: str, impl: str, seed: int, model: nn.Module, text: data.Text, config: time_machine.Config
+) -> training.Run:
+    """The training of one of the models, on its device."""
+    tokens = text.tokens.to(next(model.parameters()).device)
+    optimizer = time_machine.build_optimizer(model, config)
+    rng = random.Random(seed)
+    # Its parameters have other names than a layer's: a checkpoint of its own.
+    form = "written out" if impl == SCRATCH else "layer"
+    return training.Run(
+        workload="from_scratch",
+        name=f"{cell}-{form.replace(' ', '-')}-seed{seed}",
+        impl=impl,
+        seed=seed,
+        fields={"cell": cell, "form": form},
+        model=model,
+        optimizer=optimizer,
+        updates=partial(epoch_of_updates, model, optimizer, tokens, rng, config),
+        sizes={"data": data.kind(text.source), **asdict(config)},
+        generators={"batches": rng},
+    )
+
+
+def compare(
+    models: dict[str, nn.Module],
+    tokens: Tensor,
+    config: time_machine.Config,
+    *,
+    seed: int,
+    count: int,
+) -> dict[str, dict[str, list[float]]]:
+    """The first losses by dtype and implementation."""
+    return {
+        name: {
+            impl: first_losses(model, tokens, config, seed=seed, count=count, dtype=dtype)
+            for impl, model in models.items()
+        }
+        for name, dtype in DTYPES.items()
+    }

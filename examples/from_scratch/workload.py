@@ -1,0 +1,277 @@
+"""From scratch as a workload: same losses, and how much time each form takes.
+
+The losses of the first updates and of the epochs differ by rounding, of which a rounded file would
+show nothing: the runs record the differences themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, product
+from typing import Any
+
+from examples import data
+from examples.driver import results, training
+from examples.driver.layers import CELLS, NAMES
+from examples.driver.options import epochs, positive
+from examples.driver.plots import Chart
+from examples.driver.results import Groups, Record
+from examples.driver.tables import Headline, Summary, Table, ratio
+from examples.driver.training import Epoch, Run
+from examples.driver.workload import Group, Job, Say, Workload
+from examples.from_scratch import model
+from examples.from_scratch.model import SCRATCH
+from examples.from_scratch.written_out import GATES
+
+ROUNDING = 1e-9  # float64 losses further apart than this share of them are not rounding's
+NEAR = 0.01  # share of a loss within which two are called near
+
+TEXT = """\
+A recurrent layer can be written in a few lines of torch: every gate has its own weight matrices and
+bias, and a Python loop takes one step after the other. Here these lines learn to predict the next
+character of The Time Machine ({hidden} units, {batch} rows of {steps} characters an update), and
+beside them a model whose one layer has been loaded with the same weights. Both compute the same,
+so their losses agree; but each step of the loop starts a handful of small operations for every
+gate, forward and again backward, while the layer does all steps in one call."""
+
+
+class FromScratch(Workload):
+    name = "from_scratch"
+    about = "Train the written-out RNN, GRU and LSTM beside layers of the same weights."
+    cells = CELLS
+    epochs = model.CONFIG.epochs
+    unit = "tokens"
+    measure = "perplexity"
+
+    def options(self, add: Callable[..., Any]) -> None:
+        add("--log-every", type=positive, default=10, help="epochs between printed lines")
+
+    def configs(self, args: argparse.Namespace) -> Job:
+        text = data.time_machine(args.data_dir, data.mode(args.synthetic))
+        config = replace(model.CONFIG, epochs=epochs(args, model.CONFIG.epochs, quick=4))
+        return Job(args, config, text, text.source, [str(text)])
+
+    def build(self, job: Job) -> Iterator[Group]:
+        args, config, text = job.args, job.config, job.data
+        count = 8 if args.quick else 40  # updates compared loss by loss
+        compared = job.extra.setdefault("compared", [])
+        for cell, seed in product(args.cell, args.seed):
+            training.start(seed)
+            models = model.build_models(cell, args.impl, len(text.symbols), config)
+            runs = [
+                model.new_run(cell, impl, seed, each.to(args.device), text, config)
+                for impl, each in models.items()
+            ]
+            tensors = {name: list(p.shape) for name, p in models[SCRATCH].named_parameters()}
+            about = {"cell": cell, "seed": seed, "tensors": tensors, "count": count}
+            losses = model.compare(
+                models, text.tokens.to(args.device), config, seed=seed, count=count
+            )
+            compared += [about | compared_losses(dtype, of) for dtype, of in losses.items()]
+            shapes = ", ".join(f"{name} {shape}" for name, shape in tensors.items())
+            more = f" in {len(tensors)} tensors: {shapes}"
+            yield Group(runs, config.epochs, f"{cell.upper()}, seed {seed}", more)
+
+    def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
+        scratch = group.runs[0]
+        return {} if run is scratch else {"drift": drift(run.history, scratch.history)}
+
+    def summarise(self, record: Record) -> Summary:
+        found = results.groups(record["runs"], "cell")
+        return Summary(
+            title="From scratch: the cells written out, beside layers of the same weights",
+            text=TEXT.format(**record["config"]).replace("\n", " "),
+            tables=[
+                _times(found),
+                _losses(record, found),
+                _perplexity(record, found),
+                _tensors(record),
+            ],
+            remarks=_remarks(record, found),
+            headline=[_headline(cell, by_impl) for (cell,), by_impl in found.items()],
+        )
+
+    def draw(self, record: Record) -> list[Chart]:
+        seed = record["options"]["seed"][0]
+        first = [run for run in record["runs"] if run["seed"] == seed]
+        cells = list(dict.fromkeys(run["cell"] for run in first))
+        impls = _impls(results.groups(first, "cell"))
+        curves, drifts, styles = {}, {}, {}
+        for run in first:
+            name = f"{run['cell'].upper()} {NAMES[run['impl']]}"
+            curves[name] = [epoch.perplexity for epoch in run["epochs"]]
+            if "drift" in run:
+                drifts[name] = run["drift"]
+            line = {impls[0]: "-", SCRATCH: "--"}.get(run["impl"], ":")
+            styles[name] = f"C{cells.index(run['cell'])}{line}"
+        return [
+            Chart(
+                "",
+                "Perplexity while training; lines that cannot be told apart lie on each other.",
+                "Time Machine, written out and as layers",
+                "perplexity",
+                curves,
+                log_y=True,
+                styles=styles,
+            ),
+            Chart(
+                "-drift",
+                "How far the layers' losses have been from the written-out cell's: rounding, grown "
+                "by every update.",
+                "losses per epoch, against the written-out cell's",
+                "largest relative difference so far",
+                drifts,
+                log_y=any(values[-1] for values in drifts.values()),
+                styles=styles,
+            ),
+        ]
+
+
+WORKLOAD = FromScratch()
+
+
+def compared_losses(dtype: str, losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """The written-out cell's first and last loss, and how far the layers' are from all of its, as a
+    share of them: the largest, by implementation."""
+    own = losses[SCRATCH]
+    apart = {
+        impl: max(abs(a - b) / abs(b) for a, b in zip(found, own, strict=True))
+        for impl, found in losses.items()
+        if impl != SCRATCH
+    }
+    return {"dtype": dtype, "first": own[0], "last": own[-1], "apart": apart}
+
+
+def drift(layer: Sequence[Epoch], scratch: Sequence[Epoch]) -> list[float]:
+    """How far a layer's losses per epoch have ever been from the written-out cell's, as a share of
+    it: after each epoch the largest so far."""
+    pairs = zip(layer, scratch, strict=True)
+    return list(accumulate((abs(a.loss - b.loss) / abs(b.loss) for a, b in pairs), max))
+
+
+def _impls(found: Groups) -> list[str]:
+    """The implementations beside the written-out cell."""
+    return [impl for impl in next(iter(found.values())) if impl != SCRATCH]
+
+
+def _times(found: Groups) -> Table:
+    impls = _impls(found)
+    rows = []
+    for (cell,), by_impl in found.items():
+        times = {impl: results.seconds(runs) for impl, runs in by_impl.items()}
+        shown = (f"{times[impl]:.3f}" for impl in (SCRATCH, *impls))
+        rows.append((cell.upper(), *shown, *(ratio(times[SCRATCH], times[i]) for i in impls)))
+    names = [NAMES[impl] for impl in impls]
+    head = ("cell", NAMES[SCRATCH], *names, *(f"written out / {name}" for name in names))
+    return Table("Seconds per epoch, trained in turn", head, rows)
+
+
+def _apart(record: Record, dtype: str, cell: str, impl: str) -> float:
+    """The largest difference of the first losses, over all seeds."""
+    entries = [e for e in record["compared"] if (e["cell"], e["dtype"]) == (cell, dtype)]
+    return float(max(entry["apart"][impl] for entry in entries))
+
+
+def _losses(record: Record, found: Groups) -> Table:
+    impls, seed = _impls(found), record["compared"][0]["seed"]
+    rows = []
+    for entry in record["compared"]:
+        if entry["seed"] == seed:
+            cell, dtype = entry["cell"], entry["dtype"]
+            far = (_share(_apart(record, dtype, cell, impl)) for impl in impls)
+            rows.append(
+                (cell.upper(), dtype, f"{entry['first']:.6f}", f"{entry['last']:.6f}", *far)
+            )
+    count = record["compared"][0]["count"]
+    return Table(
+        f"Losses of the first {count} updates, and how far the layers' are from them",
+        ("cell", "dtype", "first", "last", *(NAMES[impl] for impl in impls)),
+        rows,
+    )
+
+
+def _share(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
+
+
+def _perplexity(record: Record, found: Groups) -> Table:
+    impls, shown = [SCRATCH, *_impls(found)], results.score("perplexity", 4)
+    return Table(
+        f"Perplexity after {record['config']['epochs']} epochs",
+        ("cell", *(NAMES[impl] for impl in impls)),
+        [
+            (cell.upper(), *(shown(by_impl[impl]) for impl in impls))
+            for (cell,), by_impl in found.items()
+        ],
+    )
+
+
+def _tensors(record: Record) -> Table:
+    """What each tensor of the written-out cell is of the layer."""
+    H, B = record["config"]["hidden"], record["config"]["batch"]
+    rows: list[tuple[str, ...]] = []
+    shapes_of = {entry["cell"]: entry["tensors"] for entry in record["compared"]}
+    for cell, tensors in shapes_of.items():
+        for i, gate in enumerate(GATES[cell]):
+            names = (f"W_x{gate}", f"W_h{gate}", f"b_{gate}")
+            place = f"rows {i * H} to {(i + 1) * H - 1} of weight_ih, weight_hh, bias_ih"
+            rows.append((cell.upper(), _shapes(names, tensors), place))
+        rows.append((cell.upper(), _shapes(("W_hq", "b_q"), tensors), "weight, bias of linear"))
+        states = {"H": "h_0", "C": "c_0"} if cell == "lstm" else {"H": "h_0"}
+        shapes = _shapes(tuple(states), {name: [B, H] for name in states})
+        rows.append((cell.upper(), f"{shapes}: not trained", ", ".join(states.values())))
+        total = f"{len(tensors) + len(states)} tensors, {len(tensors)} of them trained"
+        rows.append((cell.upper(), total, "matrices transposed; bias_hh stays zero"))
+    return Table(
+        "The tensors, and where the layer has them", ("cell", "written out", "layer"), rows
+    )
+
+
+def _shapes(names: tuple[str, ...], shapes: Mapping[str, list[int]]) -> str:
+    return ", ".join(f"{name} {shapes[name]}" for name in names)
+
+
+def _slower(by_impl: Mapping[str, results.Runs], impl: str) -> str:
+    """The written-out cell's time over that of an implementation's layer."""
+    return ratio(results.seconds(by_impl[SCRATCH]), results.seconds(by_impl[impl]))
+
+
+def _remarks(record: Record, found: Groups) -> list[str]:
+    impls = _impls(found)
+    remarks = []
+    for (cell,), by_impl in found.items():
+        factors = (f"{_slower(by_impl, i)} the time of {NAMES[i]}'s layer" for i in impls)
+        remarks.append(f"{cell.upper()}, written out: an epoch takes {' and '.join(factors)}.")
+    single, double = (
+        max(_apart(record, dtype, cell, impl) for (cell,) in found for impl in impls)
+        for dtype in ("float32", "float64")
+    )
+    verdict = (
+        "rounding, not another formula"
+        if double < ROUNDING
+        else "more than rounding: the two do not compute the same"
+    )
+    remarks.append(
+        f"Over the first {record['compared'][0]['count']} updates, losses of equal weights are at "
+        f"most {_share(single)} of their value apart in float32 and {_share(double)} in float64: "
+        f"{verdict}."
+    )
+    last = record["config"]["epochs"]
+    layers = [run for run in record["runs"] if "drift" in run]
+    together = min(sum(share <= NEAR for share in run["drift"]) for run in layers)
+    remarks.append(
+        f"Trained on in float32, their losses per epoch stay within {NEAR:.0%} of each other "
+        + (f"for all {last} epochs." if together == last else f"for {together} epochs.")
+    )
+    return remarks
+
+
+def _headline(cell: str, by_impl: Mapping[str, results.Runs]) -> Headline:
+    shown = results.score("perplexity", 2)
+    system = f"From scratch, {cell.upper()}: written out, perplexity {shown(by_impl[SCRATCH])}"
+    if "fusedrnn" in by_impl:
+        system += f", {_slower(by_impl, 'fusedrnn')} fusedrnn's time"
+    both = results.both(by_impl, lambda runs: f"perplexity {shown(runs)}")
+    return (system, *both, results.speedup(by_impl))

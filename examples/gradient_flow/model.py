@@ -1,0 +1,194 @@
+"""Gradient flow: how much of the gradient of a loss at step T reaches the states before it.
+
+The Time Machine's language model reads T characters and is asked for the next; shown is the norm of
+dL/dh_t over t (and of dL/dc_t, an LSTM's other state), before and after training, with torch.nn's
+initial weights, where it vanishes, and with recurrent weights three times as large, where an RNN's
+explodes; trained with the norm of the parameters' gradients clipped and without. The layer is run a
+step a call, so that every state is a tensor whose gradient can be kept; in float64, because float32
+ends at 1e-45 and the gradients do not.
+
+    python -m examples gradient_flow --impl fusedrnn torch
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from examples import data
+from examples.driver import training
+from examples.driver.errors import WorkloadError
+from examples.time_machine import model as time_machine
+
+GAINS = {"usual": 1.0, "large": 3.0}  # of the recurrent weights: x torch.nn's initial ones
+CLIPPING = {"clipped": True, "free": False}
+DENSE, STRIDE = 20, 10  # every distance up to DENSE is measured, then every STRIDE-th
+
+Norms = dict[str, list[float]]  # by state, "h" and for an LSTM "c": a norm for each distance
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes, and how the model is trained between the two measurements."""
+
+    hidden: int = 128
+    batch: int = 32
+    steps: int = 400  # measured over
+    train_steps: int = 100
+    learning_rate: float = 0.5
+    clip: float = 1.0  # largest norm of all gradients together
+    epochs: int = 60
+
+
+CONFIG = Config()
+QUICK = replace(CONFIG, hidden=64, steps=100, train_steps=50, epochs=6)
+
+
+def build_model(
+    cell: str, impl: str, vocabulary: int, gain: float, config: Config
+) -> time_machine.LanguageModel:
+    """The Time Machine's model with its recurrent weights multiplied by `gain`."""
+    sizes = replace(time_machine.CONFIG, hidden=config.hidden)
+    model = time_machine.build_model(cell, impl, vocabulary, sizes)
+    with torch.no_grad():
+        model.rnn.get_parameter("weight_hh_l0").mul_(gain)
+    return model
+
+
+def windows(tokens: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """(x [B, T], y [B]): the same random stretches in every run, and the character after each.
+
+    Raises:
+        WorkloadError: the text is shorter than a stretch.
+    """
+    last = len(tokens) - config.steps
+    if last < 1:
+        raise WorkloadError(
+            f"expected a text of more than {config.steps} characters (--steps), got {len(tokens)}"
+        )
+    starts = torch.randint(0, last, (config.batch,), generator=torch.Generator().manual_seed(0))
+    at = starts[:, None] + torch.arange(config.steps)
+    return tokens[at.to(tokens.device)], tokens[(starts + config.steps).to(tokens.device)]
+
+
+def flow(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Norms of the gradients of the loss at the last step with respect to every state.
+
+    The gradient with respect to h_t is what comes back through step t + 1. Of an LSTM's two states,
+    each is varied with the other held fixed.
+
+    Args:
+        model: a `time_machine.LanguageModel`; left as it is, measured on a float64 copy.
+        x, y: [B, T] characters, and [B] the character after the last.
+    Returns:
+        for "h" [T], and for "c" of an LSTM [T - 1], the mean over the rows of the norm, from the
+        first step on.
+    """
+    model = cast(time_machine.LanguageModel, copy.deepcopy(model).double())
+    kept: dict[str, list[Tensor]] = {"h": []}
+    state: time_machine.State | None = None
+    for t in range(x.shape[1]):
+        _, state = model(x[:, t : t + 1], state)
+        parts = (state,) if isinstance(state, Tensor) else state
+        for name, part in zip("hc", parts, strict=False):
+            part.retain_grad()
+            kept.setdefault(name, []).append(part)
+    logits = model.linear(kept["h"][-1][0])
+    if "c" in kept:
+        kept["c"].pop()  # c_T meets the loss within the last call alone
+    F.cross_entropy(logits, y, reduction="sum").backward()  # a row's gradient, whatever B is
+    norms = {}
+    for name, states in kept.items():
+        gradients = [h.grad[0] for h in states if h.grad is not None]
+        norms[name] = torch.stack(gradients).norm(dim=-1).mean(-1)
+    return norms
+
+
+def distances(T: int) -> list[int]:
+    """The steps before the last that are measured: 0 is h_T itself, T - 1 is h_1."""
+    return sorted({*range(min(DENSE, T)), *range(DENSE, T, STRIDE), T - 1})
+
+
+def measured(model: nn.Module, x: Tensor, y: Tensor) -> Norms | None:
+    """`flow` at the distances; None when a norm is not finite. c's first is at distance 1."""
+    T = x.shape[1]
+    found = flow(model, x, y)
+    if not all(bool(norms.isfinite().all()) for norms in found.values()):
+        return None
+    return {
+        name: [float(norms[T - 1 - d]) for d in distances(T) if T - 1 - d < len(norms)]
+        for name, norms in found.items()
+    }
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """The norm of all gradients together, in float64: in float32 its square overflows from 2e19 on,
+    long before the gradients do, and clipping to infinity would then make them nan."""
+    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.cat(gradients), dtype=torch.float64)
+    return norm
+
+
+def new_run(
+    cell: str,
+    impl: str,
+    start: str,
+    clipping: str,
+    seed: int,
+    text: data.Text,
+    config: Config,
+    *,
+    device: torch.device,
+) -> training.Run:
+    """The model in its initial state with its updates, which keep the norm of every gradient."""
+    training.start(seed)
+    model = build_model(cell, impl, len(text.symbols), GAINS[start], config).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
+    tokens = text.tokens.to(device)
+    rng = random.Random(seed)
+    norms: list[Tensor] = []
+
+    def updates() -> training.Updates:
+        norms.clear()
+        state: time_machine.State | None = None
+        for x, y in time_machine.sequential_batches(tokens, config.batch, config.train_steps, rng):
+            optimizer.zero_grad()
+            logits, state = model(x, state)
+            loss = F.cross_entropy(logits, y.t().flatten())
+            loss.backward()
+            if CLIPPING[clipping]:
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            else:
+                norm = gradient_norm(model)
+            norms.append(norm.detach())
+            optimizer.step()
+            state = time_machine.detach(state)
+            yield loss.detach(), y.numel()
+
+    def after() -> Mapping[str, float]:
+        found = torch.stack(norms)
+        clipped = float((found > config.clip).double().mean())
+        return {"largest_norm": float(found.max()), "above_clip": clipped}
+
+    sizes = asdict(config) | {"data": data.kind(text.source)}
+    del sizes["steps"]  # measured over, before and after
+    return training.Run(
+        workload="gradient_flow",
+        name=f"{cell}-{start}-{clipping}-seed{seed}",
+        impl=impl,
+        seed=seed,
+        fields={"cell": cell, "start": start, "clipping": clipping},
+        model=model,
+        optimizer=optimizer,
+        updates=updates,
+        sizes=sizes,
+        generators={"batches": rng},
+        after=after,
+    )

@@ -1,0 +1,147 @@
+"""The gradient flow: against cells unrolled by hand, and a short run with its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from examples import data
+from examples.driver import training
+from examples.driver.errors import Diverged, WorkloadError
+from examples.driver.layers import IMPLEMENTATIONS
+from examples.gradient_flow import model as gradient_flow
+from examples.gradient_flow.model import CONFIG, build_model, distances, flow, windows
+from examples.gradient_flow.workload import WORKLOAD, difference, factor
+
+CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_flow_is_that_of_a_cell_unrolled_by_hand(cell: str, impl: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(cell, impl, 7, 1.5, gradient_flow.Config(hidden=5))
+    T, B = 9, 3
+    x, y = torch.randint(0, 7, (B, T)), torch.randint(0, 7, (B,))
+    step: Any = CELLS[cell](7, 5).double()
+    step.load_state_dict({k[: -len("_l0")]: v for k, v in model.rnn.state_dict().items()})
+    state: Any = None
+    states: list[tuple[Tensor, ...]] = []
+    for t in range(T):
+        state = step(F.one_hot(x[:, t], 7).double(), state)
+        # Copies, so that what comes back through h_t is no part of c_t's gradient.
+        states.append(tuple(s.clone() for s in (state if cell == "lstm" else (state,))))
+        state = states[-1] if cell == "lstm" else states[-1][0]
+    linear = model.linear.double()
+    loss = F.cross_entropy(linear(states[-1][0]), y, reduction="sum")
+    found = flow(model.float(), x, y)
+    assert list(found) == (["h", "c"] if cell == "lstm" else ["h"])
+    assert [len(norms) for norms in found.values()] == [T, T - 1][: len(found)]
+    for i, norms in enumerate(found.values()):
+        for t, norm in enumerate(norms):
+            (expected,) = torch.autograd.grad(loss, states[t][i], retain_graph=True)
+            torch.testing.assert_close(norm, expected.norm(dim=1).mean(), rtol=1e-10, atol=0)
+
+
+def test_measuring_leaves_the_model_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = build_model("gru", "torch", 7, 1.0, gradient_flow.Config(hidden=5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flow(model, torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_large_start_multiplies_the_recurrent_weights_alone() -> None:
+    models = []
+    for gain in (1.0, 3.0):
+        torch.manual_seed(0)
+        models.append(dict(build_model("lstm", "torch", 7, gain, CONFIG).named_parameters()))
+    for name, usual in models[0].items():
+        expected = 3 * usual if name == "rnn.weight_hh_l0" else usual
+        torch.testing.assert_close(models[1][name], expected)
+
+
+@pytest.mark.parametrize("T", [3, 4, 20, 21, 37, 400])
+def test_distances_reach_from_the_last_step_to_the_first(T: int) -> None:
+    found = distances(T)
+    assert found == sorted(set(found))
+    assert (found[0], found[-1]) == (0, T - 1)
+
+
+@pytest.mark.parametrize("T", [3, 5, 37, 400])
+def test_the_factor_of_a_geometric_series_is_its_own(T: int) -> None:
+    norms = [0.5 * 0.9**d for d in distances(T)]
+    assert factor(T, norms) == pytest.approx(0.9)
+    assert factor(T, norms[1:]) == pytest.approx(0.9)  # c's begin at 1
+
+
+def test_windows_are_stretches_of_the_text_with_the_character_after_each() -> None:
+    tokens = torch.arange(500)
+    x, y = windows(tokens, CONFIG)
+    assert x.shape == (CONFIG.batch, CONFIG.steps)
+    assert (x.diff(dim=1) == 1).all()
+    assert torch.equal(y, x[:, -1] + 1)
+
+
+def test_a_text_too_short_for_a_stretch_is_refused() -> None:
+    with pytest.raises(WorkloadError, match=r"more than 400 characters \(--steps\), got 400"):
+        windows(torch.arange(400), CONFIG)
+
+
+def test_nan_without_clipping_is_a_result_and_with_it_an_error(
+    record: Any, train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = "free"
+    fit = training.fit
+
+    def diverging(runs: Sequence[training.Run], *arguments: Any, **options: Any) -> None:
+        if runs[0].name.startswith(f"rnn-large-{ends}"):
+            raise Diverged("loss is nan in update 2 of epoch 1 (...)")
+        fit(runs, *arguments, **options)
+
+    monkeypatch.setattr(training, "fit", diverging)
+    found = WORKLOAD.summarise(record("gradient_flow", "--impl", "torch", "--cell", "rnn"))
+    assert found.tables[1].rows[-1][:4] == ("RNN", "large", "free", "nan in epoch 1")
+    assert any("without clipping: nan in epoch 1; the same with" in r for r in found.remarks)
+    ends = "clipped"
+    assert train("gradient_flow", "--synthetic", "--impl", "torch", "--cell", "rnn") == 1
+    assert "loss is nan in update 2" in capsys.readouterr().err
+
+
+def test_without_clipping_a_norm_that_overflows_does_not_change_the_gradients() -> None:
+    text = data.synthetic_text(500)
+    run = gradient_flow.new_run(
+        *("rnn", "torch", "usual", "free", 0, text, gradient_flow.Config(hidden=4, train_steps=5)),
+        device=torch.device("cpu"),
+    )
+    bias = run.model.get_parameter("linear.bias")
+    bias.register_hook(lambda gradient: gradient * 1e25)  # its square is no float32
+    training.fit([run], 1, lambda *_: None)
+    assert bias.isfinite().all()
+    assert 1e22 < run.history[0].figures["largest_norm"] < 1e26
+
+
+def test_the_summary_says_what_an_explosion_did_without_clipping(record: Any) -> None:
+    found = record("gradient_flow", "--impl", "fusedrnn", "torch", "--cell", "rnn")
+    for r in found["runs"]:
+        exploded = r["start"] == "large"
+        figures = {"largest_norm": 2e29 * exploded, "above_clip": 0.5 * exploded}
+        loss = 2.0 if r["clipping"] == "clipped" else 3.5
+        r["epochs"] = [training.Epoch(loss, 8, 1.0, figures)] * 2
+    for r in found["initial"]:
+        if "apart" in r:
+            h = r["norms"]["h"]
+            r["apart"] = difference({"h": h}, {"h": [1.5 * h[0], *h[1:]]})
+    remarks = "\n".join(WORKLOAD.summarise(found).remarks)
+    assert (
+        "RNN, large start, without clipping: a norm of up to 2e+29 and a last loss of 3.500; "
+        "the same with clipping ends at a loss of 2.000." in remarks
+    )
+    assert "No update was clipped for: RNN usual start." in remarks
+    assert "torch.nn's differ by at most 0.3 in rnn-usual-seed0, 0.3 in rnn-large" in remarks

@@ -1,0 +1,366 @@
+"""Gradient flow as a workload: tables, remarks and the plots of vanishing gradients.
+
+Norms and losses of the two implementations differ by rounding, of which a rounded file would show
+nothing: the second one's records say how far they are from the first one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from examples import data
+from examples.driver.errors import Diverged, WorkloadError
+from examples.driver.layers import CELLS, NAMES
+from examples.driver.options import epochs
+from examples.driver.plots import Chart, Points
+from examples.driver.results import Record
+from examples.driver.tables import Headline, Summary, Table, ratio
+from examples.driver.training import Epoch, Run, seconds_per_epoch
+from examples.driver.workload import Group, Job, Say, Workload
+from examples.gradient_flow import model
+from examples.gradient_flow.model import CLIPPING, CONFIG, GAINS, QUICK, Norms, distances
+
+SHOWN = (10, 50, 100, 200, 399)  # steps before the last, in the tables
+FAR, FAR_LOSS = 1e-9, 1e-3  # differences beyond these are named: norms in float64, trained losses
+ROUNDING = "; a difference of rounding is multiplied from step to step as the gradient is."
+
+TEXT = (
+    "A recurrent layer learns what happened at step t from the gradient of the loss with "
+    "respect to its state h_t, and that gradient comes back from the last step through every "
+    "step between. Each step multiplies it: by less than one it vanishes, by more it explodes, "
+    "and in both cases, after some tens of steps, little is left to learn from. An LSTM and a "
+    "GRU have a path on which the factor is a gate's value, which training can bring close to "
+    "one; torch.nn's initial weights put it near one half. Clipping divides all gradients by "
+    "one number when their norm is too large: it keeps an explosion from destroying the "
+    "weights, and it cannot bring back what has vanished. The task here is the next character "
+    "of The Time Machine; with recurrent weights three times torch.nn's (a large start) an RNN "
+    "explodes."
+)
+
+
+class GradientFlow(Workload):
+    name = "gradient_flow"
+    about = "Measure how far a gradient reaches back in RNN, GRU and LSTM."
+    cells = CELLS
+    epochs = CONFIG.epochs
+    unit = "tokens"
+    every = CONFIG.epochs  # the last alone is said
+
+    def options(self, add: Callable[..., Any]) -> None:
+        add("--steps", type=_steps, help=f"T, measured over; {CONFIG.steps} at full size")
+
+    def configs(self, args: argparse.Namespace) -> Job:
+        size = QUICK if args.quick else CONFIG
+        number = epochs(args, CONFIG.epochs, QUICK.epochs)
+        config = replace(size, steps=args.steps or size.steps, epochs=number)
+        text = data.time_machine(args.data_dir, data.mode(args.synthetic))
+        x, y = (t.to(args.device) for t in model.windows(text.tokens, config))
+        return Job(args, config, (text, x, y), text.source, [str(text)])
+
+    def build(self, job: Job) -> Iterator[Group]:
+        args, config = job.args, job.config
+        initial = job.extra.setdefault("initial", [])
+        for seed, cell, start, clipping in product(args.seed, args.cell, GAINS, CLIPPING):
+            about = (start, clipping, seed, job.data[0], config)
+            runs = [model.new_run(cell, impl, *about, device=args.device) for impl in args.impl]
+            if clipping == "clipped":  # both begin with the same model
+                initial += self._initial(job, runs)
+            yield Group(runs, config.epochs)
+
+    def _initial(self, job: Job, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        _, x, y = job.data
+        found: list[dict[str, Any]] = []
+        for run in runs:
+            cell, start = run.fields["cell"], run.fields["start"]
+            norms = model.measured(run.model, x, y)
+            if norms is None:
+                raise WorkloadError(
+                    f"the gradient of the {cell} with a {start} start overflows over "
+                    f"{job.config.steps} steps: lower --steps"
+                )
+            apart = {"apart": difference(found[0]["norms"], norms)} if found else {}
+            about = {"cell": cell, "start": start, "seed": run.seed, "impl": run.impl}
+            found.append({**about, "norms": norms, **apart})
+        return found
+
+    def run(self, group: Group, fit: Callable[[Sequence[Run]], None], say: Say) -> None:
+        """Without clipping a loss may become nan: that is then the result. Such runs are trained
+        one by one, so that none ends another, and their times do not compare."""
+        if CLIPPING[group.runs[0].fields["clipping"]]:
+            return fit(group.runs)
+        for run in group.runs:
+            _alone(run, fit, say)
+        return None
+
+    def told(self, run: Run, number: int, epoch: Epoch, final: int) -> str:
+        if number < final:
+            return ""
+        largest = max(e["largest_norm"] for e in run.history)
+        return f"{run.name}, {run.impl}: loss {epoch.loss:.4f}, largest norm {largest:.3g}"
+
+    def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
+        _, x, y = job.data
+        first = group.runs[0]
+        ended = len(run.history) == group.epochs
+        found: dict[str, Any] = {"trained": model.measured(run.model, x, y) if ended else None}
+        if run is not first and ended and len(first.history) == group.epochs:
+            found["apart"] = abs(run.history[-1].loss - first.history[-1].loss)
+        return found
+
+    def summarise(self, record: Record) -> Summary:
+        T = record["config"]["steps"]
+        usual = {
+            impl: ", ".join(
+                f"{r['cell'].upper()} {r['norms']['h'][-1] / r['norms']['h'][0]:.0e}"
+                for r in _first(record, "initial", impl)
+                if r["start"] == "usual"
+            )
+            for impl in record["options"]["impl"]
+        }
+        row: Headline = (
+            f"Gradient flow: norm at h_1 / norm at h_{T}",
+            usual.get("fusedrnn", ""),
+            usual.get("torch", ""),
+            _ratio([r for r in record["runs"] if r["clipping"] == "clipped"]),
+        )
+        return Summary(
+            title="Gradient flow",
+            text=TEXT,
+            tables=[flow_table(record), training_table(record)],
+            remarks=[*_remarks_before(record), *_remarks_free(record), *_remarks_apart(record)],
+            headline=[row],
+        )
+
+    def draw(self, record: Record) -> list[Chart]:
+        T = record["config"]["steps"]
+        before, after, norms, styles = _series(record)
+        flow: dict[str, Any] = {
+            "x": "steps before the last, T - t",
+            "y": "norm of dL/dh_t",
+            "log_y": True,
+            "styles": styles,
+        }
+        title = f"Gradient flow, T={T}"
+        reached = f"The gradient on its way back through {T} steps, before training."
+        again = "The same after training. A training that met nan has no line."
+        return [
+            Chart("", reached, f"{title}, before training", series=before, **flow),
+            Chart("-trained", again, f"{title}, trained", series=after, **flow),
+            Chart(
+                "-norms",
+                "What clipping meets: the largest norm of each epoch, before it is clipped.",
+                "Gradients of the parameters, large start",
+                "largest norm of the epoch",
+                norms,
+                log_y=True,
+                styles=styles,
+            ),
+        ]
+
+
+WORKLOAD = GradientFlow()
+
+
+def _alone(run: Run, fit: Callable[[Sequence[Run]], None], say: Say) -> None:
+    try:
+        fit([run])
+    except Diverged as error:
+        say(f"{run.name}, {run.impl}: {str(error).partition(' (')[0]}")
+
+
+def _steps(text: str) -> int:
+    if int(text) < 3:
+        raise argparse.ArgumentTypeError(f"must be at least 3, got {text}")
+    return int(text)
+
+
+def difference(a: Norms, b: Norms) -> float:
+    """The largest relative difference of the norms of one model under two implementations."""
+    pairs = [pair for state in a for pair in zip(a[state], b[state], strict=True) if max(pair)]
+    return max((abs(x - y) / max(x, y) for x, y in pairs), default=0.0)
+
+
+def points(T: int, norms: Sequence[float]) -> Points:
+    """(steps before the last, norms): c's begin one step before it."""
+    return distances(T)[-len(norms) :], norms
+
+
+def _first(record: Record, kind: str, impl: str | None = None) -> list[Record]:
+    """The entries of the first seed, and of the first implementation when none is named."""
+    options = record["options"]
+    wanted = impl or options["impl"][0], options["seed"][0]
+    return [r for r in record[kind] if (r["impl"], r["seed"]) == wanted]
+
+
+def _series(record: Record) -> tuple[dict[str, Points], dict[str, Points], dict[str, Any], Any]:
+    """What is drawn before training, after it, and of the norms that clipping meets; the styles."""
+    T, clip = record["config"]["steps"], record["config"]["clip"]
+    colors = {cell: f"C{i}" for i, cell in enumerate(CELLS)}
+    styles = {"clipped to": "k-"}
+    before: dict[str, Points] = {}
+    after: dict[str, Points] = {}
+    norms: dict[str, Any] = {}
+    for r in _first(record, "initial"):
+        for state, values in r["norms"].items():
+            name = f"{r['cell'].upper()} {state}, {r['start']} start"
+            before[name] = points(T, values)
+            line = ":" if state == "c" else "-" if r["start"] == "usual" else "--"
+            styles[name] = colors[r["cell"]] + line
+    for r in _first(record, "runs"):
+        name = f"{r['cell'].upper()}, {r['start']} start, {r['clipping']}"
+        line = ":" if r["clipping"] == "free" else "-" if r["start"] == "usual" else "--"
+        styles[name] = colors[r["cell"]] + line
+        if r["trained"]:
+            after[name] = points(T, r["trained"]["h"])
+        if r["start"] == "large" and r["epochs"]:
+            norms[name] = [epoch["largest_norm"] for epoch in r["epochs"]]
+    norms["clipped to"] = (1, record["config"]["epochs"]), (clip, clip)
+    return before, after, norms, styles
+
+
+def factor(T: int, norms: Sequence[float]) -> float:
+    """What the gradient is multiplied by from one step to the one before: the geometric mean from
+    10 steps before the last (or half of a shorter T) to the first."""
+    places, values = points(T, norms)
+    begin = min(10, (T - 1) // 2)
+    near, far = values[places.index(begin)], values[-1]
+    return float((far / near) ** (1 / (T - 1 - begin))) if near else 0.0
+
+
+def flow_table(record: Record) -> Table:
+    """How much reaches the state `d` steps before the last, a row per cell, state and start."""
+    T = record["config"]["steps"]
+    shown = [d for d in SHOWN if d < T - 1] + [T - 1]
+    rows = []
+    for r in _first(record, "initial"):
+        for state, norms in r["norms"].items():
+            places, values = points(T, norms)
+            reached = [f"{values[places.index(d)] / values[0]:.1e}" for d in shown]
+            by = f"{factor(T, norms):.3f}"
+            rows.append((r["cell"].upper(), state, r["start"], by, *reached))
+    head = ("model", "state", "start", "factor per step", *(f"T - {d}" for d in shown))
+    return Table(
+        f"Before training: norm at step T - d relative to the last step's, T={T}", head, rows
+    )
+
+
+def _ended(record: Record, r: Record) -> bool:
+    return bool(len(r["epochs"]) == record["config"]["epochs"])
+
+
+def _loss(record: Record, r: Record) -> str:
+    if not _ended(record, r):
+        return f"nan in epoch {len(r['epochs']) + 1}"
+    return f"{r['epochs'][-1].loss:.3f}"
+
+
+def _norms(r: Record) -> tuple[float, float]:
+    """The largest norm of a training, and the share of its updates above the clip."""
+    if not r["epochs"]:
+        return math.nan, math.nan
+    above = [epoch["above_clip"] for epoch in r["epochs"]]
+    return max(epoch["largest_norm"] for epoch in r["epochs"]), sum(above) / len(above)
+
+
+def _ratio(runs: Sequence[Record]) -> str:
+    """Of the seconds per epoch, summed, where both implementations were trained in turn."""
+    theirs, ours = (
+        sum(seconds_per_epoch(r["epochs"]) for r in runs if r["impl"] == impl)
+        for impl in ("torch", "fusedrnn")
+    )
+    return ratio(theirs or None, ours or None)
+
+
+def training_table(record: Record) -> Table:
+    """What training with and without clipping did, a row per cell, start and clipping."""
+    T, impls = record["config"]["steps"], record["options"]["impl"]
+    rows = []
+    for first in _first(record, "runs"):
+        same = [r for r in record["runs"] if r["name"] == first["name"]]
+        largest, above = _norms(first)
+        rows.append(
+            (
+                first["cell"].upper(),
+                first["start"],
+                first["clipping"],
+                *(_loss(record, r) for r in same),
+                f"{above:.0%}" if first["epochs"] else "-",
+                f"{largest:.3g}" if first["epochs"] else "-",
+                f"{factor(T, first['trained']['h']):.3f}" if first["trained"] else "-",
+                _ratio(same) if first["clipping"] == "clipped" else "",
+            )
+        )
+    head = (
+        *("model", "start", "training"),
+        *(f"loss, {NAMES[impl]}" for impl in impls),
+        *("norm above clip", "largest norm", "factor per step, trained", "speed"),
+    )
+    return Table("Training, with the norm clipped and free", head, rows)
+
+
+def _remarks_before(record: Record) -> Iterator[str]:
+    T = record["config"]["steps"]
+    for r in _first(record, "initial"):
+        h = r["norms"]["h"]
+        by = factor(T, h)
+        verb = "vanishes" if by < 1 else "explodes"
+        yield (
+            f"{r['cell'].upper()}, {r['start']} start: every step back multiplies the gradient by "
+            f"{by:.3f}, it {verb}: h_1 gets {h[-1] / h[0]:.1e} times what h_{T} gets."
+        )
+
+
+def _remarks_free(record: Record) -> Iterator[str]:
+    """What the norm did where it was not clipped, and where clipping had nothing to do."""
+    runs = {(r["cell"], r["start"], r["clipping"]): r for r in _first(record, "runs")}
+    for (cell, start, clipping), r in runs.items():
+        largest, above = _norms(r)
+        ended = _ended(record, r)
+        if clipping == "clipped" or (ended and not above):
+            continue
+        met = f"a norm of up to {largest:.0e} and a last loss of " if ended else ""
+        twin = runs[cell, start, "clipped"]
+        yield (
+            f"{cell.upper()}, {start} start, without clipping: {met}"
+            f"{_loss(record, r)}; the same with clipping ends at a loss of {_loss(record, twin)}."
+        )
+    spared = [
+        f"{cell.upper()} {start} start"
+        for (cell, start, clipping), r in runs.items()
+        if clipping == "clipped" and not _norms(r)[1]
+    ]
+    if spared:
+        yield f"No update was clipped for: {', '.join(spared)}."
+
+
+def _remarks_apart(record: Record) -> Iterator[str]:
+    """How far the two implementations are from each other."""
+    norms = {
+        f"{r['cell']}-{r['start']}-seed{r['seed']}": r["apart"]
+        for r in record["initial"]
+        if "apart" in r
+    }
+    if norms:
+        yield (
+            "Before training, fusedrnn's norms and torch.nn's differ by at most "
+            f"{_widest(norms, FAR)} (relative, in float64){ROUNDING}"
+        )
+    losses = {r["name"]: r["apart"] for r in record["runs"] if "apart" in r}
+    if losses:
+        yield (
+            "After training in float32, their losses differ by at most "
+            f"{_widest(losses, FAR_LOSS)}{ROUNDING}"
+        )
+
+
+def _widest(differences: Mapping[str, float], far: float) -> str:
+    """The largest of those up to `far`, and every one beyond it with its name."""
+    near = [value for value in differences.values() if value <= far]
+    beyond = [f"{value:.1g} in {name}" for name, value in differences.items() if value > far]
+    parts = [*([f"{max(near):.1g}"] if near else []), *([", ".join(beyond)] if beyond else [])]
+    return ", but by ".join(parts)

@@ -1,0 +1,245 @@
+"""IMDB film reviews: is a review positive? A two-layer bidirectional LSTM beside a plain RNN.
+
+Both learn from the 25,000 training reviews alone, word vectors included, and are scored once on
+the 25,000 test reviews. A review is its last 256 values, where its verdict usually stands. Batches
+hold reviews of like length, so that little of them is padding; packed, none of it is computed.
+Word vectors start small and forget gates open: as torch draws them, vectors drown what is learnt
+and states fade, and a small LSTM is right about 67 % of the reviews where this one is about 83 %
+(6,000 reviews, 3 epochs, H = 48, T = 128).
+
+    python -m examples imdb --impl fusedrnn torch --cell lstm --layout packed padded
+    torchrun --nproc-per-node 2 -m examples imdb
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from examples import data
+from examples.driver import parallel, training
+from examples.driver.layers import Layer, layer_class
+
+LAYOUTS = ("packed", "padded")
+POOL = 50  # batches cut from one sorted pool: 1 % of their values pad; unsorted, 29 % would
+
+
+@dataclass(frozen=True)
+class Config:
+    """One model's sizes and how it is trained."""
+
+    vocabulary: int = data.IMDB_WORDS
+    embedding: int = 100
+    hidden: int = 256
+    layers: int = 2
+    bidirectional: bool = True
+    dropout: float = 0.5  # of word vectors, between layers and of the last states
+    steps: int = 256  # T: the last values of a review that are read
+    batch: int = 64
+    learning_rate: float = 1e-3
+    clip: float = 1.0  # largest norm of all gradients together
+
+
+CONFIGS = {"rnn": Config(layers=1, bidirectional=False), "lstm": Config()}
+VECTOR_RANGE = 0.05  # word vectors are drawn from -0.05..0.05
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Reviews of at most T values; zeros fill a row, behind them if `packed`, before otherwise."""
+
+    x: Tensor  # int64 [N, T]
+    lengths: Tensor  # int64 [N], on the CPU, where packing needs them
+    y: Tensor  # float32 [N]: 1 is positive
+    packed: bool
+
+    def to(self, device: torch.device) -> Reviews:
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(x [B, T'], lengths [B] or None when padded, y [B]) of this process's share of `rows`.
+
+        T' is the longest of all `rows`, so that padding is the same for any number of processes.
+        """
+        T = int(self.lengths[rows].max())
+        own = parallel.processes().share(rows)
+        at = own.to(self.x.device)
+        x = self.x[at, :T] if self.packed else self.x[at, -T:]
+        return x, self.lengths[own] if self.packed else None, self.y[at]
+
+
+class Classifier(nn.Module):
+    """Logits [B] of the positive sentiment; from the last state of each direction."""
+
+    def __init__(self, layer: Layer, config: Config) -> None:
+        super().__init__()
+        self.directions = 2 if config.bidirectional else 1
+        self.embedding = nn.Embedding(config.vocabulary, config.embedding, padding_idx=0)
+        self.rnn = layer(
+            config.embedding,
+            config.hidden,
+            num_layers=config.layers,
+            bidirectional=config.bidirectional,
+            dropout=config.dropout if config.layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(self.directions * config.hidden, 1)
+        self._open()
+
+    @torch.no_grad()
+    def _open(self) -> None:
+        vectors, H = self.embedding.weight, self.rnn.hidden_size
+        vectors.uniform_(-VECTOR_RANGE, VECTOR_RANGE)[0] = 0  # padding
+        if self.rnn.mode == "LSTM":
+            for name, parameter in self.rnn.named_parameters():
+                if name.startswith("bias_ih"):
+                    parameter[H : 2 * H] = 1  # gates are i, f, g, o
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits of x [B, T]: packed by falling `lengths` [B], or padded in front."""
+        if lengths is None:
+            _, state = self.rnn(self._vectors(x.t()))
+        else:
+            words = pack_padded_sequence(x.t(), lengths)
+            _, state = self.rnn(words._replace(data=self._vectors(words.data)))
+        h = state if isinstance(state, Tensor) else state[0]  # [L*D, B, H]
+        last = h[-self.directions :].transpose(0, 1).flatten(1)
+        logits: Tensor = self.linear(self.dropout(last))
+        return logits.squeeze(1)
+
+    def _vectors(self, words: Tensor) -> Tensor:
+        vectors: Tensor = self.dropout(self.embedding(words))
+        return vectors
+
+
+def build_model(cell: str, impl: str = "fusedrnn", config: Config | None = None) -> Classifier:
+    """The model in its initial state, drawn from torch's global generator."""
+    return Classifier(layer_class(cell, impl), config or CONFIGS[cell])
+
+
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+
+
+def split(
+    corpus: data.Imdb, T: int, layout: str = "packed", limit: int | None = None
+) -> tuple[Reviews, Reviews]:
+    """The training and the test reviews; the first `limit` of each when given."""
+    packed = layout == "packed"
+    x, y = map(torch.from_numpy, corpus.padded(T, front=not packed))
+    lengths = torch.from_numpy(corpus.lengths(T))
+    n = corpus.n_train
+    train, test = (
+        Reviews(x[part][:limit], lengths[part][:limit], y[part][:limit].float(), packed)
+        for part in (slice(None, n), slice(n, None))
+    )
+    return train, test
+
+
+def batches(lengths: Tensor, size: int, generator: torch.Generator | None = None) -> list[Tensor]:
+    """Row numbers of reviews of like length, longest first, `size` at a time; every row once.
+
+    With `generator` the rows are dealt at random into pools of `POOL` batches, each pool is sorted
+    and cut, and the batches come in random order; without, all rows are one pool.
+    """
+    if generator is None:
+        pools: tuple[Tensor, ...] = (torch.arange(len(lengths)),)
+    else:
+        pools = torch.randperm(len(lengths), generator=generator).split(size * POOL)
+    cut = [
+        rows
+        for pool in pools
+        for rows in pool[lengths[pool].argsort(descending=True, stable=True)].split(size)
+    ]
+    if generator is None:
+        return cut
+    return [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    lengths: Tensor | None,
+    y: Tensor,
+    *,
+    clip: float,
+    weight: float = 1.0,
+) -> Tensor:
+    """One update on x [B, T], y [B]; the mean cross-entropy times `weight`, detached."""
+    optimizer.zero_grad()
+    loss = F.binary_cross_entropy_with_logits(model(x, lengths), y) * weight
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return loss.detach()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, reviews: Reviews, size: int = 256) -> float:
+    """Accuracy of `model` in evaluation mode, over all processes; its mode is restored."""
+    together = parallel.processes()
+    training_mode = model.training
+    model.eval()
+    correct = torch.zeros((), dtype=torch.float64, device=reviews.x.device)
+    for rows in batches(reviews.lengths, size):
+        x, lengths, y = reviews.batch(rows)
+        right = (model(x, lengths) > 0) == (y > 0.5)
+        correct += right.double().mean() * together.weight(len(rows)) * len(rows)
+    model.train(training_mode)
+    return together.mean(correct).item() / len(reviews.y)
+
+
+def new_run(
+    cell: str,
+    impl: str,
+    seed: int,
+    layout: str,
+    reviews: tuple[Reviews, Reviews],
+    config: Config,
+    *,
+    source: str = "real",
+    follow: bool = False,
+) -> training.Run:
+    """A model that trains on the first of `reviews`, in their layout.
+
+    Args:
+        source: "real" or "synthetic"; a checkpoint of one is none of the other.
+        follow: score the second of `reviews` after every epoch.
+    """
+    train, test = reviews
+    training.start(seed)
+    model = build_model(cell, impl, config).to(train.x.device)
+    optimizer = build_optimizer(model, config)
+    order = torch.Generator().manual_seed(seed)
+    together = parallel.processes()
+    wrapped = together.wrap(model)
+
+    def updates() -> training.Updates:
+        for rows in batches(train.lengths, config.batch, order):
+            weight = together.weight(len(rows))
+            x, lengths, y = train.batch(rows)
+            loss = train_step(wrapped, optimizer, x, lengths, y, clip=config.clip, weight=weight)
+            yield loss, len(rows)
+
+    def score() -> Mapping[str, float]:
+        return {"accuracy": evaluate(model, test)}
+
+    return training.Run(
+        workload="imdb",
+        name=f"{cell}-{layout}-seed{seed}",
+        impl=impl,
+        seed=seed,
+        fields={"cell": cell, "layout": layout},
+        model=model,
+        optimizer=optimizer,
+        updates=updates,
+        sizes={"data": source, "reviews": len(train.y), **asdict(config)},
+        generators={"order": order},
+        after=score if follow else None,
+    )

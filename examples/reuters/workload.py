@@ -1,0 +1,194 @@
+"""Reuters as a workload: scores over seeds, where the parameters are, length and cell compared.
+
+The remarks state a difference only where it exceeds the spread between seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from examples import data
+from examples.driver import results
+from examples.driver.options import epochs, positive
+from examples.driver.plots import Chart
+from examples.driver.results import Groups, Record
+from examples.driver.tables import Summary, Table
+from examples.driver.workload import Group, Job, Workload
+from examples.reuters import model
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+TEXT = (
+    "A newswire of 1987 is to be given one of 46 topics. Its last T words are embedded as vectors, "
+    "a recurrent network of two layers reads them one after the other, and a linear layer turns "
+    "the state after the last word into one figure per topic, whose softmax is the answer. RMSE is "
+    "taken between these probabilities and the right answer (1 for the topic, 0 elsewhere)."
+)
+FIGURES = {
+    "training loss": "loss",
+    "test loss": "test_loss",
+    "RMSE": "rmse",
+    "accuracy": "accuracy",
+}
+CLEAR = 3  # standard errors: of few seeds, two come by chance (Student's t of 3 + 3: 2.8 at 5 %)
+
+
+class Reuters(Workload):
+    name = "reuters"
+    about = "Train RNN and LSTM on the Reuters newswires."
+    cells = model.CELLS
+    epochs = model.CONFIG.epochs
+    unit = "newswires"
+    shares = True
+
+    def options(self, add: Callable[..., Any]) -> None:
+        add("--steps", type=positive, nargs="+", default=list(model.STEPS), help="lengths T")
+        add("--limit", type=positive, help="use only the first rows, for a quick look")
+
+    def configs(self, args: argparse.Namespace) -> Job:
+        config = replace(model.CONFIG, epochs=epochs(args, model.CONFIG.epochs, quick=2))
+        limit = args.limit or (512 if args.quick else None)
+        corpus = data.reuters(args.data_dir, data.mode(args.synthetic))
+        splits = {
+            T: model.split(corpus, T).map(lambda t: t[:limit].to(args.device)) for T in args.steps
+        }
+        lines = [
+            f"{corpus.n_train} newswires to train, {len(corpus.labels) - corpus.n_train} to test"
+            + (f", only the first {limit} of each used" if limit else "")
+        ]
+        if not args.synthetic:
+            first = data.decode(corpus.values(0), data.reuters_words(args.data_dir))
+            topic = data.TOPICS[corpus.labels[corpus.order[0]]]
+            lines.append(f"first newswire ({topic}): {first}")
+        rows = next(iter(splits.values()))
+        facts = {
+            "rows": {"train": len(rows.x_train), "test": len(rows.x_test)},
+            "majority": model.majority(rows),
+        }
+        return Job(args, config, splits, corpus.source, lines, facts)
+
+    def build(self, job: Job) -> Iterator[Group]:
+        args, config = job.args, job.config
+        for cell, T, seed in product(args.cell, args.steps, args.seed):
+            rows = job.data[T]
+            runs = [model.new_run(cell, impl, rows, config, seed=seed) for impl in args.impl]
+            yield Group(runs, config.epochs, f"{cell.upper()}, T={T}, seed {seed}")
+
+    def summarise(self, record: Record) -> Summary:
+        found = results.groups(record["runs"], "cell", "T")
+        title = f"Seconds per epoch of {record['rows']['train']:,} newswires"
+        cells = dict.fromkeys(cell for cell, _ in found)
+        return Summary(
+            title="Reuters newswires: topics by RNN and LSTM",
+            text=TEXT,
+            tables=[
+                results.scores(
+                    f"After {record['config']['epochs']} epochs ({results.over(record)})",
+                    ("model", "T"),
+                    found,
+                    {name: results.score(figure, 4) for name, figure in FIGURES.items()},
+                ),
+                results.times(title, ("model", "T"), found),
+                *(derivation(cell, record["config"]) for cell in cells),
+            ],
+            remarks=remarks(record, found),
+            headline=results.headline(
+                found,
+                lambda cell, T: f"Reuters, {cell}, T = {T}: accuracy",
+                results.score("accuracy", 3),
+            ),
+        )
+
+    def draw(self, record: Record) -> list[Chart]:
+        found = results.groups(record["runs"], "cell", "T")
+        charts = []
+        for suffix, figure, y, caption in (
+            ("-loss", "loss", "training loss", "Training loss after each epoch, mean over seeds"),
+            (
+                "-accuracy",
+                "accuracy",
+                "test accuracy",
+                "Accuracy on the test rows after each epoch",
+            ),
+        ):
+            lines = results.curves(
+                found, lambda cell, T: f"{cell} T={T}", partial(results.curve, figure=figure)
+            )
+            charts.append(Chart(suffix, f"{caption}; dashed: torch.nn.", "Reuters", y, **lines))
+        return charts
+
+
+WORKLOAD = Reuters()
+
+
+def derivation(cell: str, config: Mapping[str, Any]) -> Table:
+    """Where the parameters of a model are, from its sizes alone, layer by layer."""
+    V, E, H, C = (config[size] for size in ("vocabulary", "embedding", "hidden", "topics"))
+    gates = GATES[cell]
+    shapes: list[tuple[str, str, tuple[int, ...]]] = [("embedding.weight", "V x E", (V, E))]
+    rows = f"{gates}H" if gates > 1 else "H"
+    for layer in range(config["layers"]):
+        inputs, size = ("H", H) if layer else ("E", E)
+        shapes += [
+            (f"rnn.weight_ih_l{layer}", f"{rows} x {inputs}", (gates * H, size)),
+            (f"rnn.weight_hh_l{layer}", f"{rows} x H", (gates * H, H)),
+            (f"rnn.bias_ih_l{layer}", rows, (gates * H,)),
+            (f"rnn.bias_hh_l{layer}", rows, (gates * H,)),
+        ]
+    shapes += [("linear.weight", "C x H", (C, H)), ("linear.bias", "C", (C,))]
+    entries = [
+        (name, symbols, " x ".join(f"{size:,}" for size in shape), f"{math.prod(shape):,}")
+        for name, symbols, shape in shapes
+    ]
+    total = sum(math.prod(shape) for _, _, shape in shapes)
+    return Table(
+        f"{cell.upper()}: parameters (V words, E embedding, H hidden, C topics)",
+        ("parameter", "shape", "sizes", "values"),
+        [*entries, ("total", "", "", f"{total:,}")],
+    )
+
+
+def remarks(record: Record, found: Groups) -> list[str]:
+    """What the figures say on length, cell and chance; of fusedrnn's models where there are any."""
+    scores = {
+        group: results.last(results.ours(by_impl), "accuracy") for group, by_impl in found.items()
+    }
+    cells = list(dict.fromkeys(cell for cell, _ in scores))
+    lengths = sorted({T for _, T in scores})
+    compared = []
+    if len(lengths) > 1:
+        compared += [
+            (
+                f"{c.upper()}, from T = {lengths[0]} to {lengths[-1]}",
+                (c, lengths[0]),
+                (c, lengths[-1]),
+            )
+            for c in cells
+        ]
+    if "rnn" in cells and "lstm" in cells:
+        compared += [(f"T = {T}, from RNN to LSTM", ("rnn", T), ("lstm", T)) for T in lengths]
+    said = [f"Always answering the most frequent topic scores {record['majority']:.3f}."]
+    for what, a, b in compared:
+        before, after = statistics.mean(scores[a]), statistics.mean(scores[b])
+        how = verdict(scores[a], scores[b])
+        said.append(f"{what}: accuracy {before:.3f} to {after:.3f}, {how}.")
+    return said
+
+
+def verdict(before: Sequence[float], after: Sequence[float]) -> str:
+    """How two sets of scores over seeds differ: clearly only beyond `CLEAR` standard errors."""
+    change = statistics.mean(after) - statistics.mean(before)
+    if min(len(before), len(after)) < 2:
+        return f"a change of {change:+.3f} from one seed, which says little"
+    error = math.sqrt(
+        statistics.variance(before) / len(before) + statistics.variance(after) / len(after)
+    )
+    if abs(change) <= CLEAR * error:
+        return f"no clear change ({change:+.3f}, standard error {error:.3f})"
+    return f"clearly {'better' if change > 0 else 'worse'} ({change:+.3f} ± {error:.3f})"

@@ -1,0 +1,185 @@
+"""Sequence to sequence: forcing, packing, greedy decoding, resuming, and what its record says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from examples.driver import training
+from examples.driver.checkpoint import Checkpoints
+from examples.driver.errors import WorkloadError
+from examples.driver.layers import IMPLEMENTATIONS as BOTH
+from examples.seq2seq import dates as task
+from examples.seq2seq import model as seq2seq
+from examples.seq2seq.dates import START
+
+IMPLEMENTATIONS = pytest.mark.parametrize("impl", BOTH)
+CELLS = pytest.mark.parametrize("cell", seq2seq.CELLS)
+
+SMALL = replace(seq2seq.CONFIG, train=96, test=40, embedding=8, hidden=16, batch=32, fall=2)
+
+
+@pytest.fixture(scope="module")
+def dates() -> seq2seq.Data:
+    return seq2seq.load(SMALL)
+
+
+def silent(*_: Any) -> None: ...
+
+
+@IMPLEMENTATIONS
+@CELLS
+def test_all_steps_at_once_are_the_steps_one_by_one(
+    cell: str, impl: str, dates: seq2seq.Data
+) -> None:
+    torch.manual_seed(0)
+    model = seq2seq.build_model(cell, impl, SMALL)
+    fed = torch.full((1, len(dates.test)), START)
+    state = model.encode(dates.test)
+    steps = []
+    for truth in dates.test.y.t():
+        logits, state = model.decode(fed, state)
+        steps.append(logits)
+        fed = truth[None]
+    torch.testing.assert_close(torch.cat(steps), model(dates.test))
+
+
+@IMPLEMENTATIONS
+@CELLS
+def test_padding_does_not_reach_the_encoders_state(
+    cell: str, impl: str, dates: seq2seq.Data
+) -> None:
+    torch.manual_seed(0)
+    model = seq2seq.build_model(cell, impl, SMALL)
+    whole = model.encode(dates.test)
+    for i in range(0, len(dates.test), 7):
+        alone = model.encode(dates.test.take(torch.tensor([i])))
+        pairs = [(whole, alone)] if isinstance(whole, Tensor) else zip(whole, alone, strict=True)
+        for a, b in pairs:
+            assert isinstance(a, Tensor)
+            assert isinstance(b, Tensor)
+            torch.testing.assert_close(a[:, i : i + 1], b)
+
+
+def fed_symbols(ratio: float, rows: task.Rows, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """[T - 1, B] what a new model's decoder is fed after START; -1 where it is not the truth."""
+    torch.manual_seed(0)
+    model = seq2seq.build_model("gru", "torch", SMALL)
+    seen: list[Tensor] = []
+    decode = model.decode
+
+    def spy(symbols: Tensor, state: Any) -> Any:
+        seen.append(symbols)
+        return decode(symbols, state)
+
+    monkeypatch.setattr(model, "decode", spy)
+    with torch.no_grad():
+        logits = model(rows, ratio, torch.Generator().manual_seed(0))
+    fed = torch.cat(seen)
+    truth, own = rows.y.t()[:-1], logits.argmax(-1)[:-1]
+    assert (fed[0] == START).all()
+    assert ((fed[1:] == truth) | (fed[1:] == own)).all()
+    return torch.where(fed[1:] == truth, fed[1:], -1)
+
+
+def test_the_ratio_is_the_share_of_true_symbols_fed(
+    dates: seq2seq.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = dates.train
+    by_chance = (fed_symbols(0.0, rows, monkeypatch) >= 0).double().mean().item()
+    assert by_chance < 0.3
+    for ratio in (0.5, 0.9, 1.0):
+        share = (fed_symbols(ratio, rows, monkeypatch) >= 0).double().mean().item()
+        assert share == pytest.approx(ratio + (1 - ratio) * by_chance, abs=0.08)
+    assert share == 1
+
+
+def test_a_scheduled_ratio_falls_from_1_to_0_and_stays_there() -> None:
+    ratios = [seq2seq.forcing_ratio("scheduled", epoch, SMALL) for epoch in range(4)]
+    assert ratios == [1.0, 0.5, 0.0, 0.0]
+    assert [seq2seq.forcing_ratio("0.3", epoch, SMALL) for epoch in (0, 3)] == [0.3, 0.3]
+
+
+def test_padding_of_the_targets_is_no_part_of_the_loss(dates: seq2seq.Data) -> None:
+    rows = dates.train.take(torch.tensor([i for i, n in enumerate(dates.train.targets) if n < 11]))
+    wide = replace(rows, y=torch.nn.functional.pad(rows.y, (0, 5)))
+    losses = []
+    for part in (rows, wide):
+        torch.manual_seed(0)
+        model = seq2seq.build_model("lstm", "torch", SMALL)
+        losses.append(seq2seq.train_step(model, torch.optim.SGD(model.parameters()), part).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(math.log(len(task.SYMBOLS)), rel=0.1)
+
+
+class Scripted(seq2seq.Translator):
+    """Writes `script` whatever it reads; the state counts the steps."""
+
+    def __init__(self, script: Sequence[int]) -> None:
+        super().__init__(torch.nn.GRU, len(task.SYMBOLS), SMALL)
+        self.script = script
+        self.fed: list[int] = []
+
+    def encode(self, rows: task.Rows) -> Tensor:
+        return torch.zeros(1, len(rows), 1)
+
+    def decode(self, symbols: Tensor, state: Any) -> tuple[Tensor, Any]:
+        self.fed.append(int(symbols[0, 0]))
+        written = torch.full_like(symbols, self.script[int(state[0, 0, 0])])
+        return torch.nn.functional.one_hot(written, len(task.SYMBOLS)).float(), state + 1
+
+
+def test_greedy_decoding_feeds_back_its_own_symbols_and_ends_at_the_first_end(
+    dates: seq2seq.Data,
+) -> None:
+    script = [*task.symbols("1998-03"), task.END, *task.symbols("-05")]
+    model = Scripted(script)
+    found = model.translate(dates.test, limit=11)
+    assert found == ["1998-03"] * len(dates.test)
+    assert model.fed == [START, *script[:10]]
+
+
+def test_exact_match_asks_for_every_symbol_and_is_told_by_form() -> None:
+    pairs = [
+        task.Pair("march 1998", "1998-03", "march 1998"),
+        task.Pair("may 1998", "1998-05", "march 1998"),
+        task.Pair("5-mar-98", "1998-03-05", "5-mar-98"),
+        task.Pair("6-mar-98", "1998-03-06", "5-mar-98"),
+    ]
+    found = ["1998-03", "1998-05", "1998-03", "1998-03-06-"]
+    assert seq2seq.exact(found, pairs) == 0.5
+    assert seq2seq.by_form(found, pairs) == {"5-mar-98": 0.0, "march 1998": 1.0}
+
+
+@IMPLEMENTATIONS
+@CELLS
+@pytest.mark.parametrize("forcing", ["1.0", "0.0"])
+def test_it_learns_some_dates_by_heart(impl: str, cell: str, forcing: str) -> None:
+    config = replace(SMALL, hidden=32, batch=8, learning_rate=0.02, decay=1.0)
+    pairs, _ = task.pairs(8, 1, seed=0)
+    rows = task.rows(pairs)
+    run = seq2seq.new_run(cell, impl, forcing, seq2seq.Data(rows, rows, pairs), config)
+    after, run.after = run.after, None  # decoded before and after, not every epoch
+    assert after is not None
+    assert after() == {"exact": 0.0}
+    training.fit([run], 100, silent)
+    assert after()["exact"] >= 0.75
+
+
+def test_a_checkpoint_of_another_forcing_is_refused(dates: seq2seq.Data, tmp_path: Path) -> None:
+    other, run = (
+        seq2seq.new_run("gru", "torch", forcing, dates, SMALL) for forcing in ("0.5", "1.0")
+    )
+    training.fit([other], 1, silent, checkpoints=Checkpoints(tmp_path, resume=False))
+    saved = next(tmp_path.iterdir())
+    assert saved.name == "seq2seq-gru-forcing0.5-seed0.pt"
+    saved.rename(tmp_path / "seq2seq-gru-forcing1.0-seed0.pt")
+    with pytest.raises(WorkloadError, match=r"expected forcing 1\.0, got 0\.5"):
+        training.fit([run], 1, silent, checkpoints=Checkpoints(tmp_path, resume=True))

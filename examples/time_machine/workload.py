@@ -1,0 +1,215 @@
+"""Time Machine as a workload: perplexity, speed, the text written, learning against memory."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from examples import data
+from examples.driver import results
+from examples.driver.layers import CELLS, NAMES
+from examples.driver.options import epochs, positive
+from examples.driver.plots import Chart
+from examples.driver.results import Groups, Record
+from examples.driver.tables import Headline, Summary, Table
+from examples.driver.training import Run
+from examples.driver.workload import Group, Job, Say, Workload
+from examples.time_machine import model
+from examples.time_machine.model import CORPORA, PREFIXES, QUICK, SAMPLINGS
+
+TEXT = (
+    "The model reads a novel character by character and says after each how likely every character "
+    "is to come next. Perplexity is the exponential of the mean loss: 28 for a guess among 28 "
+    "symbols, 1 for certainty. With sequential sampling a batch goes on where the last one stopped "
+    "and keeps the state; with random sampling every batch starts from a state of zeros. After "
+    "training the model writes: it is given a few characters and always takes the most likely next."
+)
+TITLES = {
+    "first": "the first {characters:,} characters",
+    "whole": "the text with its last part held out",
+}
+
+
+class TimeMachine(Workload):
+    name = "time_machine"
+    about = "Train RNN, GRU and LSTM on the characters of The Time Machine."
+    cells = CELLS
+    epochs = model.CONFIG.epochs
+    unit = "tokens"
+    measure = "perplexity"
+
+    def options(self, add: Callable[..., Any]) -> None:
+        add(
+            "--corpus",
+            choices=list(CORPORA),
+            nargs="+",
+            default=list(CORPORA),
+            help="the first 10,000 characters, or all with the last tenth held out "
+            f"({CORPORA['whole'].epochs} epochs at full size)",
+        )
+        add("--sampling", choices=SAMPLINGS, nargs="+", default=list(SAMPLINGS), help="in turn")
+        add("--log-every", type=positive, default=10, help="epochs between printed lines")
+
+    def configs(self, args: argparse.Namespace) -> Job:
+        configs, texts = {}, {}
+        for corpus in args.corpus:
+            number = epochs(args, CORPORA[corpus].epochs, QUICK[corpus].epochs)
+            configs[corpus] = replace((QUICK if args.quick else CORPORA)[corpus], epochs=number)
+            texts[corpus] = data.time_machine(
+                args.data_dir, data.mode(args.synthetic), configs[corpus].characters
+            )
+        source = next(iter(texts.values())).source
+        said = ", ".join(f"{corpus}: {text}" for corpus, text in texts.items())
+        return Job(args, configs, texts, source, [said])
+
+    def build(self, job: Job) -> Iterator[Group]:
+        args = job.args
+        for corpus, config in job.config.items():
+            for cell, sampling, seed in product(args.cell, args.sampling, args.seed):
+                about = (sampling, job.data[corpus], config, args.device, seed)
+                runs = [model.new_run(corpus, cell, impl, *about) for impl in args.impl]
+                title = f"{cell.upper()}, {corpus}, {sampling}, seed {seed}"
+                yield Group(runs, config.epochs, title)
+
+    def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
+        text = job.data[run.fields["corpus"]]
+        written = [model.generate(run.model, text, prefix) for prefix in PREFIXES]
+        say("\n".join(written))
+        return {"generated": written}
+
+    def summarise(self, record: Record) -> Summary:
+        tables: list[Table] = []
+        remarks: list[str] = []
+        headline: list[Headline] = []
+        for corpus, config in record["config"].items():
+            found, title, figure = _of(record, corpus)
+            tables += [
+                _perplexities(found, config, title),
+                results.times(
+                    f"Characters trained on per second, {title}",
+                    ("model", "sampling"),
+                    found,
+                    lambda runs: f"{results.speed(runs):,.0f}",
+                ),
+            ]
+            remarks += [*_on_sampling(found, title, figure), *_on_memory(found, title)]
+            part = (
+                f"first {config['characters']:,} characters" if corpus == "first" else "whole text"
+            )
+            first = next(iter(found))[1]  # the sampling asked for first; tables have the others
+            headline += results.headline(
+                {key: by_impl for key, by_impl in found.items() if key[1] == first},
+                f"Time Machine, {part}, {{}}, {{}}: {_kind(figure)} perplexity".format,
+                results.score(figure, 3),
+            )
+        return Summary(
+            title="Time Machine: a language model of characters",
+            text=TEXT,
+            tables=[*tables, _texts(record)],
+            remarks=remarks,
+            headline=headline,
+        )
+
+    def draw(self, record: Record) -> list[Chart]:
+        charts = []
+        for corpus in record["config"]:
+            found, title, figure = _of(record, corpus)
+            kind = _kind(figure)
+            caption = f"{kind.capitalize()} perplexity after each epoch, {title}, mean over seeds; "
+            lines = results.curves(
+                found,
+                lambda cell, sampling: f"{cell} {sampling}",
+                partial(results.curve, figure=figure),
+            )
+            charts.append(
+                Chart(
+                    f"-{corpus}",
+                    caption + "dashed: torch.nn.",
+                    f"Time Machine, {title}",
+                    f"{kind} perplexity",
+                    log_y=True,
+                    **lines,
+                )
+            )
+        return charts
+
+
+WORKLOAD = TimeMachine()
+
+
+def _of(record: Record, corpus: str) -> tuple[Groups, str, str]:
+    """A corpus' runs by cell and sampling, its title, and the figure that counts: the perplexity
+    of what is held out, where something is."""
+    config = record["config"][corpus]
+    runs = [run for run in record["runs"] if run["corpus"] == corpus]
+    figure = "held_out" if config["held_out"] else "perplexity"
+    return results.groups(runs, "cell", "sampling"), TITLES[corpus].format(**config), figure
+
+
+def _kind(figure: str) -> str:
+    return "held-out" if figure == "held_out" else "training"
+
+
+def _perplexities(found: Groups, config: Record, title: str) -> Table:
+    columns = {"training perplexity": results.score("perplexity", 3)}
+    if config["held_out"]:
+        columns["held-out perplexity"] = results.score("held_out", 3)
+        columns["lowest on the way"] = lambda runs: f"{min(results.curve(runs, 'held_out')):.3f}"
+    title = f"After {config['epochs']} epochs, {title}"
+    return results.scores(title, ("model", "sampling"), found, columns)
+
+
+def _texts(record: Record) -> Table:
+    return Table(
+        "Text written after the prefixes, by the models of the first seed",
+        ("corpus", "model", "sampling", "layers", "text"),
+        [
+            (run["corpus"], run["cell"].upper(), run["sampling"], NAMES[run["impl"]], text)
+            for run in record["runs"]
+            if run["seed"] == record["options"]["seed"][0]
+            for text in run["generated"]
+        ],
+    )
+
+
+def _on_sampling(found: Groups, title: str, figure: str) -> list[str]:
+    said = []
+    for cell in dict.fromkeys(cell for cell, _ in found):
+        if (cell, "sequential") in found and (cell, "random") in found:
+            kept, anew = (
+                statistics.mean(results.last(results.ours(found[cell, sampling]), figure))
+                for sampling in ("sequential", "random")
+            )
+            lower = "sequential" if kept < anew else "random"
+            said.append(
+                f"{cell.upper()}, {title}: perplexity {kept:.3f} with sequential sampling and "
+                f"{anew:.3f} with random, lower with {lower}."
+            )
+    return said
+
+
+def _on_memory(found: Groups, title: str) -> list[str]:
+    said = []
+    for (cell, sampling), by_impl in found.items():
+        run = results.ours(by_impl)[0]
+        last = run["epochs"][-1]
+        if "held_out" not in last.figures:
+            continue
+        values = [epoch["held_out"] for epoch in run["epochs"]]
+        best = values.index(min(values))
+        risen = (
+            "never saw, lowest after the last epoch."
+            if best == len(values) - 1
+            else f"never saw; the latter was lowest after epoch {best + 1} ({values[best]:.3f}) "
+            "and has risen since."
+        )
+        said.append(
+            f"{cell.upper()}, {sampling}, {title}, seed {run['seed']}: perplexity "
+            f"{last.perplexity:.3f} on what it was trained on, {values[-1]:.3f} on what it {risen}"
+        )
+    return said
