@@ -38,7 +38,7 @@ ON_ANY_DEVICE = {
 
 # Folders, files and single tests that only --all runs.
 EXTENDED = {
-    "workloads",
+    "examples",
     "test_activations",
     "test_cuda_compile",
     "test_cuda_glue",
@@ -110,9 +110,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def is_core(item: pytest.Item) -> bool:
-    folder, file = item.path.parent.name, item.path.stem
+    folder, file = item.path.parent, item.path.stem
     test = getattr(item, "originalname", item.name)
-    return not {folder, file, f"{file}::{test}"} & EXTENDED
+    return not {folder.name, folder.parent.name, file, f"{file}::{test}"} & EXTENDED
 
 
 def runs_on_any_device(item: pytest.Item) -> bool:

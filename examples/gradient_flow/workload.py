@@ -23,7 +23,7 @@ from examples.driver.tables import Headline, Summary, Table, ratio
 from examples.driver.training import Epoch, Run, seconds_per_epoch
 from examples.driver.workload import Group, Job, Say, Workload
 from examples.gradient_flow import model
-from examples.gradient_flow.model import CLIPPING, CONFIG, GAINS, QUICK, Norms, distances
+from examples.gradient_flow.model import CLIPPING, CONFIG, GAINS, Norms, distances
 
 SHOWN = (10, 50, 100, 200, 399)  # steps before the last, in the tables
 FAR, FAR_LOSS = 1e-9, 1e-3  # differences beyond these are named: norms in float64, trained losses
@@ -55,8 +55,8 @@ class GradientFlow(Workload):
         add("--steps", type=_steps, help=f"T, measured over; {CONFIG.steps} at full size")
 
     def configs(self, args: argparse.Namespace) -> Job:
-        size = QUICK if args.quick else CONFIG
-        number = epochs(args, CONFIG.epochs, QUICK.epochs)
+        size = model.QUICK if args.quick else CONFIG
+        number = epochs(args, CONFIG.epochs, model.QUICK.epochs)
         config = replace(size, steps=args.steps or size.steps, epochs=number)
         text = data.time_machine(args.data_dir, data.mode(args.synthetic))
         x, y = (t.to(args.device) for t in model.windows(text.tokens, config))

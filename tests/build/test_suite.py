@@ -22,7 +22,7 @@ def test_what_the_core_leaves_out_is_there(conftest: ModuleType) -> None:
         file, _, test = name.partition("::")
         found = [*TESTS.glob(f"*/{file}.py")]
         there = found and (not test or f"def {test}(" in found[0].read_text())
-        if not there and not (TESTS / file).is_dir():
+        if not there and not (TESTS.parent / file).is_dir():
             gone.append(name)
     assert gone == []
 
@@ -32,7 +32,7 @@ def test_what_the_core_leaves_out_is_there(conftest: ModuleType) -> None:
     [
         ("tests/layers/test_layers.py", "test_a", True),
         ("tests/layers/test_extremes.py", "test_a", False),
-        ("tests/workloads/test_workload_data.py", "test_a", False),
+        ("examples/data/test_data.py", "test_a", False),
         ("tests/cuda/test_cuda_host.py", "test_kernels_match_the_reference", False),
         ("tests/cuda/test_cuda_host.py", "test_the_main_tiles_match_the_reference", True),
     ],
@@ -48,7 +48,7 @@ def test_folders_files_and_tests_are_left_out(
     ("argument", "names"),
     [
         ("tests", False),
-        ("tests/workloads", False),
+        ("examples", False),
         ("tests/test_a.py", True),
         ("tests/test_a.py::test_b[1]", True),
     ],
