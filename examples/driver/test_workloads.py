@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -331,12 +330,3 @@ def test_it_runs_as_a_module_from_a_checkout(
     assert done.returncode == status
     for part in says:
         assert part in done.stdout + done.stderr
-
-
-@EACH
-def test_every_workload_has_what_the_driver_calls(name: str) -> None:
-    chosen = workload(name)
-    assert chosen.name == name
-    calls = (("configs", 1), ("build", 1), ("run", 3), ("summarise", 1), ("draw", 1))
-    for method, arguments in calls:
-        assert len(inspect.signature(getattr(chosen, method)).parameters) == arguments

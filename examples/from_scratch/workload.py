@@ -84,9 +84,19 @@ class FromScratch(Workload):
             title="From scratch: the cells written out, beside layers of the same weights",
             text=TEXT.format(**record["config"]).replace("\n", " "),
             tables=[
-                _times(found),
+                results.times(
+                    "Seconds per epoch, trained in turn",
+                    ("cell",),
+                    found,
+                    lambda runs: f"{results.seconds(runs):.3f}",
+                ),
                 _losses(record, found),
-                _perplexity(record, found),
+                results.scores(
+                    f"Perplexity after {record['config']['epochs']} epochs",
+                    ("cell",),
+                    found,
+                    {"perplexity": results.score("perplexity", 4)},
+                ),
                 _tensors(record),
             ],
             remarks=_remarks(record, found),
@@ -156,18 +166,6 @@ def _impls(found: Groups) -> list[str]:
     return [impl for impl in next(iter(found.values())) if impl != SCRATCH]
 
 
-def _times(found: Groups) -> Table:
-    impls = _impls(found)
-    rows = []
-    for (cell,), by_impl in found.items():
-        times = {impl: results.seconds(runs) for impl, runs in by_impl.items()}
-        shown = (f"{times[impl]:.3f}" for impl in (SCRATCH, *impls))
-        rows.append((cell.upper(), *shown, *(ratio(times[SCRATCH], times[i]) for i in impls)))
-    names = [NAMES[impl] for impl in impls]
-    head = ("cell", NAMES[SCRATCH], *names, *(f"written out / {name}" for name in names))
-    return Table("Seconds per epoch, trained in turn", head, rows)
-
-
 def _apart(record: Record, dtype: str, cell: str, impl: str) -> float:
     """The largest difference of the first losses, over all seeds."""
     entries = [e for e in record["compared"] if (e["cell"], e["dtype"]) == (cell, dtype)]
@@ -194,18 +192,6 @@ def _losses(record: Record, found: Groups) -> Table:
 
 def _share(value: float) -> str:
     return f"{value:.1e}" if value else "0"
-
-
-def _perplexity(record: Record, found: Groups) -> Table:
-    impls, shown = [SCRATCH, *_impls(found)], results.score("perplexity", 4)
-    return Table(
-        f"Perplexity after {record['config']['epochs']} epochs",
-        ("cell", *(NAMES[impl] for impl in impls)),
-        [
-            (cell.upper(), *(shown(by_impl[impl]) for impl in impls))
-            for (cell,), by_impl in found.items()
-        ],
-    )
 
 
 def _tensors(record: Record) -> Table:
