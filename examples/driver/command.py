@@ -19,8 +19,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from benchmarks import machine
-from examples.driver import page, parallel, results, suite, training
+from examples.driver import machine, page, parallel, results, suite, training
 from examples.driver.checkpoint import Checkpoints
 from examples.driver.errors import WorkloadError
 from examples.driver.layers import fusedrnn
