@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from examples import data
 from examples.driver import training
+from examples.driver.errors import WorkloadError
 from examples.from_scratch.written_out import WrittenOut, freeze, layer_state
 from examples.time_machine import model as time_machine
 
@@ -75,7 +76,10 @@ def first_losses(
     updates = chain.from_iterable(
         epoch_of_updates(copy, optimizer, tokens, rng, config) for _ in range(count)
     )
-    return [loss.item() for loss, _ in islice(updates, count)]
+    losses = [loss.item() for loss, _ in islice(updates, count)]
+    if not losses:
+        raise WorkloadError("too little data for one batch")
+    return losses
 
 
 def new_run(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -99,11 +98,6 @@ def build_model(cell: str, impl: str = "fusedrnn", config: Config = CONFIG) -> C
 
 def build_optimizer(model: nn.Module, config: Config = CONFIG) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-
-
-def load(T: int, data_dir: str | Path | None = None, synthetic: data.Synthetic = "never") -> Split:
-    """The newswires padded to T; the arguments are those of `data.reuters`."""
-    return split(data.reuters(data_dir, synthetic), T)
 
 
 def split(corpus: data.Reuters, T: int) -> Split:

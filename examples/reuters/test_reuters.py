@@ -41,12 +41,6 @@ def test_the_split_keeps_order_and_dtype() -> None:
     assert torch.equal(torch.cat([rows.y_train, rows.y_test]), y)
 
 
-def test_load_without_data_falls_back_only_when_told() -> None:
-    rows = reuters.load(50, synthetic="fallback")
-    assert rows.source == "synthetic"
-    assert rows.x_train.shape == (8_982, 50)
-
-
 def test_batches_cover_every_row_once_and_keep_pairs() -> None:
     x = torch.arange(150)[:, None].expand(150, 3)
     y = torch.arange(150)
