@@ -10,16 +10,8 @@ def cpu_isas() -> list[str]: ...
 def fma_peak(threads: int, seconds: float = ...) -> float: ...
 def eval_activation(tanh_not_sigmoid: bool, x: Tensor) -> Tensor: ...
 def explain(
-    mode: str,
-    dtype: str,
-    T: int,
-    B: int,
-    I: int,
-    H: int,
-    P: int,
-    D: int,
+    problem: dict[str, Any],
     batch_sizes: list[int] | None,
-    training: bool,
     threads: int,
     bfloat16_weights: bool = ...,
 ) -> dict[str, Any]: ...

@@ -102,15 +102,15 @@ def _plan(
     layers: list[LayerPlan | CudaLayerPlan] = []
     for i in range(L):
         width: int = D * (P or H) if i else module.input_size  # type: ignore[assignment]
+        problem = {"mode": mode, "T": T, "B": B, "I": width, "H": H, "P": P, "D": D}
+        problem |= {"packed": batch_sizes is not None, "training": training}
         if cuda:
-            problem = {"mode": mode, "T": T, "B": B, "I": width, "H": H, "P": P, "D": D, "L": L}
-            problem |= {"packed": batch_sizes is not None, "training": training}
-            problem |= {"top_I": D * (P or H) if L > 1 else width}
+            problem |= {"L": L, "top_I": D * (P or H) if L > 1 else width}
             layers.append(cuda.layer(module, problem, sum(batch_sizes) if batch_sizes else T * B))
             continue
         threads = torch.get_num_threads()
         low = all(weight.dtype == torch.bfloat16 for weight in module.parameters())
-        plan = ops.explain(mode, dtype, T, B, width, H, P, D, batch_sizes, training, threads, low)
+        plan = ops.explain(problem | {"dtype": dtype}, batch_sizes, threads, low)
         plan["rejected"] = tuple((str(name), str(why)) for name, why in plan["rejected"])
         layers.append(LayerPlan(T=T, B=B, I=width, H=H, P=P, D=D, **plan))
     packed = batch_sizes is not None

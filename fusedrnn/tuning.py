@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _C, _binary, experience, ops
 from ._explain import explain
+from ._ops.cells import CELLS
 
 SECONDS = 45.0  # of `python -m fusedrnn tune`
 FAR = 3.0  # times the cheapest estimate: `tune` of common classes skips tiles beyond that
@@ -349,7 +350,7 @@ def tune(module: nn.Module, input: Tensor | PackedSequence) -> Tuning:
     if plan.dtype != "float32" or layer.P:
         what = f"proj_size={layer.P}" if layer.P else plan.dtype
         raise ValueError(f"tune measures layers in float32 without projection, got {what}")
-    mode = "RNN_TANH" if plan.mode == "RNN_RELU" else plan.mode
+    mode = CELLS[plan.mode].family
     H, B = _C.cuda_class(layer.H, max(1, layer.B))
     sizes = Sizes(mode, H, B, layer.D, ops.rnn_takes_tf32())
     with Worker(gpu.device) as worker:

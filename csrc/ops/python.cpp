@@ -25,19 +25,21 @@ DType dtype_named(const std::string& name) {
 
 }  // namespace
 
-Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
-                   int64_t I, int64_t H, int64_t P, bool training, bool packed) {
+Problem problem_of(const py::dict& stated) {
+  const auto number = [&](const char* name) {
+    return stated.contains(name) ? stated[name].cast<int64_t>() : 0;
+  };
   Problem p{};
-  p.cell = cell_of(mode);
-  p.dtypes = all_of(dtype_named(dtype));
-  p.T = T;
-  p.B = B;
-  p.I = I;
-  p.H = H;
-  p.projected = P > 0;
-  p.P = p.projected ? P : H;
-  p.training = training;
-  p.packed = packed;
+  p.cell = cell_of(stated["mode"].cast<std::string>());
+  p.dtypes = all_of(dtype_named(stated["dtype"].cast<std::string>()));
+  p.T = number("T");
+  p.B = number("B");
+  p.I = number("I");
+  p.H = number("H");
+  p.projected = number("P") > 0;
+  p.P = p.projected ? number("P") : p.H;
+  p.training = number("training") != 0;
+  p.packed = number("packed") != 0;
   return p;
 }
 
@@ -56,12 +58,14 @@ std::vector<int64_t> offsets_of(const std::optional<std::vector<int64_t>>& batch
   return std::move(offsets.begin);
 }
 
-py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, int64_t B, int64_t I,
-                 int64_t H, int64_t P, int64_t D,
-                 const std::optional<std::vector<int64_t>>& batch_sizes, bool training, int threads,
-                 bool bfloat16_weights) {
-  const std::vector<int64_t> offsets = offsets_of(batch_sizes, T, B);
-  Problem p = problem_of(mode, dtype, T, B, I, H, P, training, batch_sizes.has_value());
+py::dict explain(const py::dict& problem, const std::optional<std::vector<int64_t>>& batch_sizes,
+                 int threads, bool bfloat16_weights) {
+  Problem p = problem_of(problem);
+  const int64_t B = p.B, D = problem["D"].cast<int64_t>();
+  const bool training = p.training;
+  const auto dtype = problem["dtype"].cast<std::string>();
+  const std::vector<int64_t> offsets = offsets_of(batch_sizes, p.T, B);
+  p.packed = batch_sizes.has_value();
   if (p.packed) p.offsets = offsets.data();
   if (bfloat16_weights && !training) p.dtypes.stored = DType::kBFloat16;
   Reasons reasons;
@@ -98,7 +102,9 @@ py::dict explain(const std::string& mode, const std::string& dtype, int64_t T, i
 
 int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P,
                       const std::string& device) {
-  const Problem p = problem_of(mode, dtype, 0, 0, 0, H, P, true, false);
+  using namespace py::literals;
+  const Problem p = problem_of(
+      py::dict("mode"_a = mode, "dtype"_a = dtype, "H"_a = H, "P"_a = P, "training"_a = true));
   return device == "cuda" ? cuda_reserve_width(p) : cpu::reserve_width(p);
 }
 
@@ -218,9 +224,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isas", &ops::cpu_isas);
   m.def("fma_peak", &ops::fma_peak, py::arg("threads"), py::arg("seconds") = 0.05);
   m.def("eval_activation", &ops::eval_activation, py::arg("tanh_not_sigmoid"), py::arg("x"));
-  m.def("explain", &ops::explain, py::arg("mode"), py::arg("dtype"), py::arg("T"), py::arg("B"),
-        py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"), py::arg("batch_sizes"),
-        py::arg("training"), py::arg("threads"), py::arg("bfloat16_weights") = false);
+  m.def("explain", &ops::explain, py::arg("problem"), py::arg("batch_sizes"), py::arg("threads"),
+        py::arg("bfloat16_weights") = false);
   m.def("check_fit", &ops::check_fit, py::arg("input"), py::arg("batch_sizes"), py::arg("hx"),
         py::arg("cx"), py::arg("weights"), py::arg("mode"), py::arg("has_biases"),
         py::arg("backward") = py::none());

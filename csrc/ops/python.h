@@ -9,9 +9,9 @@
 
 namespace fusedrnn::ops {
 
-// A problem as Python states it: P is 0 where h is not projected.
-Problem problem_of(const std::string& mode, const std::string& dtype, int64_t T, int64_t B,
-                   int64_t I, int64_t H, int64_t P, bool training, bool packed);
+// A problem as Python states it: a dict of mode and dtype and, where they matter, T, B, I, H, P (0:
+// h is not projected), training and packed.
+Problem problem_of(const pybind11::dict& stated);
 
 // Adds what Python asks of the CUDA half.
 void bind_cuda(pybind11::module_& m);

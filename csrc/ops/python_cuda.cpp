@@ -76,9 +76,7 @@ struct Stated {
       return d.contains(name) ? d[name].cast<int64_t>() : otherwise;
     };
     dtype = d["dtype"].cast<std::string>();
-    problem =
-        problem_of(d["mode"].cast<std::string>(), dtype, number("T"), number("B"), number("I"),
-                   number("H"), number("P"), d["training"].cast<bool>(), d["packed"].cast<bool>());
+    problem = problem_of(d);
     setting = {int(number("D")), given("L", 1), given("tf32", 1) != 0, given("top_I", 0)};
     if (dtype == "float16" || dtype == "bfloat16") setting.half = dtype.c_str();
     if (!no_torch.empty()) setting.no_torch = no_torch.c_str();

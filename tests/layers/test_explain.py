@@ -124,10 +124,15 @@ def test_packed_rows_are_counted_as_they_are_not_as_if_padded() -> None:
     assert packed.reserve_bytes * 27 == padded.reserve_bytes * 12
 
 
+def stated(mode: str, **sizes: int) -> dict[str, Any]:
+    """A problem as ``_C.explain`` takes it, training in float32."""
+    return {"mode": mode, "dtype": "float32", "D": 1, "training": True} | sizes
+
+
 @pytest.mark.parametrize("batch_sizes", [[], [2], [3, 2], [2, 3], [2, 0], [2, -1]], ids=str)
 def test_batch_sizes_that_no_packed_batch_has_are_refused(batch_sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="batch_sizes must"):
-        _C.explain("GRU", "float32", 2, 2, 3, 4, 0, 1, batch_sizes, True, 1)
+        _C.explain(stated("GRU", T=2, B=2, I=3, H=4), batch_sizes, 1)
 
 
 def test_each_other_instruction_set_is_rejected_for_its_own_reason() -> None:
@@ -395,7 +400,7 @@ def test_packed_rows_are_planned_for_on_a_gpu() -> None:
 def test_directions_run_at_once_where_threads_can_be_halved(
     threads: int, H: int, B: int, split: str
 ) -> None:
-    found = _C.explain("LSTM", "float32", 50, B, 64, H, 0, 2, None, True, threads)
+    found = _C.explain(stated("LSTM", T=50, B=B, I=64, H=H, D=2), None, threads)
     assert found["split"] == split
     assert found["threads"] == (1 if split == "none" else threads)
 

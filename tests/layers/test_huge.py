@@ -46,8 +46,8 @@ def test_no_index_is_narrowed_silently(source: str) -> None:
 
 def told(mode: str, dtype: str, T: int, B: int, H: int, **options: Any) -> dict[str, Any]:
     """The plan of a problem that need not fit anywhere."""
-    P, training = options.get("P", 0), options.get("training", True)
-    return _C.explain(mode, dtype, T, B, 8, H, P, 1, None, training, 2)
+    problem = {"mode": mode, "dtype": dtype, "T": T, "B": B, "I": 8, "H": H, "P": 0, "D": 1}
+    return _C.explain(problem | {"training": True} | options, None, 2)
 
 
 @pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
