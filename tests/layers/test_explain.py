@@ -162,8 +162,8 @@ def test_plan_says_whether_weights_are_packed() -> None:
     assert "weights packed" in str(found[200])
 
 
-def planned(T: int, B: int, I: int, H: int, threads: int, **options: Any) -> dict[str, Any]:  # noqa: E741
-    found = _C.explain("LSTM", "float32", T, B, I, H, 0, 1, None, True, threads, **options)
+def planned(T: int, B: int, I: int, H: int, threads: int) -> dict[str, Any]:  # noqa: E741
+    found = _C.explain(stated("LSTM", T=T, B=B, I=I, H=H), None, threads)
     return found | {"rejected": dict(found["rejected"])}
 
 
@@ -199,7 +199,7 @@ def test_threads_that_are_not_used_are_told_of() -> None:
 
 def test_directions_say_why_they_run_at_once_or_in_turn() -> None:
     def told(threads: int, H: int) -> tuple[str, dict[str, str]]:
-        found = _C.explain("LSTM", "float32", 50, 8, 64, H, 0, 2, None, True, threads)
+        found = _C.explain(stated("LSTM", T=50, B=8, I=64, H=H, D=2), None, threads)
         return found["reason"], dict(found["rejected"])
 
     reason, rejected = told(2, 64)
@@ -224,9 +224,9 @@ def test_the_other_ways_to_read_weights_are_rejected() -> None:
         (3, "packed, W_hh in bfloat16", "W_hh in float32"),
         (5, "packed", "W_hh in bfloat16"),
     ]:
-        told = _C.explain(
-            "LSTM", "bfloat16", 100, B, 64, 64, 0, 1, None, False, 1, bfloat16_weights=True
-        )
+        problem = stated("LSTM", T=100, B=B, I=64, H=64)
+        problem |= {"dtype": "bfloat16", "training": False}
+        told = _C.explain(problem, None, 1, bfloat16_weights=True)
         assert told["weights"] == weights
         assert other in dict(told["rejected"])
         assert told["reason"].endswith("stored in bfloat16, computed in float32")
