@@ -15,8 +15,9 @@ from typing import NamedTuple
 import pytest
 import torch.utils.cpp_extension
 
-from support.cuda_build import Kernel, cxx, kernels, output_of
+from support.commands import compiler, output_of
 from support.paths import CSRC
+from support.tiles import Kernel
 
 ARCHES = ["75", "80", "86", "89", "90a", "100a", "120"]
 SOURCES = sorted((CSRC / "cuda").rglob("*.cu"))
@@ -86,11 +87,6 @@ def listings(
     }
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
-    return kernels(tmp_path_factory.mktemp("table"))
-
-
 def line_of(kernel: Kernel, arch: str, usage: Usage) -> str:
     return (
         f"sm_{arch:4} row {kernel.row:2} {kernel.cell:4} {kernel.direction:8} H {kernel.hidden:3} "
@@ -100,10 +96,10 @@ def line_of(kernel: Kernel, arch: str, usage: Usage) -> str:
     )
 
 
-def faults(table: list[Kernel], arch: str, said: str) -> list[str]:
+def faults(tiles: list[Kernel], arch: str, said: str) -> list[str]:
     """Persistent kernels that are missing, spill, have a stack, or exceed what the table says."""
     found = usages(said)
-    kernel_of = {(kernel.direction, kernel.row): kernel for kernel in table}
+    kernel_of = {(kernel.direction, kernel.row): kernel for kernel in tiles}
     wrong = []
     for name, usage in found.items():
         kernel = kernel_of.pop(key, None) if (key := key_of(name)) else None
@@ -124,13 +120,13 @@ def faults(table: list[Kernel], arch: str, said: str) -> list[str]:
 @needs_nvcc
 @pytest.mark.parametrize("arch", ARCHES)
 def test_kernels_compile_without_warnings_and_spills(
-    listings: dict[str, list[Future[str]]], table: list[Kernel], arch: str
+    listings: dict[str, list[Future[str]]], tiles: list[Kernel], arch: str
 ) -> None:
     known = output_of(["nvcc", "--list-gpu-arch"]).split()
     if f"compute_{arch.removesuffix('a')}" not in known:
         pytest.skip(f"this nvcc knows no compute_{arch}")
     said = "".join(listing.result() for listing in listings[arch])
-    assert faults(table, arch, said) == []
+    assert faults(tiles, arch, said) == []
 
 
 LISTING = """\
@@ -151,16 +147,16 @@ ptxas info    : Used {registers} registers, used 1 barriers{shared}
     ],
 )
 def test_a_kernel_that_does_not_fit_is_found(
-    table: list[Kernel], change: dict[str, str], says: str
+    tiles: list[Kernel], change: dict[str, str], says: str
 ) -> None:
     fits = {"stack": "0", "spilled": "0", "registers": "32", "shared": ""}
-    assert faults(table[:1], "80", LISTING.format(**fits)) == []
-    (fault,) = faults(table[:1], "80", LISTING.format(**fits | change))
+    assert faults(tiles[:1], "80", LISTING.format(**fits)) == []
+    (fault,) = faults(tiles[:1], "80", LISTING.format(**fits | change))
     assert says in fault
 
 
-def test_a_kernel_that_is_missing_is_found(table: list[Kernel]) -> None:
-    (fault,) = faults(table[:1], "80", "")
+def test_a_kernel_that_is_missing_is_found(tiles: list[Kernel]) -> None:
+    (fault,) = faults(tiles[:1], "80", "")
     assert fault.startswith("no kernel for ")
 
 
@@ -199,5 +195,5 @@ def test_the_glue_compiles_against_a_torch_without_cuda(source: Path, tmp_path: 
         )
     system = [flag for folder in folders for flag in ("-isystem", folder)]
     warnings = ["-Wall", "-Wextra", "-Werror"]
-    command = [*cxx(), "-std=c++20", "-fsyntax-only", *warnings, "-DFUSEDRNN_WITH_CUDA"]
+    command = [*compiler(), "-std=c++20", "-fsyntax-only", *warnings, "-DFUSEDRNN_WITH_CUDA"]
     output_of([*command, f"-I{CSRC}", *system, str(source)])

@@ -9,20 +9,15 @@ import pytest
 
 from fusedrnn._C import Restriction
 from fusedrnn.plan import GPUS
-from support.planning import ANY, BATCHES, BLOCK, CLUSTER, OURS, STEPWISE, TORCH, plan, table
+from support.planning import ANY, BATCHES, BLOCK, CLUSTER, OURS, STEPWISE, TORCH, plan
+from support.tiles import Kernel
 
 
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
-    return table(tmp_path_factory.mktemp("tiles"))
-
-
-def test_each_tile_costs_more_with_more_rows(tiles: list[dict[str, int]]) -> None:
-    modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
+def test_each_tile_costs_more_with_more_rows(tiles: list[Kernel]) -> None:
     for tile, tf32 in product(tiles, (False, True)):
-        only = Restriction.to_tile(tile["index"])
-        options: dict[str, Any] = {"mode": modes[tile["cell"]], "H": tile["hidden"], "tf32": tf32}
-        options |= {"backward": bool(tile["backward"]), "allowed": only}
+        only = Restriction.to_tile(tile.row)
+        options: dict[str, Any] = {"mode": tile.mode, "H": tile.hidden, "tf32": tf32}
+        options |= {"backward": tile.backward, "allowed": only}
         by_rows = [plan(B=B, **options)["step_us"] for B in BATCHES]
         # Chunks of products are made from a gain of 5 % on.
         assert all(0.95 * a <= b for a, b in pairwise(by_rows)), (tile, by_rows)
@@ -58,26 +53,23 @@ def test_cycles_are_counted_as_in_the_machine_code(
 
 
 def test_a_step_multiplies_as_long_as_the_slower_of_its_two_parts(
-    tiles: list[dict[str, int]],
+    tiles: list[Kernel],
 ) -> None:
-    modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
     waits: dict[tuple[bool, int], set[int]] = {}
     for tile in tiles:
-        only = Restriction.to_tile(tile["index"])
+        only = Restriction.to_tile(tile.row)
         found = plan(
-            mode=modes[tile["cell"]],
+            mode=tile.mode,
             T=1_000_000,
-            B=tile["rows"],
-            H=tile["hidden"],
-            backward=bool(tile["backward"]),
+            B=tile.rows,
+            H=tile.hidden,
+            backward=tile.backward,
             allowed=only,
         )
-        lane_quads = tile["quads"] // tile["outputs"]
-        cycles = multiply_cycles(
-            tile["threads"], tile["quads"], tile["shared_quads"], lane_quads, tile["rows"]
-        )
+        lane_quads = tile.quads // tile.outputs
+        cycles = multiply_cycles(tile.threads, tile.quads, tile.shared_quads, lane_quads, tile.rows)
         rest = found["recurrence_us"] * GPUS["sm_90"]["clock_ghz"] * 1e3 - cycles
-        waits.setdefault((tile["cluster"] > 1, tile["rows"]), set()).add(round(rest))
+        waits.setdefault((tile.cluster > 1, tile.rows), set()).add(round(rest))
     # What remains depends on the kind of kernel and on the rows, not on the tile.
     assert all(len(rest) == 1 for rest in waits.values()), waits
     assert all(400 < rest.pop() < 1200 for rest in waits.values())

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,18 +16,19 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from support.native_build import compiler
-from support.paths import CSRC, GLUE, HOST, ROOT
+from support import shim
+from support.commands import compiler, output_of
+from support.paths import CSRC, GLUE, HOST
 
 KERNELS = [path for path in sorted((CSRC / "cuda").rglob("*.c[pu]*")) if path.suffix != ".cuh"]
 SOURCES = [
     *(path for path in KERNELS if path.name not in ("device.cu", "dispatch.cu")),
     *(GLUE / name for name in ("torch_glue.cpp", "faults.cpp")),
-    *(HOST / name for name in ("shim.cpp", "device.cpp")),
+    *shim.SHIM,
 ]
 FLAGS = [
-    *["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas"],
-    *["-DFUSEDRNN_WITH_CUDA", f"-I{GLUE / 'headers'}", f"-I{HOST}", f"-I{CSRC}"],
+    *["-O1", "-fPIC", "-fvisibility=hidden", "-DFUSEDRNN_WITH_CUDA", f"-I{GLUE / 'headers'}"],
+    *[*shim.FLAGS, f"-I{CSRC}"],
 ]
 
 # Which tests run under FUSEDRNN_CUDA_KERNEL: all flags of a layer crossed under each kernel, as far
@@ -45,21 +44,6 @@ RUNS = {
     "tune": ["tests/cuda/glue/tune_checks.py"],
     "products": ["tests/cuda/glue/torch_glue_products.py"],
 }
-
-
-def run(command: list[str], **environment: str) -> str:
-    """What a command prints; the test that needs it fails with all of it when the command does."""
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        pytest.fail(f"{shlex.join(command)}: {done.returncode}\n{done.stdout}", pytrace=False)
-    return done.stdout
 
 
 def fingerprint() -> str:
@@ -86,7 +70,7 @@ def glue(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) 
     def compiled(source: Path) -> str:
         target = str(place / f"{source.name}.o")
         torch_flags = include if source.name == "torch_glue.cpp" else []
-        run([*compiler(), *FLAGS, *torch_flags, "-x", "c++", "-c", str(source), "-o", target])
+        output_of([*compiler(), *FLAGS, *torch_flags, "-x", "c++", "-c", str(source), "-o", target])
         return target
 
     with ThreadPoolExecutor(2) as pool:
@@ -94,7 +78,7 @@ def glue(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) 
     folders = [f"-L{path}" for path in cpp_extension.library_paths()]
     libraries = [*folders, "-ltorch", "-ltorch_cpu", "-lc10"]
     made = library.with_suffix(".tmp")
-    run([*compiler(), "-shared", *objects, *libraries, "-o", str(made)])
+    output_of([*compiler(), "-shared", *objects, *libraries, "-o", str(made)])
     made.rename(library)
     return library
 
@@ -103,7 +87,7 @@ def glue(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) 
 def test_layers_run_by_the_cuda_half_pass_their_tests(name: str, glue: Path) -> None:
     kernel = name if name in ("block", "cluster", "stepwise") else ""
     plugins = ["-p", "torch_glue_plugin", "-p", "no:cacheprovider"]
-    told = run(
+    told = output_of(
         [sys.executable, "-m", "pytest", "-q", *plugins, *RUNS[name]],
         PYTHONPATH=os.pathsep.join([str(GLUE), os.environ.get("PYTHONPATH", "")]),
         FUSEDRNN_GLUE=str(glue),
@@ -125,7 +109,7 @@ REHEARSED = {
 
 @pytest.mark.parametrize("name", REHEARSED)
 def test_what_a_gpu_is_to_run_runs_on_the_host(name: str, glue: Path) -> None:
-    told = run(
+    told = output_of(
         [sys.executable, *REHEARSED[name]],
         PYTHONPATH=os.pathsep.join([str(GLUE / "pretended"), os.environ.get("PYTHONPATH", "")]),
         FUSEDRNN_GLUE=str(glue),

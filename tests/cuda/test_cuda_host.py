@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from support.commands import compiler, done, output_of
 from support.cuda_bugs import BUGS, Bug
-from support.cuda_build import Kernel, cxx, done, kernels, output_of
 from support.paths import CSRC, HOST
+from support.shim import FLAGS, SHIM
+from support.tiles import Kernel
 
-LANGUAGE = ["-std=c++20", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{HOST}"]
+LANGUAGE = ["-Wall", "-Wextra", *FLAGS]
 BUILDS = {
     "plain": ["-O1"],
     "address": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
 }
-# The shim is watched by no sanitizer: its own accesses would count as those of the fibers it runs.
-UNWATCHED = ["shim.cpp", "device.cpp"]
 HALT = {"TSAN_OPTIONS": "halt_on_error=1"}
 ORDERS = ["in-order 0", "random 1", *(f"starving {seed}" for seed in range(6))]
 ARM64 = ["aarch64-linux-gnu-g++", "qemu-aarch64"]
@@ -36,17 +36,14 @@ def units(csrc: Path = CSRC) -> list[Path]:
     device, the plan, and the test with its shim."""
     device = [path for path in (csrc / "cuda").rglob("*.cu") if path.stem != "device"]
     plan = sorted((csrc / "cuda").glob("*.cpp"))
-    return [*sorted(device), *plan, *map(HOST.joinpath, TEST_UNITS)]
-
-
-TEST_UNITS = ["kernels_test.cpp", *UNWATCHED]
+    return [*sorted(device), *plan, HOST / "kernels_test.cpp", *SHIM]
 
 
 def compiled(source: Path, flags: list[str], folder: Path, csrc: Path = CSRC) -> Path:
     target = folder / f"{source.stem}.o"
-    watched = ["-O2", "-g1"] if source.name in UNWATCHED else flags
+    watched = ["-O2", "-g1"] if source in SHIM else flags
     paths = [f"-I{csrc}", "-x", "c++", "-c", str(source), "-o", str(target)]
-    output_of([*cxx(), *LANGUAGE, *watched, *paths])
+    output_of([*compiler(), *LANGUAGE, *watched, *paths])
     return target
 
 
@@ -75,7 +72,7 @@ class Objects:
 
 
 def linked(objects: list[Path], build: str, program: Path) -> str:
-    output_of([*cxx(), *BUILDS[build], *map(str, objects), "-o", str(program)])
+    output_of([*compiler(), *BUILDS[build], *map(str, objects), "-o", str(program)])
     return str(program)
 
 
@@ -84,14 +81,9 @@ def objects(tmp_path_factory: pytest.TempPathFactory, workers: ThreadPoolExecuto
     return Objects(tmp_path_factory.mktemp("objects"), workers)
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
-    return kernels(tmp_path_factory.mktemp("table"))
-
-
-def rows_for(table: list[Kernel], cell: str) -> list[int]:
+def rows_for(tiles: list[Kernel], cell: str) -> list[int]:
     """Few rows that have all there is: batch rows, weights in shared memory, wide sends."""
-    rows = [kernel for kernel in table if kernel.cell == cell and kernel.direction == "forward"]
+    rows = [kernel for kernel in tiles if kernel.cell == cell and kernel.direction == "forward"]
     block = [kernel for kernel in rows if kernel.cluster == 1]
     cluster = [kernel for kernel in rows if kernel.cluster > 1]
     chosen = {
@@ -115,14 +107,14 @@ def keep_rows(csrc: Path, rows: list[int]) -> None:
         path.write_text(text)
 
 
-def watched_clusters(table: list[Kernel]) -> str:
+def watched_clusters(tiles: list[Kernel]) -> str:
     """For each cell the rows of its smallest cluster: of each thread ThreadSanitizer keeps what it
     knows of all others, and more of them take minutes."""
 
     def size(kernel: Kernel) -> int:
         return kernel.cluster * kernel.threads
 
-    clusters = [kernel for kernel in table if kernel.cluster > 1]
+    clusters = [kernel for kernel in tiles if kernel.cluster > 1]
     smallest = [
         min((kernel for kernel in clusters if kernel.cell == cell), key=size)
         for cell in ("LSTM", "GRU", "RNN")
@@ -189,7 +181,7 @@ def shim_tests(
 
     def build(name: str) -> str:
         (folder / name).mkdir()
-        sources = [HOST / source for source in ("shim_test.cpp", *UNWATCHED)]
+        sources = [HOST / "shim_test.cpp", *SHIM]
         made = [compiled(source, BUILDS[name], folder / name) for source in sources]
         return linked(made, name, folder / name / "shim_test")
 
@@ -234,9 +226,9 @@ def test_the_shim_refuses_what_a_gpu_refuses(shim_tests: dict[str, str]) -> None
 
 
 def test_the_main_tiles_match_the_reference(
-    table: list[Kernel], workers: ThreadPoolExecutor, tmp_path: Path
+    tiles: list[Kernel], workers: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    rows = [row for cell in ("LSTM", "GRU", "RNN") for row in rows_for(table, cell)]
+    rows = [row for cell in ("LSTM", "GRU", "RNN") for row in rows_for(tiles, cell)]
     shutil.copytree(CSRC, tmp_path / "csrc")
     keep_rows(tmp_path / "csrc", rows)
 
@@ -269,7 +261,7 @@ def programs(objects: Objects) -> dict[str, str]:
 )
 def test_kernels_match_the_reference(
     programs: dict[str, str],
-    table: list[Kernel],
+    tiles: list[Kernel],
     workers: ThreadPoolExecutor,
     build: str,
     order: str,
@@ -280,12 +272,12 @@ def test_kernels_match_the_reference(
 
     jobs = [("all", 2, 0), ("all", 2, 1)]
     if build == "thread":
-        jobs = [(watched_clusters(table), 2, 0), ("stepwise", 4, 1), ("planned", 4, 1)]
+        jobs = [(watched_clusters(tiles), 2, 0), ("stepwise", 4, 1), ("planned", 4, 1)]
     runs = [workers.submit(run, *job) for job in jobs]
     if build == "thread":
         # Within a block the kernels trust no shuffle. In a cluster they do for reads: what a thread
         # has read of h goes into what its warp sends on.
-        blocks = ",".join(str(kernel.row) for kernel in table[::2] if kernel.cluster == 1)
+        blocks = ",".join(str(kernel.row) for kernel in tiles[::2] if kernel.cluster == 1)
         runs += [workers.submit(run, blocks, 4, which, "unordered") for which in (0, 1)]
     for ended in runs:
         assert re.fullmatch(r"[1-9]\d* problems, 0 failures\n", ended.result())
@@ -298,7 +290,7 @@ def test_a_sequence_may_be_longer_than_16_bits_count(programs: dict[str, str]) -
 @pytest.mark.skipif(
     not all(map(shutil.which, ARM64)), reason=f"needs {' and '.join(ARM64)} on PATH"
 )
-def test_the_shim_runs_kernels_on_emulated_arm64(tmp_path: Path, table: list[Kernel]) -> None:
+def test_the_shim_runs_kernels_on_emulated_arm64(tmp_path: Path, tiles: list[Kernel]) -> None:
     flags = [*LANGUAGE, f"-I{CSRC}", "-O1", "-static"]
     program = str(tmp_path / "kernels_test")
     output_of([ARM64[0], *flags, "-x", "c++", *map(str, units()), "-o", program])
@@ -312,9 +304,9 @@ def test_the_shim_runs_kernels_on_emulated_arm64(tmp_path: Path, table: list[Ker
 class Hunt:
     """Plants a bug into a copy of csrc and runs the kernels until something says so."""
 
-    def __init__(self, folder: Path, objects: Objects, table: list[Kernel]) -> None:
+    def __init__(self, folder: Path, objects: Objects, tiles: list[Kernel]) -> None:
         self.folder, self.objects = folder, objects
-        self.rows = {cell: rows_for(table, cell) for cell in ("LSTM", "GRU", "RNN")}
+        self.rows = {cell: rows_for(tiles, cell) for cell in ("LSTM", "GRU", "RNN")}
 
     def planted(self, name: str, bug: Bug) -> Path:
         copy = self.folder / re.sub(r"\W+", "_", name)
@@ -351,12 +343,12 @@ def hunts(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     objects: Objects,
-    table: list[Kernel],
+    tiles: list[Kernel],
     workers: ThreadPoolExecutor,
 ) -> dict[str, Future[str | None]]:
     for build in BUILDS:
         objects.of(build)
-    hunt = Hunt(tmp_path_factory.mktemp("bugs"), objects, table)
+    hunt = Hunt(tmp_path_factory.mktemp("bugs"), objects, tiles)
     chosen = {item.name for item in request.session.items}
     return {
         name: workers.submit(hunt.caught_by, name, bug)

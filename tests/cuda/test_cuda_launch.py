@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.cuda_build import cxx, output_of
+from support.commands import compiler, output_of
 from support.paths import CSRC, HOST
 
 
@@ -14,5 +14,5 @@ def test_attributes_are_set_once_and_an_unknown_clock_is_bounded(tmp_path: Path)
     flags = ["-std=c++20", "-O1", "-pthread", "-Wall", "-Wextra", "-Werror", "-fsanitize=thread"]
     runtime = HOST / "runtime"
     source = str(runtime / "launch_test.cpp")
-    output_of([*cxx(), *flags, f"-I{runtime}", f"-I{CSRC}", source, "-o", program])
+    output_of([*compiler(), *flags, f"-I{runtime}", f"-I{CSRC}", source, "-o", program])
     output_of([program])

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cuda_build import Kernel, kernels, output_of
+from support.commands import output_of
 from support.paths import CSRC
+from support.tiles import Kernel
 
 SOURCES = sorted((CSRC / "cuda").rglob("*ward_*.cu"))
 COMMAND = ["nvcc", "-std=c++20", "-O3", f"-I{CSRC}", "-arch=compute_90a", "-ptx"]
@@ -148,9 +149,8 @@ def misplaced(kernel: Kernel, code: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Kernel]:
-    rows = kernels(tmp_path_factory.mktemp("table"))
-    return {(kernel.direction, kernel.row): kernel for kernel in rows}
+def table(tiles: list[Kernel]) -> dict[tuple[str, int], Kernel]:
+    return {(kernel.direction, kernel.row): kernel for kernel in tiles}
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +204,11 @@ def test_a_kernel_with_other_instructions_is_found(
     new: str,
     says: str,
 ) -> None:
+    wanted = ("forward", "LSTM", 512, 16, 4)
     (key,) = [
         key
-        for key, kernel in table.items()
-        if key[0] == "forward" and kernel[2:6] == ("LSTM", 512, 16, 4)
+        for key, k in table.items()
+        if (k.direction, k.cell, k.hidden, k.cluster, k.rows) == wanted
     ]
     assert faults(table[key], bodies[key]) == []
     assert old in bodies[key]

@@ -26,58 +26,51 @@ from support.planning import (
     plan,
     problem,
     reasons,
-    table,
 )
+from support.tiles import Kernel
 
 
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
-    return table(tmp_path_factory.mktemp("tiles"))
-
-
-def test_each_row_of_the_table_can_be_built_and_started(tiles: list[dict[str, int]]) -> None:
+def test_each_row_of_the_table_can_be_built_and_started(tiles: list[Kernel]) -> None:
     for tile in tiles:
-        assert tile["threads"] % 32 == 0, tile
-        assert tile["threads"] <= 1024, tile
+        assert tile.threads % 32 == 0, tile
+        assert tile.threads <= 1024, tile
         # Registers are given to whole warps, of which each quarter of a multiprocessor takes some.
-        assert tile["registers"] * -(-tile["threads"] // 128) * 128 <= 65536, tile
-        assert tile["registers"] % 8 == 0 or tile["registers"] == 255, tile
-        assert 4 * tile["held"] < tile["registers"], tile
-        assert tile["shared_bytes"] <= 227 * 1024, tile
-        assert tile["lanes"] in (1, 2, 4, 8, 16, 32), tile
-        assert tile["cluster"] in (1, 2, 4, 8, 16), tile
-        assert tile["rows"] in (1, 2, 4), tile
-        assert tile["units"] * tile["cluster"] == tile["hidden"], tile
-        assert tile["units"] % tile["units_of_thread"] == 0, tile
-        assert tile["hidden"] % 8 == 0, tile
-    assert {tile["cell"] for tile in tiles} == {0, 2, 3}
+        assert tile.registers * -(-tile.threads // 128) * 128 <= 65536, tile
+        assert tile.registers % 8 == 0 or tile.registers == 255, tile
+        assert 4 * tile.held < tile.registers, tile
+        assert tile.shared_bytes <= 227 * 1024, tile
+        assert tile.lanes in (1, 2, 4, 8, 16, 32), tile
+        assert tile.cluster in (1, 2, 4, 8, 16), tile
+        assert tile.rows in (1, 2, 4), tile
+        assert tile.units * tile.cluster == tile.hidden, tile
+        assert tile.units % tile.units_of_thread == 0, tile
+        assert tile.hidden % 8 == 0, tile
+    assert {tile.cell for tile in tiles} == {"LSTM", "GRU", "RNN"}
 
 
-def test_each_row_of_the_table_holds_all_weights_on_chip(tiles: list[dict[str, int]]) -> None:
+def test_each_row_of_the_table_holds_all_weights_on_chip(tiles: list[Kernel]) -> None:
     for tile in tiles:
-        weights = tile["gates"] * tile["hidden"] * tile["units"]
-        assert 4 * tile["quads"] * tile["threads"] >= weights, tile
-        assert min(tile["held"], tile["quads"]) + tile["shared_quads"] == tile["quads"], tile
+        weights = tile.gates * tile.hidden * tile.units
+        assert 4 * tile.quads * tile.threads >= weights, tile
+        assert min(tile.held, tile.quads) + tile.shared_quads == tile.quads, tile
 
 
-def test_a_cluster_going_back_has_a_thread_for_each_cell(tiles: list[dict[str, int]]) -> None:
-    cut_up = [tile for tile in tiles if tile["cluster"] > 1 and tile["backward"]]
+def test_a_cluster_going_back_has_a_thread_for_each_cell(tiles: list[Kernel]) -> None:
+    cut_up = [tile for tile in tiles if tile.cluster > 1 and tile.backward]
     assert cut_up
     for tile in cut_up:
-        assert tile["units"] * tile["rows"] <= tile["threads"], tile
+        assert tile.units * tile.rows <= tile.threads, tile
 
 
-def test_no_row_of_the_table_stands_twice(tiles: list[dict[str, int]]) -> None:
+def test_no_row_of_the_table_stands_twice(tiles: list[Kernel]) -> None:
     keys = ["backward", "cell", "hidden", "cluster", "rows"]
-    assert len({tuple(tile[key] for key in keys) for tile in tiles}) == len(tiles)
+    assert len({tuple(getattr(tile, key) for key in keys) for tile in tiles}) == len(tiles)
 
 
 @pytest.mark.parametrize("gpu", GPUS)
-def test_no_plan_goes_beyond_the_limits_of_its_device(
-    gpu: str, tiles: list[dict[str, int]]
-) -> None:
+def test_no_plan_goes_beyond_the_limits_of_its_device(gpu: str, tiles: list[Kernel]) -> None:
     device = GPUS[gpu]
-    table = {(tile["index"], bool(tile["backward"])): tile for tile in tiles}
+    table = {(tile.row, tile.backward): tile for tile in tiles}
     kernels = set()
     for mode, H, B, backward, D in product(MODES, SIZES, BATCHES, (False, True), (1, 2)):
         found = plan(gpu, mode, B=B, H=H, backward=backward, D=D)
@@ -88,9 +81,9 @@ def test_no_plan_goes_beyond_the_limits_of_its_device(
             continue
         tile = table[found["tile"], backward]
         gates = {"LSTM": 4, "GRU": 3}.get(mode, 1)
-        assert tile["gates"] == gates
+        assert tile.gates == gates
         for key in ("hidden", "cluster", "rows", "threads", "registers", "shared_bytes"):
-            assert found[key] == tile[key]
+            assert found[key] == getattr(tile, key)
         assert found["hidden"] >= H
         assert found["shared_bytes"] <= device["shared_bytes"]
         assert found["blocks"] == -(-B // found["rows"]) * found["cluster"]
@@ -208,21 +201,21 @@ def test_a_stack_goes_the_way_of_its_top_layer() -> None:
 
 
 def test_each_candidate_is_either_taken_or_named_with_its_reason(
-    tiles: list[dict[str, int]],
+    tiles: list[Kernel],
 ) -> None:
     for gpu, H, backward in product(GPUS, (1, 100, 128, 200, 512), (False, True)):
         options: dict[str, Any] = {"gpu": gpu, "H": H, "backward": backward}
-        candidates = [t for t in tiles if t["gates"] == 4 and t["hidden"] >= H and t["backward"]]
+        candidates = [t for t in tiles if t.gates == 4 and t.hidden >= H and t.backward]
         assert len(reasons(**options)) == len(candidates) + 2 - 1
         assert all(reasons(**options).values())
 
 
-def test_reasons_say_what_a_device_lacks(tiles: list[dict[str, int]]) -> None:
-    wanted = {"gates": 4, "hidden": 128, "rows": 4, "backward": 0}
-    (tile,) = [t for t in tiles if t | wanted == t]
+def test_reasons_say_what_a_device_lacks(tiles: list[Kernel]) -> None:
+    wanted = ("LSTM", 128, 4, False)
+    (tile,) = [t for t in tiles if (t.mode, t.hidden, t.rows, t.backward) == wanted]
     for gpu, kib in [("sm_75", 64), ("sm_86", 99), ("sm_120", 99)]:
         assert reasons(gpu=gpu)["block LSTM H<=128, 4 rows"] == (
-            f"needs {tile['shared_bytes'] / 1024:.1f} KiB of shared memory a block, "
+            f"needs {tile.shared_bytes / 1024:.1f} KiB of shared memory a block, "
             f"the device has {kib}.0"
         )
     cluster = "cluster LSTM H<=256, 4 blocks, 1 row"
@@ -356,13 +349,12 @@ def test_environment_names_the_tile_that_is_allowed(monkeypatch: pytest.MonkeyPa
             _C.cuda_restriction()
 
 
-def test_each_tile_can_be_had_by_its_number(tiles: list[dict[str, int]]) -> None:
-    modes = {0: "RNN_TANH", 2: "LSTM", 3: "GRU"}
+def test_each_tile_can_be_had_by_its_number(tiles: list[Kernel]) -> None:
     for tile in tiles:
-        alone = Restriction.to_tile(tile["index"])
-        options: dict[str, Any] = {"mode": modes[tile["cell"]], "H": tile["hidden"]}
-        found = plan(**options, backward=bool(tile["backward"]), allowed=alone)
-        assert found["tile"] == tile["index"]
+        alone = Restriction.to_tile(tile.row)
+        options: dict[str, Any] = {"mode": tile.mode, "H": tile.hidden}
+        found = plan(**options, backward=tile.backward, allowed=alone)
+        assert found["tile"] == tile.row
         with pytest.raises(ValueError, match="not among the kernels allowed"):
             plan(**options | {"H": 1}, allowed=only())
 

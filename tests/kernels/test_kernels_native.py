@@ -13,16 +13,8 @@ from pathlib import Path
 import pytest
 
 from fusedrnn import _C
-from support.native_build import (
-    ADDRESS,
-    KERNELS,
-    SHIPPED,
-    compiled,
-    compiler,
-    kernels,
-    output_of,
-    shipped,
-)
+from support.commands import compiler, output_of
+from support.native_build import ADDRESS, KERNELS, SHIPPED, compiled, kernels, shipped
 from support.paths import TESTS
 
 EMULATED = TESTS / "kernels" / "cpp" / "emulated_avx512.cpp"

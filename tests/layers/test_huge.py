@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fusedrnn
 from fusedrnn import _C
-from support.native_build import compiler
+from support.commands import compiler
 from support.oracle import pair, tensors_of
 from support.paths import CSRC
 

@@ -18,7 +18,8 @@ import pytest
 from torch.utils import cpp_extension
 
 from fusedrnn import _binary
-from support.native_build import ADDRESS, compiled, compiler, kernels, output_of
+from support.commands import compiler, output_of
+from support.native_build import ADDRESS, compiled, kernels
 from support.paths import ROOT, TESTS
 
 OPERATORS = [

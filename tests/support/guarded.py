@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from support.cuda_build import cxx, output_of
+from support.commands import compiler, output_of
 from support.paths import TESTS
 
 ENDS, BEGINNINGS = 1, 2
@@ -18,7 +18,7 @@ def library(folder: Path) -> str:
     """The allocator to preload, built in ``folder``."""
     built = str(folder / "guard_pages.so")
     source = str(TESTS / "kernels" / "cpp" / "guard_pages.cpp")
-    output_of([*cxx(), "-std=c++20", "-O2", "-shared", "-fPIC", source, "-o", built])
+    output_of([*compiler(), "-std=c++20", "-O2", "-shared", "-fPIC", source, "-o", built])
     return built
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ import pytest
 import torch
 
 from fusedrnn import _C
+from support.commands import compiler, output_of
 from support.paths import ROOT
 
 KERNELS = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
@@ -29,24 +28,6 @@ ADDRESS = [
     *["-O1", "-g1", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "-fno-sanitize=alignment,null,object-size,pointer-overflow,vptr",
 ]
-
-
-def compiler() -> list[str]:
-    """The C++ compiler: CXX, or c++."""
-    command = shlex.split(os.environ.get("CXX", "c++"))
-    if not shutil.which(command[0]):
-        pytest.fail(f"no C++ compiler {command[0]!r}: install one, or name it in CXX")
-    return command
-
-
-def output_of(command: Sequence[str], *, seconds: float = 900, **environment: str) -> str:
-    """What a command prints; a test that needs it fails with all of it when the command does."""
-    done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=seconds
-    )
-    if done.returncode:
-        pytest.fail(f"{shlex.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def compiled(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 from fusedrnn import _C
 from fusedrnn._C import Restriction
 from fusedrnn.plan import GPUS
-from support.paths import ROOT
 
 MODES = ["LSTM", "GRU", "RNN_TANH", "RNN_RELU"]
 SIZES = [1, 2, 37, 64, 100, 128, 129, 150, 160, 192, 200, 256, 300, 384, 511, 512, 513, 1024, 2000]
@@ -26,39 +22,6 @@ def only(*kernels: str) -> Restriction:
 ANY = Restriction()
 BLOCK, CLUSTER, STEPWISE, TORCH = map(only, ("block", "cluster", "stepwise", "torch"))
 OURS, PERSISTENT = only("block", "cluster", "stepwise"), only("block", "cluster")
-
-# Every row of the table with both its shapes, as the compiler sees them.
-TABLE = r"""
-#include <cstdio>
-#include "cuda/tiles.h"
-using namespace fusedrnn;
-using namespace fusedrnn::cuda;
-int main() {
-  for (const Tile& tile : kTiles) {
-    for (int backward = 0; backward < 2; ++backward) {
-      const Shape s = backward ? backward_shape(tile) : forward_shape(tile);
-      const Cut& cut = backward ? tile.backward : tile.forward;
-      std::printf("{\"index\": %d, \"backward\": %d, \"cell\": %d, \"gates\": %d, \"hidden\": %d,"
-                  "\"cluster\": %d, \"rows\": %d, \"lanes\": %d, \"threads\": %d, \"units\": %d,"
-                  "\"outputs\": %d, \"held\": %d, \"quads\": %d, \"shared_quads\": %d,"
-                  "\"registers\": %d, \"shared_bytes\": %lld, \"units_of_thread\": %d}\n",
-                  int(&tile - kTiles), backward, int(tile.cell), int(gates_of(tile.cell)),
-                  tile.hidden, tile.cluster, tile.rows, cut.lanes, s.threads, s.units, s.outputs,
-                  cut.registers, s.quads, s.shared_quads, s.registers(), (long long)s.shared_bytes,
-                  backward ? 8 : units_of_thread(tile.cell));
-    }
-  }
-}
-"""
-
-
-def table(folder: Path) -> list[dict[str, int]]:
-    source, program = folder / "table.cpp", folder / "table"
-    source.write_text(TABLE)
-    command = ["g++", "-std=c++20", f"-I{ROOT / 'csrc'}", str(source), "-o", str(program)]
-    subprocess.run(command, check=True)
-    told = subprocess.run([program], capture_output=True, text=True, check=True).stdout
-    return [json.loads(line) for line in told.splitlines()]
 
 
 def problem(mode: str, T: int, B: int, H: int, **options: Any) -> dict[str, Any]:

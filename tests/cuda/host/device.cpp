@@ -8,16 +8,7 @@ namespace fusedrnn::cuda {
 
 namespace {
 
-constexpr int64_t kKiB = 1024;
-constexpr Device kDevices[] = {
-    {75, 40, 64 * kKiB, 1.59, {40, 0, 0, 0, 0}},         // T4
-    {80, 108, 163 * kKiB, 1.41, {108, 0, 0, 0, 0}},      // A100
-    {86, 84, 99 * kKiB, 1.74, {84, 0, 0, 0, 0}},         // A40
-    {89, 142, 99 * kKiB, 2.49, {142, 0, 0, 0, 0}},       // L40S
-    {90, 132, 227 * kKiB, 1.98, {132, 66, 32, 16, 8}},   // H200
-    {100, 148, 227 * kKiB, 1.96, {148, 74, 36, 16, 8}},  // B200
-    {120, 170, 99 * kKiB, 2.41, {170, 0, 0, 0, 0}},      // GeForce RTX 5090
-};
+constexpr Device kDevices[] = {FUSEDRNN_GPUS};  // fusedrnn.plan.GPUS, by tests/support/shim.py
 constexpr int kNoDevice = 100;
 
 }  // namespace

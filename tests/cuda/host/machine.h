@@ -1,9 +1,11 @@
-// What the scheduler keeps of a cluster that runs: its fibers, the gates they wait at, its blocks
-// and what is on its way between them.
+// What the shim keeps of a cluster that runs: its fibers, the gates they wait at, its blocks and
+// what is on its way between them. And what its parts ask of each other: launch.cpp starts the
+// fibers, instructions.cpp is what they call, scheduler.cpp decides who goes on.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -105,5 +107,47 @@ class Queue {
   std::vector<Fiber*> fibers_;
   size_t first_ = 0, count_ = 0;
 };
+
+struct Machine {
+  std::mutex mutex;
+  Schedule schedule;
+  bool scheduled = false, shuffle_orders = true;
+  uint64_t random = 0;
+  void (*body)(const void*) = nullptr;
+  const void* call = nullptr;
+  Grid grid{};
+
+  std::vector<Fiber*> pool;
+  std::vector<Fiber*> fibers;  // of the cluster that runs
+  std::vector<Block> blocks;
+  std::vector<unsigned char*> memories;
+  Gate gate;
+  int live = 0;
+  Queue ready, starved;
+  std::vector<Message> sent;
+  bool sent_starved = false;
+  std::vector<Prefetched> prefetched;
+  Stack main;
+  Fiber* current = nullptr;
+  Token begin, end;
+};
+extern Machine& machine;
+
+inline bool watches_threads() { return __tsan_create_fiber != nullptr; }
+
+// Ends the program: who did what and where.
+[[noreturn, gnu::format(printf, 2, 3)]] void fail(const Site& site, const char* format, ...);
+
+size_t chance(size_t n);  // below n, as the schedule's seed has it
+void make_ready(Fiber* fiber);
+Fiber* choose();  // who goes on
+void switch_to(Fiber* to, Stack& from, bool ends);
+// Until another fiber makes this one ready.
+void give_way(const char* doing, const Site& site);
+// Through a gate for n; `orders` memory for ThreadSanitizer.
+void pass(Gate& gate, int n, bool orders, const char* doing, const Site& site);
+// A phase of a barrier ends when it has been armed and all its bytes are there.
+void settle(uint64_t* barrier, Block& block, const Site& site);
+void deliver(const Message& message);
 
 }  // namespace fusedrnn::shim

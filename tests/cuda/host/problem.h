@@ -149,7 +149,7 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
     fill(r.dy, has_dy, N * H, 1);
     fill(r.dh_n, has_dh_n, B * H, 1);
     fill(r.dc_n, has_dc_n && lstm, B * H, 1);
-    reference(d.problem, i == 1, r);
+    recurrence(d.problem, i == 1, r);
   }
 
   const char* const names[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};

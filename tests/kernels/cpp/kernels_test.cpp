@@ -21,7 +21,7 @@
 
 #include "cpu/halves.h"
 #include "cpu/params.h"
-#include "reference.h"
+#include "layer.h"
 
 namespace {
 
@@ -149,7 +149,7 @@ std::string run(const Case& c, const cpu::Team& team, bool training, Tensors<T>&
 // Says where a tensor first departs from the reference, or touches what is not its own.
 template <class T>
 std::string difference(const Case& c, Name name, const std::vector<T>& got) {
-  const Vector& want = c.result[name];
+  const Doubles& want = c.result[name];
   double scale = 1;
   for (double x : want) scale = std::max(scale, std::abs(x));
   const double tolerance = (sizeof(T) == 4 ? 1e-5 : 1e-13) * scale;
@@ -293,7 +293,7 @@ Case draw(const Kind& kind, const Shape& s, bool packed, bool reverse, std::mt19
     for (double& x : c.begin[i]) x = uniform(random);
   }
   c.result = c.begin;
-  reference(p, c.result);
+  layer(p, c.result);
   return c;
 }
 

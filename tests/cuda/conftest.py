@@ -1,0 +1,13 @@
+"""What several of CUDA's tests start from."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.tiles import Kernel, kernels
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
+    """Every row of csrc/cuda/tiles.h in either pass."""
+    return kernels(tmp_path_factory.mktemp("tiles"))
