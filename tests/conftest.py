@@ -28,6 +28,7 @@ ON_ANY_DEVICE = {
     "test_cells",
     "test_compile",
     "test_cuda",
+    "test_cuda_accuracy",
     "test_cuda_hardware",
     "test_forward",
     "test_functional",

@@ -140,9 +140,8 @@ smoke() {
 # float64, projections and half precision on our own kernels.
 run_tests() {
   local files options hang=$((budget / 6)) name unended
-  files=(tests/cuda/test_cuda.py tests/cuda/test_cuda_hardware.py tests/layers/test_layers.py tests/layers/test_autograd.py
-    tests/layers/test_regressions.py tests/layers/test_forward.py tests/layers/test_functional.py tests/layers/test_cells.py
-    tests/layers/test_compile.py)
+  files=(tests/cuda/test_cuda{,_accuracy,_hardware}.py
+    tests/layers/test_{layers,autograd,regressions,forward,functional,cells,compile}.py)
   options=(-v -rfE --device cuda -p no:cacheprovider --continue-on-collection-errors
     -o "faulthandler_timeout=$hang")
   if "$python" -c 'import xdist' 2>/dev/null; then

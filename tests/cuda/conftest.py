@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support.gpu import Force
 from support.tiles import Kernel, kernels
 
 
@@ -11,3 +12,9 @@ from support.tiles import Kernel, kernels
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
     """Every row of csrc/cuda/tiles.h in either pass."""
     return kernels(tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch) -> Force:
+    """Leaves the plan one kind of kernel."""
+    return lambda kernel: monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", kernel)

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn
 from fusedrnn import _C
 from support import distributed_worker as worker
+from support.gpu import NAMES, step
 from support.oracle import packed, tensors_of
 from support.planning import OURS, only, problem
 from support.problems import MODES, Problem, check
@@ -29,7 +29,6 @@ pytestmark = [
     pytest.mark.usefixtures("on_gpu"),
 ]
 
-NAMES = ("RNN", "LSTM", "GRU")
 HIDDEN = {"block": 100, "cluster": 150, "stepwise": 60}  # a size that each kernel takes
 T, B, I = 9, 4, 7  # noqa: E741
 
@@ -59,13 +58,6 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def layer(name: str, kernel: str, **options: Any) -> Any:
     torch.manual_seed(3)
     return getattr(fusedrnn, name)(I, HIDDEN[kernel], **options)
-
-
-def step(module: Any, x: Any) -> tuple[Tensor, ...]:
-    """Outputs and the gradients of x and all weights."""
-    outputs = tensors_of(module(x))
-    leaves = [x.data if isinstance(x, PackedSequence) else x, *module.parameters()]
-    return (*outputs, *torch.autograd.grad(outputs, leaves, [torch.ones_like(t) for t in outputs]))
 
 
 def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
