@@ -150,6 +150,23 @@ def replaced(draw: Any, given: str, name: str) -> str:
     return str(draw(garbage(given if given.startswith("t(") else None) | st.just("None")))
 
 
+GATES = {"LSTM": 4, "GRU": 3}
+
+
+def right_for_a_cell(mode: str, dtype: str, how: str, B: int, I: int, H: int) -> dict[str, Any]:  # noqa: E741
+    GH = GATES.get(mode, 1) * H
+    return {
+        "input": tensor(B, I, dtype=dtype, how=how),
+        "hx": tensor(B, H, dtype=dtype),
+        "cx": tensor(B, H, dtype=dtype) if mode == "LSTM" else "None",
+        "w_ih": tensor(GH, I, dtype=dtype),
+        "w_hh": tensor(GH, H, dtype=dtype),
+        "b_ih": tensor(GH, dtype=dtype),
+        "b_hh": tensor(GH, dtype=dtype),
+        "mode": repr(mode),
+    }
+
+
 @st.composite
 def right(draw: Any, operator: str) -> dict[str, Any]:
     """The arguments of a call that fits, as expressions, by name."""
@@ -160,18 +177,8 @@ def right(draw: Any, operator: str) -> dict[str, Any]:
     dtype = draw(st.sampled_from(dtypes))
     how = draw(st.sampled_from(("plain", "grad")))
     T, B, I, H = (draw(st.integers(1, 5)) for _ in "TBIH")  # noqa: E741
-    G = {"LSTM": 4, "GRU": 3}.get(mode, 1)
     if operator == "cell":
-        return {
-            "input": tensor(B, I, dtype=dtype, how=how),
-            "hx": tensor(B, H, dtype=dtype),
-            "cx": tensor(B, H, dtype=dtype) if mode == "LSTM" else "None",
-            "w_ih": tensor(G * H, I, dtype=dtype),
-            "w_hh": tensor(G * H, H, dtype=dtype),
-            "b_ih": tensor(G * H, dtype=dtype),
-            "b_hh": tensor(G * H, dtype=dtype),
-            "mode": repr(mode),
-        }
+        return right_for_a_cell(mode, dtype, how, B, I, H)
     biases, both, packed, states = (draw(st.booleans()) for _ in range(4))
     L = draw(st.integers(1, 3)) if operator == "stack" else 1
     P = draw(st.integers(1, H)) if mode == "LSTM" and draw(st.booleans()) else 0
@@ -180,12 +187,13 @@ def right(draw: Any, operator: str) -> dict[str, Any]:
     batch_sizes = [B, *lengths]
     N = sum(batch_sizes) if packed else T * B
     rows = (N,) if packed else (T, B)
+    GH = GATES.get(mode, 1) * H
     weights = []
     for layer in range(L):
         for _ in range(D):
-            weights.append(tensor(G * H, D * out if layer else I, dtype=dtype, how=how))
-            weights.append(tensor(G * H, out, dtype=dtype))
-            weights += [tensor(G * H, dtype=dtype)] * 2 * biases
+            weights.append(tensor(GH, D * out if layer else I, dtype=dtype, how=how))
+            weights.append(tensor(GH, out, dtype=dtype))
+            weights += [tensor(GH, dtype=dtype)] * 2 * biases
             weights += [tensor(P, H, dtype=dtype)] * bool(P)
     arguments: dict[str, Any] = {
         "input": tensor(*rows, I, dtype=dtype, how=how),

@@ -365,39 +365,30 @@ SIZES = sorted({1, *PRIMES, *NEAR_POWERS, 300})
 FORMS = ("batched", "batch_first", "unbatched", *PACKED)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Mostly small, so that many run, with a tail of large ones; they shrink to plain calls."""
-    mode = draw(st.sampled_from(MODES))
-    call = draw(st.sampled_from(("module",) * 6 + ("functional", "cell")))
-    dtype = draw(
-        st.sampled_from((torch.float32,) * 4 + (torch.float64, torch.bfloat16, torch.float16))
-    )
+def size(draw: st.DrawFn, most: int) -> int:
+    most = max(min(most, 300), 1)
+    known = [n for n in SIZES if n <= most]
+    few = st.integers(1, min(most, 9))
+    return draw(st.one_of(few, st.sampled_from(known), st.integers(1, most)))
+
+
+def sizes(draw: st.DrawFn, form: str, layers: int, single: bool) -> tuple[int, int, int, int]:
+    """T, B, I and H; `layers` counts directions, `single` is a cell's call."""
     # What a case may take: multiplications of a gate over all steps, and steps.
     work = draw(st.sampled_from((10**4,) * 3 + (10**5,) * 5 + (10**6,) * 3 + (10**7,)))
     steps = draw(st.sampled_from((12,) * 4 + (40,) * 5 + (120,) * 2 + (600,)))
-    single = call == "cell"
-    L = 1 if single else draw(st.sampled_from((1, 1, 1, 2, 3)))
-    bidirectional = not single and draw(st.booleans())
-    form = "batched" if single else draw(st.sampled_from(FORMS))
-    steps = max(steps // L // (1 + bidirectional), 1)
-
-    def size(most: int) -> int:
-        most = max(min(most, 300), 1)
-        known = [n for n in SIZES if n <= most]
-        few = st.integers(1, min(most, 9))
-        return draw(st.one_of(few, st.sampled_from(known), st.integers(1, most)))
+    steps = max(steps // layers, 1)
 
     def width(work: int) -> tuple[int, int, int]:
-        H = size(int(work**0.5))
+        H = size(draw, int(work**0.5))
         if work >= 10**6 and draw(st.integers(0, 9)) == 9:
             H = draw(st.sampled_from((384, 511, 512, 513)))
-        I = size(work // H)  # noqa: E741
+        I = size(draw, work // H)  # noqa: E741
         return H, I, work // (H * max(H, I))
 
     def length(work: int) -> tuple[int, int, int]:
-        T = 1 if single else size(min(steps, work))
-        B = 1 if form == "unbatched" else size(work // T)
+        T = 1 if single else size(draw, min(steps, work))
+        B = 1 if form == "unbatched" else size(draw, work // T)
         return T, B, work // (T * B)
 
     if draw(st.booleans()):
@@ -408,7 +399,23 @@ def cases(draw: st.DrawFn) -> Case:
         H, I, _ = width(work)  # noqa: E741
     if form in ("batched", "batch_first") and not single:
         T, B = draw(st.sampled_from(((T, B),) * 30 + ((T, 0), (0, B))))
-    P = size(H - 1) if mode == "LSTM" and H > 1 and not single and draw(st.booleans()) else 0
+    return T, B, I, H
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Mostly small, so that many run, with a tail of large ones; they shrink to plain calls."""
+    mode = draw(st.sampled_from(MODES))
+    call = draw(st.sampled_from(("module",) * 6 + ("functional", "cell")))
+    dtype = draw(
+        st.sampled_from((torch.float32,) * 4 + (torch.float64, torch.bfloat16, torch.float16))
+    )
+    single = call == "cell"
+    L = 1 if single else draw(st.sampled_from((1, 1, 1, 2, 3)))
+    bidirectional = not single and draw(st.booleans())
+    form = "batched" if single else draw(st.sampled_from(FORMS))
+    T, B, I, H = sizes(draw, form, L * (1 + bidirectional), single)  # noqa: E741
+    P = size(draw, H - 1) if mode == "LSTM" and H > 1 and not single and draw(st.booleans()) else 0
     lengths: tuple[int, ...] = (1,)
     if form in PACKED:
         lengths = tuple(draw(st.lists(st.integers(1, T), min_size=1, max_size=min(B, 8))))

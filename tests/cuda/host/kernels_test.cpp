@@ -118,49 +118,80 @@ std::string check_prefetched(const Drawn& d, int way, int direction, Buffer<floa
 }
 
 template <class T>
-std::string check_forward(const Drawn& d, int way, bool training) {
+Problem problem_of(const Drawn& d, bool training) {
   Problem p = d.problem;
   p.training = training;
   p.dtypes = all_of(sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64);
+  return p;
+}
+
+const int64_t* offsets_of(const Drawn& d) { return d.offsets.empty() ? nullptr : d.offsets.data(); }
+
+// Tensors of one direction for forward: what it reads, and nan where it is to write.
+template <class T>
+ForwardDirection forward_tensors(const Drawn& d, const Problem& p, int direction, Buffer<T>& y,
+                                 Tensors<T>& a) {
+  const Recurrence& r = d.direction[direction];
   const int64_t H = p.H, B = p.B, N = p.rows().total(), G = gates_of(p.cell);
-  const int64_t S = slots_of(p.cell, training);
-  const bool lstm = p.cell == Cell::kLstm;
+  const bool has_c = spec(p.cell).has_c;
+  a.slots = filled<T>(d, widened(r.x, G, slots_of(p.cell, p.training), H), N);
+  a.w_hh = filled<T>(d, r.w_hh, G * H);
+  a.b_hh = filled<T>(d, r.b_hh, 1);
+  a.h0 = filled<T>(d, r.h0, B);
+  a.c0 = filled<T>(d, r.c0, B);
+  a.h_n = Buffer<T>(B, H, d.skip);
+  if (has_c) a.c_n = Buffer<T>(B, H, d.skip);
+  if (has_c && p.training) a.c = Buffer<T>(N, H, d.skip);
+  a.y = y.data() + direction * H;
+  return {a.slots.data(), a.w_hh.data(), a.b_hh.data(), a.h0.data(), a.c0.data(), a.y,
+          a.c.data(),     a.h_n.data(),  a.c_n.data()};
+}
+
+// By persistent kernels, in one launch or in two.
+int launch_forward(const Drawn& d, int way, Forward params, std::string& wrong) {
+  const Problem& p = params.problem;
+  const Plan plan = way == kPlanned ? planned(Pass::kForward, p, d.directions, wrong)
+                                    : plan_of(way, Pass::kForward, p);
+  if (!wrong.empty()) return 0;
+  if (d.cut > 0) {  // the states pass from the one launch to the other
+    params.end = d.cut;
+    if (const int error = forward(params, plan, nullptr)) return error;
+    params.begin = d.cut, params.end = p.T;
+    for (ForwardDirection& to : params.direction) to.h0 = to.h_n, to.c0 = to.c_n;
+  }
+  return forward(params, plan, nullptr);
+}
+
+template <class T>
+void compare_forward(const Recurrence& r, const Problem& p, Tensors<T>& a, std::string& wrong) {
+  const bool has_c = spec(p.cell).has_c;
+  note(wrong, a.h_n.difference("h_n", r.h_n));
+  if (has_c) note(wrong, a.c_n.difference("c_n", r.c_n));
+  if (has_c && p.training) note(wrong, a.c.difference("c", r.c));
+  if (!p.training) {
+    note(wrong, a.slots.difference("slots, not training,", r.x));
+  } else if (spec(p.cell).keeps_slots) {
+    note(wrong, a.slots.difference("slots", r.slots));
+  } else {
+    note(wrong, a.slots.untouched_around("slots"));
+  }
+}
+
+template <class T>
+std::string check_forward(const Drawn& d, int way, bool training) {
+  const Problem p = problem_of<T>(d, training);
+  const int64_t N = p.rows().total();
   Buffer<T> y = shared_rows<T>(d, d.ldy);
   Tensors<T> tensors[2];
-  Forward params{p, d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0, p.T, d.ldy,
-                 {}};
-  for (int i = 0; i < d.directions; ++i) {
-    const Recurrence& r = d.direction[i];
-    Tensors<T>& a = tensors[i];
-    a.slots = filled<T>(d, widened(r.x, G, S, H), N);
-    a.w_hh = filled<T>(d, r.w_hh, G * H);
-    a.b_hh = filled<T>(d, r.b_hh, 1);
-    a.h0 = filled<T>(d, r.h0, B);
-    a.c0 = filled<T>(d, r.c0, B);
-    a.h_n = Buffer<T>(B, H, d.skip);
-    if (lstm) a.c_n = Buffer<T>(B, H, d.skip);
-    if (lstm && training) a.c = Buffer<T>(N, H, d.skip);
-    a.y = y.data() + i * H;
-    params.direction[i] = {a.slots.data(), a.w_hh.data(), a.b_hh.data(),
-                           a.h0.data(),    a.c0.data(),   a.y,
-                           a.c.data(),     a.h_n.data(),  a.c_n.data()};
-  }
+  Forward params{p, d.directions, offsets_of(d), 0, p.T, d.ldy, {}};
+  for (int i = 0; i < d.directions; ++i)
+    params.direction[i] = forward_tensors(d, p, i, y, tensors[i]);
   std::string wrong;
   int error = 0;
   if constexpr (sizeof(T) == 4) {
     for (int i = 0; i < d.directions; ++i)
       shim::allow_prefetch(tensors[i].slots.data(), N * tensors[i].slots.columns());
-    if (way != kStepwise) {
-      const Plan plan = way == kPlanned ? planned(Pass::kForward, p, d.directions, wrong)
-                                        : plan_of(way, Pass::kForward, p);
-      if (wrong.empty() && d.cut > 0) {  // the states pass from the one launch to the other
-        params.end = d.cut;
-        error = forward(params, plan, nullptr);
-        params.begin = d.cut, params.end = p.T;
-        for (ForwardDirection& to : params.direction) to.h0 = to.h_n, to.c0 = to.c_n;
-      }
-      if (wrong.empty() && !error) error = forward(params, plan, nullptr);
-    }
+    if (way != kStepwise) error = launch_forward(d, way, params, wrong);
   }
   for (int i = 0; way == kStepwise && i < d.directions; ++i)
     error |= stepwise_forward(p, i == 1, tensors[i], d.ldy);
@@ -172,82 +203,67 @@ std::string check_forward(const Drawn& d, int way, bool training) {
     shim::forget_prefetch();
   }
   note(wrong, y.difference("y", side_by_side(d, &Recurrence::y)));
-  for (int i = 0; i < d.directions; ++i) {
-    const Recurrence& r = d.direction[i];
-    Tensors<T>& a = tensors[i];
-    note(wrong, a.h_n.difference("h_n", r.h_n));
-    if (lstm) note(wrong, a.c_n.difference("c_n", r.c_n));
-    if (lstm && training) note(wrong, a.c.difference("c", r.c));
-    if (!training) {
-      note(wrong, a.slots.difference("slots, not training,", r.x));
-    } else if (G > 1) {
-      note(wrong, a.slots.difference("slots", r.slots));
-    } else {
-      note(wrong, a.slots.untouched_around("slots"));
-    }
-  }
+  for (int i = 0; i < d.directions; ++i) compare_forward(d.direction[i], p, tensors[i], wrong);
   return wrong;
 }
 
 template <class T>
+BackwardDirection backward_tensors(const Drawn& d, const Problem& p, int direction, Buffer<T>& y,
+                                   Buffer<T>& dy, Tensors<T>& a) {
+  const Recurrence& r = d.direction[direction];
+  const int64_t H = p.H, B = p.B, N = p.rows().total();
+  put_direction(y, r.y, H, direction);
+  put_direction(dy, r.dy, H, direction);
+  if (spec(p.cell).keeps_slots) a.slots = filled<T>(d, r.slots, N);
+  if (spec(p.cell).has_c) a.c = filled<T>(d, r.c, N);
+  a.w_hh = filled<T>(d, r.w_hh, gates_of(p.cell) * H);
+  a.h0 = filled<T>(d, r.h0, B);
+  a.c0 = filled<T>(d, r.c0, B);
+  a.dh_n = filled<T>(d, r.dh_n, B);
+  a.dc_n = filled<T>(d, r.dc_n, B);
+  a.dslots = Buffer<T>(N, slots_of(p.cell, true) * H, d.skip);
+  if (d.wants_dh0) a.dh0 = Buffer<T>(B, H, d.skip);
+  if (d.wants_dc0 && spec(p.cell).has_c) a.dc0 = Buffer<T>(B, H, d.skip);
+  a.y = y.data() + direction * H;
+  a.dy = dy.data() ? dy.data() + direction * H : nullptr;
+  return {a.slots.data(), a.c.data(),  a.w_hh.data(), a.h0.data(),   a.c0.data(),     a.y, a.dy,
+          a.dh_n.data(),  a.dc_n.data(), a.dslots.data(), a.dh0.data(), a.dc0.data()};
+}
+
+int launch_backward(const Drawn& d, int way, const Backward& whole, std::string& wrong) {
+  const Problem& p = whole.problem;
+  const Plan plan = way == kPlanned ? planned(Pass::kBackward, p, d.directions, wrong)
+                                    : plan_of(way, Pass::kBackward, p);
+  if (!wrong.empty()) return 0;
+  if (d.cut == 0) return backward(whole, plan, nullptr);
+  Backward first = whole, second = whole;
+  first.end = second.begin = d.cut;
+  Buffer<float> dh[2], dc[2];
+  for (int i = 0; i < d.directions; ++i) {
+    dh[i] = Buffer<float>(p.B, p.H, d.skip), dc[i] = Buffer<float>(p.B, p.H, d.skip);
+    first.direction[i].dh0 = dh[i].data();
+    second.direction[i].dh_n = dh[i].data();
+    if (!spec(p.cell).has_c) continue;
+    first.direction[i].dc0 = dc[i].data();
+    second.direction[i].dc_n = dc[i].data();
+  }
+  if (const int error = backward(first, plan, nullptr)) return error;
+  return backward(second, plan, nullptr);
+}
+
+template <class T>
 std::string check_backward(const Drawn& d, int way) {
-  Problem p = d.problem;
-  p.training = true;
-  p.dtypes = all_of(sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64);
-  const int64_t H = p.H, B = p.B, N = p.rows().total(), G = gates_of(p.cell);
-  const int64_t S = slots_of(p.cell, true);
-  const bool lstm = p.cell == Cell::kLstm;
+  const Problem p = problem_of<T>(d, true);
   Buffer<T> y = shared_rows<T>(d, d.ldy), dy;
   if (!d.direction[0].dy.empty()) dy = shared_rows<T>(d, d.lddy);
   Tensors<T> tensors[2];
-  Backward params{
-      p, d.directions, d.offsets.empty() ? nullptr : d.offsets.data(), 0, p.T, d.ldy, d.lddy, {}};
-  for (int i = 0; i < d.directions; ++i) {
-    const Recurrence& r = d.direction[i];
-    Tensors<T>& a = tensors[i];
-    put_direction(y, r.y, H, i);
-    put_direction(dy, r.dy, H, i);
-    if (G > 1) a.slots = filled<T>(d, r.slots, N);
-    if (lstm) a.c = filled<T>(d, r.c, N);
-    a.w_hh = filled<T>(d, r.w_hh, G * H);
-    a.h0 = filled<T>(d, r.h0, B);
-    a.c0 = filled<T>(d, r.c0, B);
-    a.dh_n = filled<T>(d, r.dh_n, B);
-    a.dc_n = filled<T>(d, r.dc_n, B);
-    a.dslots = Buffer<T>(N, S * H, d.skip);
-    if (d.wants_dh0) a.dh0 = Buffer<T>(B, H, d.skip);
-    if (d.wants_dc0 && lstm) a.dc0 = Buffer<T>(B, H, d.skip);
-    a.y = y.data() + i * H;
-    a.dy = dy.data() ? dy.data() + i * H : nullptr;
-    params.direction[i] = {
-        a.slots.data(), a.c.data(),    a.w_hh.data(), a.h0.data(),     a.c0.data(),  a.y,
-        a.dy,           a.dh_n.data(), a.dc_n.data(), a.dslots.data(), a.dh0.data(), a.dc0.data()};
-  }
+  Backward params{p, d.directions, offsets_of(d), 0, p.T, d.ldy, d.lddy, {}};
+  for (int i = 0; i < d.directions; ++i)
+    params.direction[i] = backward_tensors(d, p, i, y, dy, tensors[i]);
   std::string wrong;
   int error = 0;
   if constexpr (sizeof(T) == 4) {
-    if (way != kStepwise) {
-      const Plan plan = way == kPlanned ? planned(Pass::kBackward, p, d.directions, wrong)
-                                        : plan_of(way, Pass::kBackward, p);
-      Buffer<T> dh[2], dc[2];
-      const Backward whole = params;
-      if (wrong.empty() && d.cut > 0) {
-        params.end = d.cut;
-        for (int i = 0; i < d.directions; ++i) {
-          dh[i] = Buffer<T>(B, H, d.skip), dc[i] = Buffer<T>(B, H, d.skip);
-          params.direction[i].dh0 = dh[i].data();
-          if (lstm) params.direction[i].dc0 = dc[i].data();
-        }
-        error = backward(params, plan, nullptr);
-        params = whole;
-        params.begin = d.cut;
-        for (int i = 0; i < d.directions; ++i) {
-          params.direction[i].dh_n = dh[i].data();
-          if (lstm) params.direction[i].dc_n = dc[i].data();
-        }
-      }
-      if (wrong.empty() && !error) error = backward(params, plan, nullptr);
-    }
+    if (way != kStepwise) error = launch_backward(d, way, params, wrong);
   }
   for (int i = 0; way == kStepwise && i < d.directions; ++i)
     error |= stepwise_backward(p, i == 1, tensors[i], d.ldy, d.lddy);
@@ -320,8 +336,7 @@ int check(const Run& run, unsigned seed) {
 void add_tile(int tile, std::vector<Run>& runs) {
   const Tile& t = kTiles[tile];
   const bool rnn = t.cell == Cell::kRnnTanh;
-  const char* const cell = t.cell == Cell::kLstm ? "LSTM" : t.cell == Cell::kGru ? "GRU" : "RNN";
-  const std::string name = std::string(cell) + " row " + std::to_string(tile) + " (" +
+  const std::string name = std::string(spec(t.cell).name) + " row " + std::to_string(tile) + " (" +
                            std::to_string(t.hidden) + ", " + std::to_string(t.cluster) + ", " +
                            std::to_string(t.rows) + ")";
   constexpr int64_t kOdd[] = {1, 37, 100, 150, 200, 333};

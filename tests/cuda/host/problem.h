@@ -93,6 +93,26 @@ struct Drawn {
   Recurrence direction[2];  // with the reference's results
 };
 
+// The offsets of a packed batch, whose steps have fewer and fewer rows.
+inline std::vector<int64_t> draw_offsets(int64_t T, int64_t B, std::mt19937& random) {
+  std::vector<int64_t> offsets = {0};
+  int64_t rows = B;
+  for (int64_t t = 0; t < T; ++t) {
+    offsets.push_back(offsets.back() + rows);
+    if (random() % 2 == 0) rows -= int64_t(random() % unsigned(rows));
+  }
+  return offsets;
+}
+
+inline std::string name_of(const Drawn& d) {
+  const Problem& p = d.problem;
+  char name[96];
+  std::snprintf(name, sizeof name, "%s T%d B%d H%d D%d cut %d%s%s", spec(p.cell).name, int(p.T),
+                int(p.B), int(p.H), d.directions, int(d.cut), p.packed ? " packed" : "",
+                d.skip ? " unaligned" : "");
+  return name;
+}
+
 // `rows` is the number of batch rows a kernel takes at once: of interest is one more or less.
 inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   std::mt19937 random(seed);
@@ -115,15 +135,9 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   d.ldy = d.directions * H + (chance(2) ? 3 : 0);
   d.lddy = d.directions * H + (chance(2) ? 5 : 0);
   d.cut = chance(2) ? int64_t(random() % unsigned(T)) : 0;
-  const bool packed = chance(2);
-  if (packed) {
-    d.offsets = {0};
-    int64_t rows = B;
-    for (int64_t t = 0; t < T; ++t) {
-      d.offsets.push_back(d.offsets.back() + rows);
-      if (chance(2)) rows -= int64_t(random() % unsigned(rows));
-    }
-    d.problem.packed = true;
+  d.problem.packed = chance(2);
+  if (d.problem.packed) {
+    d.offsets = draw_offsets(T, B, random);
     d.problem.offsets = d.offsets.data();
   }
   const bool biased = !chance(4), has_h0 = !chance(4), has_c0 = !chance(4);
@@ -139,25 +153,20 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   };
   for (int i = 0; i < d.directions; ++i) {
     Recurrence& r = d.direction[i];
-    const bool lstm = cell == Cell::kLstm;
+    const bool has_c = spec(cell).has_c;
     const float weight = 2 / std::sqrt(float(H));
     fill(r.x, true, N * G * H, 1.5f);
     fill(r.w_hh, true, G * H * H, weight);
     fill(r.b_hh, biased, G * H, 0.5f);
     fill(r.h0, has_h0, B * H, 1);
-    fill(r.c0, has_c0 && lstm, B * H, 1);
+    fill(r.c0, has_c0 && has_c, B * H, 1);
     fill(r.dy, has_dy, N * H, 1);
     fill(r.dh_n, has_dh_n, B * H, 1);
-    fill(r.dc_n, has_dc_n && lstm, B * H, 1);
+    fill(r.dc_n, has_dc_n && has_c, B * H, 1);
     recurrence(d.problem, i == 1, r);
   }
 
-  const char* const names[] = {"RNN_TANH", "RNN_RELU", "LSTM", "GRU"};
-  char name[96];
-  std::snprintf(name, sizeof name, "%s T%d B%d H%d D%d cut %d%s%s", names[int(cell)], int(T),
-                int(B), int(H), d.directions, int(d.cut), packed ? " packed" : "",
-                d.skip ? " unaligned" : "");
-  d.name = name;
+  d.name = name_of(d);
   return d;
 }
 
