@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from support.gpu import Force
@@ -18,3 +21,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
 def force(monkeypatch: pytest.MonkeyPatch) -> Force:
     """Leaves the plan one kind of kernel."""
     return lambda kernel: monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", kernel)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool

@@ -16,15 +16,12 @@ from torch.profiler import ProfilerActivity, profile
 
 import fusedrnn
 from fusedrnn import _binary
-from support.gpu import NAMES, OWN, Force, can_run, module_for, step
+from support.gpu import NAMES, NEEDS_GPU, OWN, Force, can_run, captured, module_for, step
 from support.oracle import packed, states
 from support.planning import only
 from support.problems import MODES, Problem, run
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.usefixtures("on_gpu"),
-]
+pytestmark = NEEDS_GPU
 
 
 def test_this_build_has_cuda_kernels() -> None:
@@ -48,19 +45,6 @@ def test_kernels_run_on_the_current_stream(name: str, kernel: str, force: Force)
     stream.synchronize()
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
-
-
-def captured(call: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = call()
-    return graph, results
 
 
 @pytest.mark.parametrize("packed_rows", [False, True])

@@ -12,15 +12,13 @@ import fusedrnn
 from benchmarks import gpu_tiles
 from fusedrnn import _C
 from support.accuracy import assert_as_accurate_as
-from support.gpu import KERNELS, NAMES, OF_MODULE, OWN, Force, can_run
+from support.gpu import KERNELS, NAMES, NEEDS_GPU, OF_MODULE, OWN, Force, can_run
 from support.oracle import pair, tensors_of, without_cudnn
 from support.planning import only
 from support.problems import MODES, Problem, check, run
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.usefixtures("on_gpu"),
-]
+pytestmark = NEEDS_GPU
+
 
 HIDDEN = (1, 37, 64, 100, 128, 150, 160, 192, 200, 256, 384, 512, 600)
 

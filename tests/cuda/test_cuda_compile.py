@@ -5,9 +5,7 @@ of csrc/cuda/tiles.h counts on, and the glue fits the headers of a torch that ha
 from __future__ import annotations
 
 import re
-import shutil
 import sysconfig
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch.utils.cpp_extension
 
-from support.commands import compiler, output_of
+from support.commands import compiler, needs_nvcc, output_of
 from support.paths import CSRC
 from support.tiles import Kernel
 
@@ -23,8 +21,6 @@ ARCHES = ["75", "80", "86", "89", "90a", "100a", "120"]
 SOURCES = sorted((CSRC / "cuda").rglob("*.cu"))
 GLUE = sorted((CSRC / "ops" / "cuda").glob("*.cpp"))
 FLAGS = ["-std=c++20", "-O3", f"-I{CSRC}", "-Xcompiler=-Wall,-Wextra", "-Xptxas=-v"]
-
-needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="there is no nvcc on PATH")
 
 
 class Usage(NamedTuple):
@@ -60,12 +56,6 @@ def compiled(source: Path, arch: str, target: Path) -> str:
     code = f"-gencode=arch=compute_{arch},code=sm_{arch}"
     command = ["nvcc", *FLAGS, "--Werror=all-warnings", code, "-cubin", "-o", str(target)]
     return output_of([*command, str(source)])
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

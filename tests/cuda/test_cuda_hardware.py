@@ -19,15 +19,13 @@ from torch import Tensor, nn
 import fusedrnn
 from fusedrnn import _C
 from support import distributed_worker as worker
-from support.gpu import NAMES, step
+from support.gpu import NAMES, NEEDS_GPU, captured, step
 from support.oracle import packed, tensors_of
 from support.planning import OURS, only, problem
 from support.problems import MODES, Problem, check
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.usefixtures("on_gpu"),
-]
+pytestmark = NEEDS_GPU
+
 
 HIDDEN = {"block": 100, "cluster": 150, "stepwise": 60}  # a size that each kernel takes
 T, B, I = 9, 4, 7  # noqa: E741
@@ -148,15 +146,6 @@ def test_an_output_kept_for_another_stream_is_not_overwritten(name: str, kernel:
 
 
 # --- graphs
-
-
-def captured(call: Call[Result], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Result]:
-    for _ in range(3):  # as torch asks for: on a side stream, so that nothing is made in the graph
-        on_streams([call])
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        result = call()
-    return graph, result
 
 
 @pytest.mark.parametrize("packed_rows", [False, True])

@@ -5,7 +5,6 @@ the order that was meant, and nothing of what makes kernels slow without anyone 
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from math import log2
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import output_of
+from support.commands import needs_nvcc, output_of
 from support.paths import CSRC
 from support.tiles import Kernel
 
@@ -171,9 +170,6 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], st
         assert name, entry[:80]
         found[name[1], int(name[2])] = entry
     return found
-
-
-needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="there is no nvcc on PATH")
 
 
 @needs_nvcc

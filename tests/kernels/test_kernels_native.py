@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fusedrnn import _C
-from support.commands import compiler, output_of
+from support.commands import ARM64, compiler, output_of
 from support.native_build import ADDRESS, KERNELS, SHIPPED, compiled, kernels, shipped
 from support.paths import TESTS
 
@@ -28,7 +28,6 @@ BUILDS = {
 # Each n-th problem is run, for all that they slow down (3 and 20 times); threads order their work
 # alike in both precisions.
 RUN = {"optimized": ["1"], "address": ["3"], "thread": ["5", "by turns"]}
-ARM64 = ["aarch64-linux-gnu-g++", "qemu-aarch64"]
 
 
 @pytest.fixture(scope="module", params=BUILDS)

@@ -10,15 +10,11 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import functional
-from support.oracle import packed
+from support.oracle import close, packed
 
 
 def flat(module: nn.RNNBase) -> list[torch.Tensor]:
     return [w for group in module.all_weights for w in group]
-
-
-def close(ours: object, theirs: object) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 OPTIONS: dict[str, Any] = {"num_layers": 2, "bidirectional": True}

@@ -10,7 +10,7 @@ from torch import nn
 
 import fusedrnn
 from support.accuracy import assert_as_accurate_as
-from support.oracle import without_cudnn
+from support.oracle import close, without_cudnn
 from support.problems import CORE, MODES, Problem, check, covering, grid, run
 
 FLAGS = {
@@ -121,11 +121,7 @@ def test_expanded_and_transposed_hx_and_strided_weights_are_read_right(mode: str
         hx = (h, h) if mode == "LSTM" else h
         with without_cudnn():
             expected = theirs(x, hx)
-        assert_close_tree(ours(x, hx), expected)
-
-
-def assert_close_tree(ours: object, theirs: object) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        close(ours(x, hx), expected)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -199,7 +195,7 @@ def test_chunks_of_time_with_carried_state_equal_the_whole(mode: str) -> None:
     for chunk in x.split(4):
         part, state = module(chunk, state)
         parts.append(part)
-    assert_close_tree((torch.cat(parts), state), (whole, final))
+    close((torch.cat(parts), state), (whole, final))
 
 
 def test_covering_array_holds_every_pair() -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from support.paths import ROOT
 
+needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="there is no nvcc on PATH")
+ARM64 = ["aarch64-linux-gnu-g++", "qemu-aarch64"]
 SECONDS = 1800  # more than any takes
 
 

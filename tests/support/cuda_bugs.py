@@ -6,6 +6,7 @@ to, so that none can be under way when that block ends, and no order of executio
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -13,6 +14,18 @@ class Bug(NamedTuple):
     source: str  # the .cu to compile again
     what: str  # to run
     edits: tuple[tuple[str, str, str], ...]  # header or source, old text, new text
+
+
+def plant(bug: Bug, cuda: Path) -> None:
+    """Into a copy of csrc/cuda. ValueError where the source no longer has the bug's place: then the
+    bug has to follow the source, or to go with what it broke."""
+    for file, old, new in bug.edits:
+        text = (cuda / file).read_text()
+        if text.count(old) != 1:
+            raise ValueError(
+                f"{old!r} stands {text.count(old)} times in csrc/cuda/{file}, not once"
+            )
+        (cuda / file).write_text(text.replace(old, new))
 
 
 def bug(source: str, what: str, *edit: str) -> Bug:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -21,7 +21,13 @@ OWN = ("block", "cluster", "stepwise")
 NAMES = ("RNN", "LSTM", "GRU")
 OF_MODULE = {"RNN": "RNN_TANH", "LSTM": "LSTM", "GRU": "GRU"}
 
+NEEDS_GPU = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.usefixtures("on_gpu"),
+]
+
 Force = Callable[[str], None]
+Result = TypeVar("Result")
 
 
 def can_run(allowed: _C.Restriction, mode: str, H: int) -> bool:
@@ -53,3 +59,16 @@ def step(module: Any, x: Any, *, backward: bool = True) -> tuple[Tensor, ...]:
     leaves = [x.data if isinstance(x, PackedSequence) else x, *module.parameters()]
     slopes = [torch.ones_like(t) for t in outputs]
     return (*outputs, *torch.autograd.grad(outputs, leaves, slopes))
+
+
+def captured(call: Callable[[], Result], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Result]:
+    stream = torch.cuda.Stream()  # as torch asks for: nothing is to be made in the graph
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        results = call()
+    return graph, results
