@@ -187,7 +187,9 @@ def errors(command: Sequence[str], what: str) -> list[str]:
 
 def kernels(root: Path, standard: str) -> list[str]:
     """What of the C++ that sees no torch is not of this standard."""
-    found = [path for part in ("cpu", "cuda") for path in sorted(root.glob(f"csrc/{part}/**/*.cpp"))]
+    found = [
+        path for part in ("cpu", "cuda") for path in sorted(root.glob(f"csrc/{part}/**/*.cpp"))
+    ]
     command = [*os.environ.get("CXX", "c++").split(), f"-std={standard}", "-w", "-fopenmp"]
     command += [f"-I{root / 'csrc'}", "-fsyntax-only"]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -28,10 +28,6 @@ OF_CELLS = re.compile(r"csrc/(cells/.*|model/cell\.h)|fusedrnn/reference\.py")
 CELLS = {"LSTM", "GRU", "RNN", "RNN_TANH", "RNN_RELU", "MGU"}
 
 KNOWN = {
-    "benchmarks/bench_layers.py: named has more than 60 lines",
-    "benchmarks/chart.py: chart has more than 60 lines",
-    "benchmarks/report.py: more than 500 lines",
-    "csrc/cpu/backward.h: product_of_gates takes more than 8 parameters",
     "csrc/cpu/forward.h: multiply takes more than 8 parameters",
     "csrc/cpu/gemm.h: dot_product takes more than 8 parameters",
     "csrc/cpu/gemm.h: tile has more than 60 lines",
@@ -39,18 +35,8 @@ KNOWN = {
     "csrc/cuda/instances/forward_lstm.cu: tells cells apart: == Cell::kLstm",
     "csrc/cuda/persistent/forward.cuh: run has more than 60 lines",
     "csrc/ops/cuda/backward.cpp: stepwise has more than 60 lines",
-    "csrc/ops/python.cpp: explain has more than 60 lines",
     "csrc/ops/python.cpp: explain takes more than 8 parameters",
     "csrc/ops/python.cpp: problem_of takes more than 8 parameters",
-    "fusedrnn/cells.py: tells cells apart: mode == 'LSTM'",
-    "fusedrnn/functional.py: tells cells apart: mode == 'LSTM'",
-    "fusedrnn/onnx_export.py: tells cells apart: mode == 'LSTM'",
-    "fusedrnn/onnx_export.py: tells cells apart: node == 'GRU'",
-    "fusedrnn/onnx_export.py: tells cells apart: node == 'LSTM'",
-    "fusedrnn/onnx_export.py: tells cells apart: node == 'RNN'",
-    "fusedrnn/ops.py: tells cells apart: mode == 'LSTM'",
-    "fusedrnn/reference.py: layer_backward has more than 60 lines",
-    "fusedrnn/transforms.py: _ has more than 60 lines",
     "fusedrnn/tuning.py: tells cells apart: plan.mode == 'RNN_RELU'",
 }
 
