@@ -119,13 +119,6 @@ bool pairs_directions(const Problem& problem);
 int threads_of_direction(const Problem& problem, int directions, int threads,
                          Reasons* reasons = nullptr);
 
-inline void forward(const ForwardParams& params, const Plan& plan, const Team& team) {
-  plan.forward(params, plan, team);
-}
-inline void backward(const BackwardParams& params, const Plan& plan, const Team& team) {
-  plan.backward(params, plan, team);
-}
-
 // Names of the instruction set variants this machine can run, ending with null, slowest first.
 const char* const* isa_names();
 // The variant in use: the fastest, or FUSEDRNN_CPU_ISA. Throws std::runtime_error on a bad name.

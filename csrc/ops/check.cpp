@@ -149,7 +149,7 @@ void fit_batch_sizes(const Operands& o, bool read_sizes, Call* call) {
 
 }  // namespace
 
-Call fit(const Operands& o, bool read_sizes, Stored stored) {
+Call fit(const Operands& o, bool read_sizes) {
   Call call{};
   call.D = o.weights.directions();
   call.has_biases = o.weights.has_biases;
@@ -157,7 +157,7 @@ Call fit(const Operands& o, bool read_sizes, Stored stored) {
   if (o.packed()) fit_batch_sizes(o, read_sizes, &call);
   const Problem& p = call.problem;
   TORCH_CHECK(p.T > 0, "Expected sequence length to be larger than 0 in RNN");
-  const Tensor& like = stored == Stored::kAsInput ? o.input : *o.weights.of(0).w_ih;
+  const Tensor& like = o.stored == Stored::kAsInput ? o.input : *o.weights.of(0).w_ih;
   for (int64_t d = 0; d < call.D; ++d) {
     each_weight(p, o.weights.of(d),
                 [&](const char* name, const Tensor& weight, at::IntArrayRef shape,
@@ -171,11 +171,11 @@ Call fit(const Operands& o, bool read_sizes, Stored stored) {
   return call;
 }
 
-Call check(const Operands& o, Stored stored) {
-  Call call = fit(o, /*read_sizes=*/true, stored);
-  const bool low = stored == Stored::kBFloat16 && o.input.scalar_type() == at::kBFloat16;
+Call check(const Operands& o) {
+  Call call = fit(o);
+  const bool low = o.stored == Stored::kBFloat16 && o.input.scalar_type() == at::kBFloat16;
   call.problem.dtypes = all_of(low ? DType::kFloat32 : dtype_of(o.input.scalar_type()));
-  if (stored == Stored::kBFloat16) call.problem.dtypes.stored = DType::kBFloat16;
+  if (o.stored == Stored::kBFloat16) call.problem.dtypes.stored = DType::kBFloat16;
   call.weights.reserve(o.weights.all.size());
   for (const Tensor& weight : o.weights.all) call.weights.push_back(in_memory(weight));
   if (o.hx) call.hx = in_memory(*o.hx);

@@ -40,9 +40,6 @@ struct BackwardCall : Call {
   std::vector<Tensor> results() const;
 };
 
-// What a layer's weights are stored as.
-enum class Stored { kAsInput, kBFloat16 };
-
 // No tracer, transform or mode is watching, and the tensor is the memory that it seems to be.
 bool is_plain(const Tensor& tensor);
 
@@ -53,10 +50,10 @@ void check_devices(const Operands& o);
 // What holds of any tensors, complex or fake ones too: they fit together in shape, dtype and
 // device. The result has no tensors and no dtype yet. With packed rows, B is read from batch_sizes;
 // without `read_sizes`, because they hold no data, it is taken from the states.
-Call fit(const Operands& o, bool read_sizes = true, Stored stored = Stored::kAsInput);
+Call fit(const Operands& o, bool read_sizes = true);
 void fit_backward(const Call& call, const Operands& o, const Cotangents& c);
 
-Call check(const Operands& o, Stored stored = Stored::kAsInput);
+Call check(const Operands& o);
 BackwardCall check_backward(const Operands& o, const Cotangents& c,
                             int64_t (*reserve_width)(const Problem& problem));
 

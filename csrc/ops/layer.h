@@ -41,10 +41,10 @@ using SecondBackward = std::function<std::vector<Tensor>(
     const std::vector<bool>& needs, const std::vector<bool>& wanted)>;
 SecondBackward& second_backward();
 
-// A layer on a CPU whose weights are bfloat16. The kernels read them as they are, which is half of
-// the bytes, and compute in float32. Input and states are float32 or bfloat16, and the results are
-// what input is. Only for tensors that keeps_bfloat16 accepts: plain ones without gradients.
-LayerResult layer_of_bfloat16(const Operands& o);
+// A layer on a CPU. Weights may be stored in bfloat16, for plain tensors without gradients, which
+// keeps_bfloat16 tells: the kernels read them as they are, which is half of the bytes, and compute
+// in float32. Input and states are then float32 or bfloat16, and the results are what input is.
+LayerResult layer_cpu(const Operands& o);
 bool keeps_bfloat16(const Operands& o);
 
 // A cell on a CPU, without a layer's views and results: LSTM B1 H128 takes 11.7 us so and 13.8 us

@@ -50,6 +50,9 @@ WeightList weights_of_layer(Cell cell, bool has_biases, at::TensorList all);
 // The weights of L layers of D directions; throws likewise.
 WeightList weights_of_stack(Cell cell, bool has_biases, at::TensorList all, int64_t L, int64_t D);
 
+// What a layer's weights are stored as.
+enum class Stored { kAsInput, kBFloat16 };
+
 // A layer's operands. It owns nothing: whoever makes it keeps the tensors.
 struct Operands {
   const Tensor& input;  // [T, B, I]; packed [N, I]
@@ -57,6 +60,7 @@ struct Operands {
   WeightList weights;
   Cell cell;
   bool train;
+  Stored stored = Stored::kAsInput;
 
   bool packed() const { return batch_sizes.has_value(); }
 

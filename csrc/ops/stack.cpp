@@ -108,8 +108,9 @@ StackResult run_layers(const Stack& s, const Types& types) {
                      c,
                      all.weights.part(l * s.D, s.D),
                      s.cell,
-                     /*train=*/false};
-    auto [y, h_l, c_l, reserve] = keeps ? layer_of_bfloat16(o) : layer(o);
+                     /*train=*/false,
+                     keeps ? Stored::kBFloat16 : Stored::kAsInput};
+    auto [y, h_l, c_l, reserve] = keeps ? layer_cpu(o) : layer(o);
     x = s.dropout != 0 && s.train && l + 1 < s.L ? at::dropout(y, s.dropout, true) : y;
     h_n.push_back(h_l);
     c_n.push_back(c_l);

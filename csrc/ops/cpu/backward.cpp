@@ -52,7 +52,8 @@ std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
     a.dw_hr = mutable_address(dw.w_hr);
     a.workspace = mutable_address(workspace, work.begin(d));
   }
-  work.run([&](const cpu::Team& some, int64_t d) { cpu::backward(params[d], work.plan, some); });
+  work.run(
+      [&](const cpu::Team& some, int64_t d) { work.plan.backward(params[d], work.plan, some); });
   if (apart) call.dx.add_(dx_of_reverse);
   return call.results();
 }

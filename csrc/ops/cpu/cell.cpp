@@ -69,7 +69,7 @@ std::optional<StepResult> step_on_cpu(const Step& s) {
   a.h_n = mutable_address(h);
   a.c_n = has_c ? mutable_address(c) : nullptr;
   a.workspace = mutable_address(workspace);
-  cpu::forward(a, plan, workers);
+  plan.forward(a, plan, workers);
   if (low) return std::tuple(narrowed(h), narrowed(c));
   return std::tuple(h, c);
 }

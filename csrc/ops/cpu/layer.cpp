@@ -9,9 +9,13 @@
 #include "ops/schema.h"
 
 namespace fusedrnn::ops {
-namespace {
 
-LayerResult run_forward(const Call& call) {
+LayerResult layer_cpu(const Operands& o) {
+  Call call = check(o);
+  const bool low = o.stored == Stored::kBFloat16;
+  if (low) {
+    for (Tensor* tensor : {&call.input, &call.hx, &call.cx}) *tensor = widened(*tensor);
+  }
   const Problem& shape = call.problem;
   const bool train = shape.training, has_c = spec(shape.cell).has_c;
   const auto options = call.input.options();
@@ -23,7 +27,11 @@ LayerResult run_forward(const Call& call) {
   Tensor c_n = has_c ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(call.direction(0));
   Tensor reserve = train ? reused_empty({D, rows, width}, options) : at::empty({0}, options);
-  if (B == 0) return {output, h_n, c_n, reserve};
+  const auto results = [&]() -> LayerResult {
+    if (!low || o.input.scalar_type() == at::kFloat) return {output, h_n, c_n, reserve};
+    return {narrowed(output), narrowed(h_n), narrowed(c_n), reserve};
+  };
+  if (B == 0) return results();
 
   const cpu::Team workers = team();
   const cpu::Directions work(call.direction(0), int(D), workers, cpu::plan_forward);
@@ -47,13 +55,10 @@ LayerResult run_forward(const Call& call) {
     a.reserve = train ? mutable_address(reserve, d * rows * width) : nullptr;
     a.workspace = mutable_address(workspace, work.begin(d));
   }
-  work.run([&](const cpu::Team& some, int64_t d) { cpu::forward(params[d], work.plan, some); });
-  return {output, h_n, c_n, reserve};
+  work.run(
+      [&](const cpu::Team& some, int64_t d) { work.plan.forward(params[d], work.plan, some); });
+  return results();
 }
-
-LayerResult layer_cpu(const Operands& o) { return run_forward(check(o)); }
-
-}  // namespace
 
 bool keeps_bfloat16(const Operands& o) {
   const auto fits = [](const Tensor& tensor) {
@@ -64,15 +69,6 @@ bool keeps_bfloat16(const Operands& o) {
     if (weight.scalar_type() != at::kBFloat16 || !fits(weight)) return false;
   }
   return fits(o.input) && (!o.hx || fits(*o.hx)) && (!o.cx || fits(*o.cx));
-}
-
-LayerResult layer_of_bfloat16(const Operands& o) {
-  Call call = check(o, Stored::kBFloat16);
-  for (Tensor* tensor : {&call.input, &call.hx, &call.cx}) *tensor = widened(*tensor);
-  const LayerResult wide = run_forward(call);
-  if (o.input.scalar_type() == at::kFloat) return wide;
-  const auto& [output, h_n, c_n, reserve] = wide;
-  return {narrowed(output), narrowed(h_n), narrowed(c_n), reserve};
 }
 
 TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) { m.impl("layer", layer_op<layer_cpu>); }

@@ -38,9 +38,7 @@ std::optional<StepResult> step_on_cpu(const Step&) { return std::nullopt; }
 
 // So are weights in bfloat16.
 bool keeps_bfloat16(const Operands&) { return false; }
-LayerResult layer_of_bfloat16(const Operands&) {
-  TORCH_CHECK(false, "only the CPU kernels read bfloat16");
-}
+LayerResult layer_cpu(const Operands&) { TORCH_CHECK(false, "only the CPU kernels read bfloat16"); }
 
 namespace {
 

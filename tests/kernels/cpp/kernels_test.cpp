@@ -97,7 +97,7 @@ std::string run(const Case& c, const cpu::Team& team, bool training, Tensors<T>&
     const cpu::Plan plan = cpu::plan_forward(p, team.threads);
     const Workspace workspace(plan.workspace_bytes);
     reserve.assign(plan.reserve_size, std::numeric_limits<T>::quiet_NaN());
-    cpu::forward({.problem = p,
+    plan.forward({.problem = p,
                   .x = at(kX),
                   .h0 = at(kH0),
                   .c0 = at(kC0),
@@ -117,7 +117,7 @@ std::string run(const Case& c, const cpu::Team& team, bool training, Tensors<T>&
   const cpu::Plan plan = cpu::plan_backward(p, team.threads);
   if (training) {
     const Workspace workspace(plan.workspace_bytes);
-    cpu::backward({.problem = p,
+    plan.backward({.problem = p,
                    .x = at(kX),
                    .h0 = at(kH0),
                    .c0 = at(kC0),
