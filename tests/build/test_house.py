@@ -35,9 +35,6 @@ KNOWN = {
     "csrc/cuda/instances/forward_lstm.cu: tells cells apart: == Cell::kLstm",
     "csrc/cuda/persistent/forward.cuh: run has more than 60 lines",
     "csrc/ops/cuda/backward.cpp: stepwise has more than 60 lines",
-    "csrc/ops/python.cpp: explain takes more than 8 parameters",
-    "csrc/ops/python.cpp: problem_of takes more than 8 parameters",
-    "fusedrnn/tuning.py: tells cells apart: plan.mode == 'RNN_RELU'",
 }
 
 
