@@ -151,7 +151,8 @@ std::vector<Tensor> layer_backward_autograd(const Operands& o, const Cotangents&
   }
   if (at::GradMode::is_enabled() && (o.any(wants_gradient) || c.any(wants_gradient))) {
     std::vector<Tensor> given = LayerBackwardFunction::differentiable(o, c);
-    std::erase_if(given, [](const Tensor& tensor) { return !tensor.defined(); });
+    const auto absent = [](const Tensor& tensor) { return !tensor.defined(); };
+    given.erase(std::remove_if(given.begin(), given.end(), absent), given.end());
     const Admission admission;
     return LayerBackwardFunction::apply(at::TensorList(given), &o, &c);
   }
