@@ -24,7 +24,10 @@ version = release = installed(project)
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["build"]
 nitpicky = True
-nitpick_ignore = [("py:class", "fusedrnn.convert.Model")]  # a type variable: the model given
+nitpick_ignore = [  # type variables: the model, the sequences given
+    ("py:class", "fusedrnn.convert.Model"),
+    ("py:class", "fusedrnn._ops.stack.Sequences"),
+]
 show_warning_types = True
 
 myst_heading_anchors = 3
