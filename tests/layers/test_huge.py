@@ -33,7 +33,7 @@ def gradient(of: Tensor) -> Tensor:
 
 
 # A sum of two int64 kept in an int shows here without a run; all variants share the code.
-@pytest.mark.parametrize("source", ["dispatch", "kernels_baseline", "kernels_avx2"])
+@pytest.mark.parametrize("source", ["plan", "isa/kernels_baseline", "isa/kernels_avx2"])
 def test_no_index_is_narrowed_silently(source: str) -> None:
     path = CSRC / "cpu" / f"{source}.cpp"
     command = [*compiler(), "-std=c++20", "-fsyntax-only", "-O0", f"-I{CSRC}"]

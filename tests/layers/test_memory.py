@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from statistics import median
 
 import pytest
+
+from support.paths import TESTS
 
 SHARED = """
 import torch
@@ -34,11 +35,11 @@ def reset():
 
 
 def run(code: str) -> str:
-    """What ``code`` prints in a fresh process, which finds this folder and the package under test:
-    from the root it would find the checkout's, which may have no compiled half."""
+    """What ``code`` prints in a fresh process, which finds the tests' folder and the package under
+    test: from the root it would find the checkout's, which may have no compiled half."""
     done = subprocess.run(
         [sys.executable, "-c", SHARED + code],
-        cwd=Path(__file__).parent,
+        cwd=TESTS,
         capture_output=True,
         text=True,
         timeout=300,
