@@ -163,7 +163,15 @@ class Forward {
         T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
         const T* bias = buf_.bias + panel * kRow;
         const T* x = static_cast<const T*>(a_.x) + (p_.rows().offset(t) + rows.begin) * p_.I;
-        multiply(Side::kInput, panel, x, p_.I, bias, 0, out, n, panel + 1, panel == panels.begin);
+        multiply(Side::kInput, {.panel = panel,
+                                .next = panel + 1,
+                                .a = x,
+                                .a_row = p_.I,
+                                .init = bias,
+                                .init_row = 0,
+                                .c = out,
+                                .rows = n,
+                                .far = panel == panels.begin});
         if constexpr (kRecurrent > 0) {
           for (int64_t r = 0; r < n; ++r) {
             std::copy(bias + kDepth, bias + kRow, out + r * kRow + kDepth);
@@ -173,50 +181,65 @@ class Forward {
     }
   }
 
-  // out[rows][vectors of a panel] = init + a . w', where a is the inputs (`far`: nobody has read
-  // them yet, so they are beyond L2) or h of the step before. `next` is the panel that comes after
-  // this one.
-  void multiply(Side side, int64_t panel, const T* a, int64_t a_row, const T* init,
-                int64_t init_row, T* out, int64_t rows, int64_t next, bool far = false) {
+  // c[rows][vectors of a panel] = init + a . w', where a is the inputs or h of the step before.
+  struct PanelProduct {
+    int64_t panel, next;  // `next` comes after this one
+    const T* a;
+    int64_t a_row;
+    const T* init;
+    int64_t init_row;
+    T* c;
+    int64_t rows;
+    bool far = false;  // nobody has read a yet, so it is beyond L2
+  };
+  void multiply(Side side, const PanelProduct& p) {
     const bool input = side == Side::kInput;
     const int64_t depth = input ? p_.I : p_.P;
     if constexpr (kBFloat16) {
       if (!input && in_pairs()) {
         constexpr int64_t kPairs = paired(kVectors) * W;
-        return product<T, kVectors, BFloat16Pair>({.a = a,
-                                                   .a_row = a_row,
+        return product<T, kVectors, BFloat16Pair>({.a = p.a,
+                                                   .a_row = p.a_row,
                                                    .depth = depth,
-                                                   .w = pairs() + panel * depth * kPairs,
+                                                   .w = pairs() + p.panel * depth * kPairs,
                                                    .w_k = kPairs,
-                                                   .init = init,
-                                                   .init_row = init_row,
-                                                   .c = out,
+                                                   .init = p.init,
+                                                   .init_row = p.init_row,
+                                                   .c = p.c,
                                                    .c_row = kRow,
-                                                   .rows = rows});
+                                                   .rows = p.rows});
       }
     }
     if (!in_place()) {
       const T* w = input ? buf_.w_ih : buf_.w_hh;
       const int64_t size = depth * kDepth;
       const bool beyond_l2 = g_.panels * size * int64_t(sizeof(T)) > kL2Bytes;
-      return product<T, kVectors>({.a = a,
-                                   .a_row = a_row,
+      return product<T, kVectors>({.a = p.a,
+                                   .a_row = p.a_row,
                                    .depth = depth,
-                                   .w = w + panel * size,
+                                   .w = w + p.panel * size,
                                    .w_k = kDepth,
-                                   .init = init,
-                                   .init_row = init_row,
-                                   .c = out,
+                                   .init = p.init,
+                                   .init_row = p.init_row,
+                                   .c = p.c,
                                    .c_row = kRow,
-                                   .rows = rows,
-                                   .far = far,
-                                   .next = beyond_l2 ? w + next * size : nullptr});
+                                   .rows = p.rows,
+                                   .far = p.far,
+                                   .next = beyond_l2 ? w + p.next * size : nullptr});
     }
     const S* w = stored(input ? a_.w_ih : a_.w_hh);
     for (int v = 0; v < kVectors; ++v) {
-      const GateRows gate = gate_rows(p_, g_, side, panel, v);
-      dot_product(a, a_row, w + gate.row * depth, depth, gate.lanes, init + v * W, init_row,
-                  out + v * W, kRow, rows);
+      const GateRows gate = gate_rows(p_, g_, side, p.panel, v);
+      dot_product<T, S>({.a = p.a,
+                         .a_row = p.a_row,
+                         .w = w + gate.row * depth,
+                         .depth = depth,
+                         .units = gate.lanes,
+                         .init = p.init + v * W,
+                         .init_row = p.init_row,
+                         .c = p.c + v * W,
+                         .c_row = kRow,
+                         .rows = p.rows});
     }
   }
 
@@ -241,8 +264,14 @@ class Forward {
       each(some, [&](int64_t panel, const Segment<T>& s, T* out) {
         if (!s.h_prev) return;
         T* recurrent = out + kRecurrent;
-        multiply(Side::kRecurrent, panel, s.h_prev, s.stride, recurrent, kRow, recurrent,
-                 s.rows.size(), t % 2 ? panel - 1 : panel + 1);
+        multiply(Side::kRecurrent, {.panel = panel,
+                                    .next = t % 2 ? panel - 1 : panel + 1,
+                                    .a = s.h_prev,
+                                    .a_row = s.stride,
+                                    .init = recurrent,
+                                    .init_row = kRow,
+                                    .c = recurrent,
+                                    .rows = s.rows.size()});
       });
       each(some, [&](int64_t panel, const Segment<T>& s, T* out) { cells(t, panel, s, out); });
     }

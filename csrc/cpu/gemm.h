@@ -123,8 +123,36 @@ FUSEDRNN_INLINE void add_blocks(typename Vec<T>::Type (&acc)[R][NV], const Produ
   }
 }
 
-// One register tile. In one function although it is long: the sums stay in registers from the first
-// line to the last, and a call between would put them in memory.
+// The same by the strides that A and W mostly have, as constants to the compiler.
+template <int kLines, class T, class S, int NV, int R>
+FUSEDRNN_INLINE void add_all(typename Vec<T>::Type (&acc)[R][NV], const Product<T, S>& p,
+                             int64_t row) {
+  constexpr std::integral_constant<int64_t, 1> kAlong;
+  constexpr std::integral_constant<int64_t, kPackedRow<T, S, NV>> kPacked;
+  if constexpr (kUnroll<T> == 1) {
+    add_blocks<0>(acc, p, row, p.a_k, p.w_k);
+  } else if (kLines > 0 || p.w_k == kPacked) {
+    if (p.a_k == kAlong) {
+      add_blocks<kLines>(acc, p, row, kAlong, kPacked);
+    } else {
+      add_blocks<kLines>(acc, p, row, p.a_k, kPacked);
+    }
+  } else {
+    add_blocks<0>(acc, p, row, p.a_k, p.w_k);
+  }
+}
+
+// Fetches rows of A, which has one block.
+template <class T, class S>
+FUSEDRNN_INLINE void fetch_rows(const Product<T, S>& p, int64_t first, int rows) {
+  const T* next = p.a + first * p.a_row;
+  for (int r = 0; r < rows; ++r, next += p.a_row) {
+    for (int64_t k = 0; k < p.depth; k += 64 / sizeof(T)) __builtin_prefetch(next + k);
+  }
+}
+
+// One register tile. The sums stay in registers from the first line to the last: all that is called
+// here is inlined, because a call would put them in memory.
 template <int kLines, class T, class S, int NV, int R>
 __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
   using V = Vec<T>;
@@ -151,27 +179,8 @@ __attribute__((noinline)) void tile(const Product<T, S>& p, int64_t row) {
     for (int v = 0; v < NV; ++v) __builtin_prefetch(fetched + at[v], 1);
   }
 
-  if (p.far) {
-    const T* next = p.a + (row + R) * p.a_row;
-    for (int r = 0; r < R; ++r, next += p.a_row) {
-      for (int64_t k = 0; k < p.depth; k += 64 / sizeof(T)) __builtin_prefetch(next + k);
-    }
-  }
-
-  // The strides that A and W mostly have are constants to the compiler.
-  constexpr std::integral_constant<int64_t, 1> kAlong;
-  constexpr std::integral_constant<int64_t, kPackedRow<T, S, NV>> kPacked;
-  if constexpr (kUnroll<T> == 1) {
-    add_blocks<0>(acc, p, row, p.a_k, p.w_k);
-  } else if (kLines > 0 || p.w_k == kPacked) {
-    if (p.a_k == kAlong) {
-      add_blocks<kLines>(acc, p, row, kAlong, kPacked);
-    } else {
-      add_blocks<kLines>(acc, p, row, p.a_k, kPacked);
-    }
-  } else {
-    add_blocks<0>(acc, p, row, p.a_k, p.w_k);
-  }
+  if (p.far) fetch_rows(p, row + R, R);
+  add_all<kLines>(acc, p, row);
 
   const int tail = p.tail;
   const auto lanes = [&](int v) { return v == NV - 1 ? tail : kLanes<T>; };
@@ -383,7 +392,7 @@ __attribute__((noinline)) void dot_row(const T* a, const S* w, int64_t depth, co
 }
 
 template <class T, class S>
-T dot(const T* a, const S* w, int64_t depth) {
+FUSEDRNN_INLINE T dot(const T* a, const S* w, int64_t depth) {
   using V = Vec<T>;
   constexpr int W = kLanes<T>;
   V acc(T(0));
@@ -399,14 +408,28 @@ T dot(const T* a, const S* w, int64_t depth) {
   return lanes[0];
 }
 
-// c[row][0..units) = init + a[row] . w[unit] for units <= lanes, and init or zeros in the rest of
-// the vector: one vector of a panel, from weights where torch keeps them. It serves rows so few
-// that packing would cost more than the product. With long k it is as fast as packed weights, in
-// tiles of 3 rows x lanes/2 units.
+// As Product, but W lies where torch keeps it: `units` rows of `depth` elements, units <= lanes.
 template <class T, class S>
-void dot_product(const T* a, int64_t a_row, const S* w, int64_t depth, int units, const T* init,
-                 int64_t init_row, T* c, int64_t c_row, int64_t rows) {
+struct DotProduct {
+  const T* a;
+  int64_t a_row;
+  const S* w;
+  int64_t depth;
+  int units;
+  const T* init;  // null: zeros
+  int64_t init_row;
+  T* c;
+  int64_t c_row;
+  int64_t rows;
+};
+
+// One vector of a panel: c[row][0..units) = init + a[row] . w[unit], and init or zeros in the rest
+// of the vector. It serves rows so few that packing would cost more than the product. With long k
+// it is as fast as packed weights, in tiles of 3 rows x lanes/2 units.
+template <class T, class S>
+void dot_product(const DotProduct<T, S>& p) {
   constexpr int W = kLanes<T>, U = W / 2;
+  const auto [a, a_row, w, depth, units, init, init_row, c, c_row, rows] = p;
   for (int from = 0; from < W; from += U) {
     const S* w_from = w + from * depth;
     const T* init_from = init ? init + from : nullptr;

@@ -36,11 +36,10 @@ class WeightGradients {
     const Chunk chunk{grads, size * kRow, i == 0};
     if (a_.dw_ih) {
       const Run x{static_cast<const T*>(a_.x) + first * p_.I, p_.I, 0, size};
-      matrix(chunk, Side::kInput, p_.I, buf_.dw_ih, static_cast<T*>(a_.dw_ih), part, id,
-             [&](auto&& add) { add(x); });
+      matrix(chunk, result_of(Side::kInput), part, id, [&](auto&& add) { add(x); });
     }
     if (a_.dw_hh) {
-      matrix(chunk, Side::kRecurrent, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh), part, id,
+      matrix(chunk, result_of(Side::kRecurrent), part, id,
              [&](auto&& add) { previous_states(steps, first, add); });
     }
     if (a_.db_ih || a_.db_hh) biases(chunk, part.of(g_.panels));
@@ -51,12 +50,8 @@ class WeightGradients {
     const Range panels = share(g_.panels, id, n);
     T* scratch = buf_.scratch + id * buf_.scratch_size;
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-      if (a_.dw_ih) {
-        turn_over(Side::kInput, p_.I, buf_.dw_ih, static_cast<T*>(a_.dw_ih), panel, scratch);
-      }
-      if (a_.dw_hh && has_previous_states()) {
-        turn_over(Side::kRecurrent, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh), panel, scratch);
-      }
+      if (a_.dw_ih) turn_over(result_of(Side::kInput), panel, scratch);
+      if (a_.dw_hh && has_previous_states()) turn_over(result_of(Side::kRecurrent), panel, scratch);
       if (a_.db_ih || a_.db_hh) {
         unpack_bias(p_, g_, buf_.dbias, static_cast<T*>(a_.db_ih), static_cast<T*>(a_.db_hh),
                     panel);
@@ -92,6 +87,18 @@ class WeightGradients {
     int64_t ld, row, count;
   };
 
+  // dW_ih or dW_hh.
+  struct Result {
+    Side side;
+    int64_t K;  // columns
+    T* panels;  // the workspace of its sums
+    T* dw;      // [G*H, K]
+  };
+  Result result_of(Side side) const {
+    if (side == Side::kInput) return {side, p_.I, buf_.dw_ih, static_cast<T*>(a_.dw_ih)};
+    return {side, p_.P, buf_.dw_hh, static_cast<T*>(a_.dw_hh)};
+  }
+
   // Where a panel's sums lie until they are turned over, of columns that are not summed in place. A
   // whole vector of units lies in its own rows of dw, as [K][lanes]. Panels that H does not fill,
   // and the columns that come after those in place, lie in the workspace, in `panels`.
@@ -100,23 +107,25 @@ class WeightGradients {
     int64_t row;
     int64_t at[4];  // of each vector
   };
-  Sums sums_of(Side side, int64_t K, T* panels, T* dw, int64_t panel) const {
-    const int64_t in_place = columns_in_place(side), whole = g_.whole_panels(p_.H);
+  Sums sums_of(const Result& to, int64_t panel) const {
+    const int64_t in_place = columns_in_place(to.side), whole = g_.whole_panels(p_.H);
     if (in_place == 0 && panel < whole) {
-      Sums sums{dw, W, {}};
-      for (int v = 0; v < kVectors; ++v) sums.at[v] = gate_rows(p_, g_, side, panel, v).row * K;
+      Sums sums{to.dw, W, {}};
+      for (int v = 0; v < kVectors; ++v) {
+        sums.at[v] = gate_rows(p_, g_, to.side, panel, v).row * to.K;
+      }
       return sums;
     }
     const int64_t before = in_place ? panel : panel - whole;
-    return {panels + before * (K - in_place) * kDepth, kDepth, {0, W, 2 * W, 3 * W}};
+    return {to.panels + before * (to.K - in_place) * kDepth, kDepth, {0, W, 2 * W, 3 * W}};
   }
 
-  void turn_over(Side side, int64_t K, T* panels, T* dw, int64_t panel, T* scratch) {
-    const Sums sums = sums_of(side, K, panels, dw, panel);
-    const int64_t in_place = columns_in_place(side);
+  void turn_over(const Result& result, int64_t panel, T* scratch) {
+    const Sums sums = sums_of(result, panel);
+    const int64_t K = result.K, in_place = columns_in_place(result.side);
     for (int v = 0; v < kVectors; ++v) {
-      const GateRows rows = gate_rows(p_, g_, side, panel, v);
-      T *from = sums.base + sums.at[v], *to = dw + rows.row * K + in_place;
+      const GateRows rows = gate_rows(p_, g_, result.side, panel, v);
+      T *from = sums.base + sums.at[v], *to = result.dw + rows.row * K + in_place;
       if (from != to) {
         unpack_vector(from, sums.row, K - in_place, rows.lanes, to, K);
       } else {
@@ -129,19 +138,16 @@ class WeightGradients {
   // dw[G*H, K] (+)= dgates' . rows, over the runs that `each_run` hands to what it is given: all of
   // them for one part of the sums, which so stays in cache, then for the next part.
   template <class EachRun>
-  void matrix(const Chunk& chunk, Side side, int64_t K, T* panels, T* dw, Part part, int id,
-              const EachRun& each_run) {
-    const T* dgates = chunk.grads + (side == Side::kInput ? 0 : kRecurrent);
-    summed_in_place(chunk, dgates, side, K, dw, part, each_run);
-    if (gathers(side)) {
-      return gathered(chunk, dgates, side, K, panels, dw, part, id, each_run);
-    }
-    const int64_t in_place = columns_in_place(side), rest = K - in_place;
+  void matrix(const Chunk& chunk, const Result& to, Part part, int id, const EachRun& each_run) {
+    const T* dgates = chunk.grads + (to.side == Side::kInput ? 0 : kRecurrent);
+    summed_in_place(chunk, dgates, to, part, each_run);
+    if (gathers(to.side)) return gathered(chunk, dgates, to, part, id, each_run);
+    const int64_t in_place = columns_in_place(to.side), rest = to.K - in_place;
     const Range columns = part.of(rest * g_.panels);
     for (int64_t at = columns.begin, next; at < columns.end; at = next) {
       const int64_t panel = at / rest, column = in_place + at % rest;
       next = std::min(columns.end, (panel + 1) * rest);
-      const Sums sums = sums_of(side, K, panels, dw, panel);
+      const Sums sums = sums_of(to, panel);
       bool fresh = chunk.fresh;
       each_run([&](const Run& run) {
         columns_of_panel(chunk, dgates + panel * chunk.stride, sums, column - in_place, next - at,
@@ -154,17 +160,18 @@ class WeightGradients {
   // With few rows, whole vectors of columns go where torch wants them at once, along the rows of
   // dw: down its columns every store would be in another page.
   template <class EachRun>
-  void summed_in_place(const Chunk& chunk, const T* dgates, Side side, int64_t K, T* dw, Part part,
+  void summed_in_place(const Chunk& chunk, const T* dgates, const Result& result, Part part,
                        const EachRun& each_run) {
-    const int64_t in_place = columns_in_place(side), groups = groups_of(in_place, W);
+    const int64_t K = result.K, in_place = columns_in_place(result.side);
+    const int64_t groups = groups_of(in_place, W);
     const int64_t G = gates_of(p_.cell), gates = g_.panels * G;
     const Range tiles = part.of(groups * gates);
     for (int64_t at = tiles.begin; at < tiles.end; ++at) {
       const Group group = group_of(in_place, W, at % groups);
       const int64_t gate = at / groups, panel = gate / G;
-      const GateRows rows = gate_of_panel(p_, g_, side, panel, int(gate % G));
+      const GateRows rows = gate_of_panel(p_, g_, result.side, panel, int(gate % G));
       const T* a = dgates + panel * chunk.stride + gate % G * W;
-      T* to = dw + rows.row * K + group.column;
+      T* to = result.dw + rows.row * K + group.column;
       const T* sum = nullptr;
       each_run([&](const Run& run) {
         product<T>(group.vectors, {.a = a + run.row * kRow,
@@ -186,20 +193,20 @@ class WeightGradients {
   // The same of rows that lie far apart: some columns at a time are gathered, and all panels pass
   // them. The short runs of packed sequences become long ones so.
   template <class EachRun>
-  void gathered(const Chunk& chunk, const T* dgates, Side side, int64_t K, T* panels, T* dw,
-                Part part, int id, const EachRun& each_run) {
+  void gathered(const Chunk& chunk, const T* dgates, const Result& to, Part part, int id,
+                const EachRun& each_run) {
     T* scratch = buf_.scratch + id * buf_.scratch_size;
-    const int64_t parts = (K + kGatheredColumns - 1) / kGatheredColumns;
+    const int64_t parts = (to.K + kGatheredColumns - 1) / kGatheredColumns;
     const Range mine = part.of(parts * g_.panels);
     for (int64_t at = mine.begin, next; at < mine.end; at = next) {
-      const Range columns = share(K, int(at / g_.panels), int(parts));
+      const Range columns = share(to.K, int(at / g_.panels), int(parts));
       const int64_t first = at % g_.panels;
       next = std::min(mine.end, at - first + g_.panels);
       bool fresh = chunk.fresh;
       Run some{scratch, kGatheredColumns, 0, 0};
       const auto add = [&] {
         for (int64_t panel = first; some.count > 0 && panel < first + next - at; ++panel) {
-          const Sums sums = sums_of(side, K, panels, dw, panel);
+          const Sums sums = sums_of(to, panel);
           columns_of_panel(chunk, dgates + panel * chunk.stride, sums, columns.begin,
                            columns.size(), some, fresh);
         }
