@@ -82,11 +82,68 @@ Tensor start_gradient(const Tensor& result, const Tensor& given, int64_t d, int6
   return given.defined() ? state.copy_(given.select(0, d)) : state.zero_();
 }
 
+// A projected layer's way back through W_hr.
+class Projection {
+ public:
+  // `dstate` is the gradient of h [B, P] as it goes back in time.
+  Projection(const BackwardCall& call, int64_t d, const Inner& inner, const Tensor& dstate)
+      : w_hr_(operand(*call.weights_of(d).w_hr)),
+        dhidden_(at::empty({call.problem.B, call.problem.H}, call.input.options())),
+        state_(dstate),
+        sums_(inner.projected.select(0, d)) {
+    const int64_t P = call.problem.P;
+    if (call.dy.defined()) dy_.emplace(view(call.dy, d * P, call.rows(), P, call.D * P));
+  }
+
+  // The gradient of a step's h before the projection, row r for batch row r.
+  const Tensor& dhidden() const { return dhidden_; }
+  // Fills it. The step's rows begin at row `first` of all steps'.
+  void step(int64_t first, int64_t rows, const Products& product) {
+    Tensor& sum = sums_.rows(first, rows);
+    if (dy_) {
+      at::add_out(sum, dy_->rows(first, rows), state_.rows(0, rows));
+    } else {
+      sum.copy_(state_.rows(0, rows));
+    }
+    product.set(target(dhidden_).rows_at(0, rows), operand(sum), w_hr_);
+  }
+
+ private:
+  Matrix w_hr_;
+  Tensor dhidden_;
+  Window state_, sums_;
+  std::optional<Window> dy_;
+};
+
+// What step t reads: its rows and where their parts lie.
+void read_step(const BackwardCall& call, int64_t d, const Kept& kept, int64_t t,
+               cuda::StepBackward& a) {
+  const Problem& p = a.problem;
+  const CellSpec& cell = spec(p.cell);
+  const Rows rows = p.rows();
+  const bool carries = !rows.is_first(t);
+  const int64_t first = rows.offset(t), previous = carries ? rows.offset(rows.before(t)) : 0;
+  const auto y = [&](int64_t row) { return address(call.y, row * a.ldh + d * p.P); };
+  const auto c = [&](int64_t row) { return address(call.reserve, kept.c + row * p.H); };
+  a.rows = rows.active(t);
+  a.rows_prev = rows.carried(t);
+  if (!p.projected) a.dy = address(call.dy, first * a.lddy + d * p.P);
+  if (cell.keeps_slots) {
+    a.slots = address(call.reserve, kept.slots + first * cuda::slots_of(p.cell, true) * p.H);
+  } else {
+    a.h = y(first);
+  }
+  if (cell.has_c) {
+    a.c = c(first);
+    a.c_prev = carries ? c(previous) : nullptr;
+  }
+  if (cell.uses_previous_h) a.h_prev = carries ? y(previous) : nullptr;
+}
+
 void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cuda::Plan& plan,
               const Inner& inner) {
   const Problem p = call.direction(d);
-  const int64_t S = cuda::slots_of(p.cell, true), columns = gates_of(p.cell) * p.H;
-  const int64_t ld = call.D * p.P;
+  const int64_t columns = gates_of(p.cell) * p.H;
   const CellSpec& cell = spec(p.cell);
   const bool keeps_apart = cell.slots != cell.gates;  // part of h W_hh', as GRU's h_n
   const auto options = call.input.options();
@@ -100,51 +157,22 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   const Tensor dslots = inner.dslots.select(0, d);
   const Tensor dhw_buffer = keeps_apart ? at::empty({p.B, columns}, options) : dslots;
   const Matrix dh = target(dstate), dhw = operand(dhw_buffer, 0, call.rows(), columns, columns);
-
-  Matrix w_hr{};
-  Tensor dhidden;
-  Window state, projected, dy;
-  if (p.projected) {
-    w_hr = operand(*call.weights_of(d).w_hr);
-    dhidden = at::empty({p.B, p.H}, options);
-    state = Window(dstate);
-    projected = Window(inner.projected.select(0, d));
-    if (call.dy.defined()) dy = Window(view(call.dy, d * p.P, call.rows(), p.P, ld));
-  }
+  std::optional<Projection> projection;
+  if (p.projected) projection.emplace(call, d, inner, dstate);
 
   cuda::StepBackward a{};
   a.problem = p;
   a.c0 = address(call.cx, d * p.B * p.H);
   a.h0 = address(call.hx, d * p.B * p.P);
-  a.ldh = a.lddy = ld;
-  a.dh = mutable_address(p.projected ? dhidden : dstate);
+  a.ldh = a.lddy = call.D * p.P;
+  a.dh = mutable_address(projection ? projection->dhidden() : dstate);
   a.dc_state = mutable_address(dc);
+  a.dhw = keeps_apart ? mutable_address(dhw_buffer) : nullptr;
   for (int64_t i = p.T - 1; i >= 0; --i) {
-    const int64_t t = p.reverse ? p.T - 1 - i : i, before = p.rows().before(t);
-    const int64_t first = p.rows().offset(t);
-    a.rows = p.rows().active(t);
-    a.rows_prev = p.rows().carried(t);
-    if (p.projected) {
-      Tensor& sum = projected.rows(first, a.rows);
-      if (call.dy.defined()) {
-        at::add_out(sum, dy.rows(first, a.rows), state.rows(0, a.rows));
-      } else {
-        sum.copy_(state.rows(0, a.rows));
-      }
-      scope.product().set(target(dhidden).rows_at(0, a.rows), operand(sum), w_hr);
-    } else {
-      a.dy = address(call.dy, first * ld + d * p.P);
-    }
-    if (cell.keeps_slots) a.slots = address(call.reserve, kept.slots + first * S * p.H);
-    if (cell.has_c) {
-      a.c = address(call.reserve, kept.c + first * p.H);
-      a.c_prev = i > 0 ? address(call.reserve, kept.c + p.rows().offset(before) * p.H) : nullptr;
-    }
-    if (!cell.keeps_slots) a.h = address(call.y, first * ld + d * p.P);
-    if (cell.uses_previous_h)
-      a.h_prev = i > 0 ? address(call.y, p.rows().offset(before) * ld + d * p.P) : nullptr;
-    a.dslots = mutable_address(dslots, first * S * p.H);
-    a.dhw = keeps_apart ? mutable_address(dhw_buffer) : nullptr;
+    const int64_t t = p.reverse ? p.T - 1 - i : i, first = p.rows().offset(t);
+    read_step(call, d, kept, t, a);
+    if (projection) projection->step(first, a.rows, scope.product());
+    a.dslots = mutable_address(dslots, first * dslots.size(1));
     check_started(cuda::step_backward(a, scope.stream()), cuda::Pass::kBackward, p, plan);
     if (i == 0 && !call.dhx.defined()) break;
     const Matrix into = dh.rows_at(0, a.rows), from = dhw.rows_at(keeps_apart ? 0 : first, a.rows);
