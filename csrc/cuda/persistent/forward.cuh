@@ -159,9 +159,9 @@ struct ForwardKernel {
     }
   }
 
-  // Longer than functions here should be, because its registers ask for it. With its states as the
-  // members of an object and prologue, step and epilogue as functions of that, the compiler orders
-  // the loads otherwise and spills: 8 bytes of an LSTM of H=512 on 16 blocks, sm_90.
+  // Long because its registers ask for it. With its states as the members of an object and
+  // prologue, step and epilogue as functions of that, the compiler orders the loads otherwise and
+  // spills: 8 bytes of an LSTM of H=512 on 16 blocks, sm_90.
   static FUSEDRNN_DEVICE void run(const Forward& p) {
     const int direction = grid_row();
     const ForwardDirection& io = p.direction[direction];
