@@ -4,6 +4,7 @@
 
 #include "cpu/halves.h"
 #include "ops/check.h"
+#include "ops/cpu/direction.h"
 #include "ops/memory.h"
 #include "ops/schema.h"
 
@@ -27,13 +28,7 @@ std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
   for (int64_t d = 0; d < D; ++d) {
     const DirectionWeights dw = call.dweights_of(d);
     cpu::BackwardParams& a = params[d];
-    a.problem = call.direction(d);
-    a.x = address(call.input);
-    a.h0 = address(call.hx, d * B * P);
-    a.c0 = address(call.cx, d * B * H);
-    a.w_ih = address(call.weights_of(d).w_ih);
-    a.w_hh = address(call.weights_of(d).w_hh);
-    a.w_hr = address(call.weights_of(d).w_hr);
+    a = params_of<cpu::BackwardParams>(call, d, mutable_address(workspace, work.begin(d)));
     a.y = address(call.y, d * P);
     a.ldy = D * P;
     a.reserve = address(call.reserve, d * rows * width);
@@ -50,7 +45,6 @@ std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
     a.db_ih = mutable_address(dw.b_ih);
     a.db_hh = mutable_address(dw.b_hh);
     a.dw_hr = mutable_address(dw.w_hr);
-    a.workspace = mutable_address(workspace, work.begin(d));
   }
   work.run(
       [&](const cpu::Team& some, int64_t d) { work.plan.backward(params[d], work.plan, some); });

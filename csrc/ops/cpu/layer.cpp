@@ -5,6 +5,7 @@
 #include "cpu/halves.h"
 #include "ops/check.h"
 #include "ops/cpu/bfloat16.h"
+#include "ops/cpu/direction.h"
 #include "ops/memory.h"
 #include "ops/schema.h"
 
@@ -39,21 +40,14 @@ LayerResult layer_cpu(const Operands& o) {
   cpu::ForwardParams params[2]{};
   for (int64_t d = 0; d < D; ++d) {
     cpu::ForwardParams& a = params[d];
-    a.problem = call.direction(d);
-    a.x = address(call.input);
-    a.h0 = address(call.hx, d * B * P);
-    a.c0 = address(call.cx, d * B * H);
-    a.w_ih = address(call.weights_of(d).w_ih);
-    a.w_hh = address(call.weights_of(d).w_hh);
+    a = params_of<cpu::ForwardParams>(call, d, mutable_address(workspace, work.begin(d)));
     a.b_ih = address(call.weights_of(d).b_ih);
     a.b_hh = address(call.weights_of(d).b_hh);
-    a.w_hr = address(call.weights_of(d).w_hr);
     a.y = mutable_address(output, d * P);
     a.ldy = D * P;
     a.h_n = mutable_address(h_n, d * B * P);
     a.c_n = has_c ? mutable_address(c_n, d * B * H) : nullptr;
     a.reserve = train ? mutable_address(reserve, d * rows * width) : nullptr;
-    a.workspace = mutable_address(workspace, work.begin(d));
   }
   work.run(
       [&](const cpu::Team& some, int64_t d) { work.plan.forward(params[d], work.plan, some); });
