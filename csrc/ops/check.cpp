@@ -58,23 +58,24 @@ bool is_plain(const Tensor& tensor) {
          !tensor._fw_grad(/*level=*/0).defined();
 }
 
-PackedOffsets packed_offsets(at::IntArrayRef batch_sizes, int64_t N) {
-  const auto T = int64_t(batch_sizes.size());
-  PackedOffsets offsets{std::vector<int64_t>(T + 1, 0), ""};
-  const auto refuse = [&](auto... words) {
-    offsets.fault = c10::str("batch_sizes must ", words...);
-    return offsets;
-  };
-  for (int64_t t = 0; t < T; ++t) {
-    const int64_t rows = batch_sizes[t], before = offsets.begin[t];
+std::string fault_of_packed(at::IntArrayRef batch_sizes, int64_t N) {
+  const auto refuse = [](auto... words) { return c10::str("batch_sizes must ", words...); };
+  int64_t before = 0;
+  for (size_t t = 0; t < batch_sizes.size(); ++t) {
+    const int64_t rows = batch_sizes[t];
     if (rows <= 0 || (t > 0 && rows > batch_sizes[t - 1]))
       return refuse("be positive and never rise, got ", rows, " at step ", t);
     if (N >= 0 && rows > N - before)  // compared like this no sum overflows
       return refuse("add up to the ", N, " rows of input, got more by step ", t);
-    offsets.begin[t + 1] = before + rows;
+    before += rows;
   }
-  if (N >= 0 && offsets.begin[T] != N)
-    return refuse("add up to the ", N, " rows of input, got ", offsets.begin[T]);
+  if (N >= 0 && before != N) return refuse("add up to the ", N, " rows of input, got ", before);
+  return "";
+}
+
+std::vector<int64_t> packed_offsets(at::IntArrayRef batch_sizes) {
+  std::vector<int64_t> offsets(batch_sizes.size() + 1, 0);
+  for (size_t t = 0; t < batch_sizes.size(); ++t) offsets[t + 1] = offsets[t] + batch_sizes[t];
   return offsets;
 }
 
@@ -139,11 +140,11 @@ void fit_batch_sizes(const Operands& o, bool read_sizes, Call* call) {
     p.B = state && state->dim() > 1 ? state->size(1) : 0;
   } else if (p.T > 0) {
     const Tensor rows = in_memory(sizes);
-    PackedOffsets offsets =
-        packed_offsets({rows.const_data_ptr<int64_t>(), size_t(p.T)}, o.input.size(0));
-    TORCH_CHECK(offsets.fault.empty(), "fusedrnn: ", offsets.fault);
-    call->offsets = std::move(offsets.begin);
-    p.B = call->offsets[1];
+    const at::IntArrayRef steps{rows.const_data_ptr<int64_t>(), size_t(p.T)};
+    const std::string fault = fault_of_packed(steps, o.input.size(0));
+    TORCH_CHECK(fault.empty(), "fusedrnn: ", fault);
+    call->offsets = packed_offsets(steps);
+    p.B = steps[0];
   }
 }
 

@@ -73,13 +73,11 @@ void each_weight(const Problem& p, const DirectionWeights& w, const F& f) {
   if (w.w_hr) f("w_hr", *w.w_hr, {p.P, p.H}, "(P, H)");
 }
 
-// Where each step of packed rows begins, or in words why there are no such rows: each step has
-// some, none has more than the one before, and all of them add up to N (-1: to anything).
-struct PackedOffsets {
-  std::vector<int64_t> begin;  // T+1
-  std::string fault;           // empty: none
-};
-PackedOffsets packed_offsets(at::IntArrayRef batch_sizes, int64_t N);
+// Why no packed rows have such batch_sizes, in words; empty if some have: each step has rows, none
+// has more than the one before, and all of them add up to N (-1: to anything).
+std::string fault_of_packed(at::IntArrayRef batch_sizes, int64_t N);
+// Where each step of packed rows begins, T+1 of them.
+std::vector<int64_t> packed_offsets(at::IntArrayRef batch_sizes);
 
 // The address of a tensor's element; null for a tensor that is not there.
 inline const void* address(const Tensor& tensor, int64_t element = 0) {

@@ -117,7 +117,7 @@ int64_t packed_batch(const Tensor& batch_sizes, int64_t N) {
     return 0;
   }
   const at::IntArrayRef rows{batch_sizes.const_data_ptr<int64_t>(), size_t(batch_sizes.numel())};
-  return packed_offsets(rows, N).fault.empty() ? rows[0] : 0;
+  return fault_of_packed(rows, N).empty() ? rows[0] : 0;
 }
 
 // Sizes of a typical layer (layers above the first are alike). Empty if any shape is wrong; the

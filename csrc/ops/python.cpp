@@ -53,9 +53,9 @@ std::vector<int64_t> offsets_of(const std::optional<std::vector<int64_t>>& batch
       !batch_sizes->empty() && int64_t(batch_sizes->size()) == T && batch_sizes->front() == B,
       "fusedrnn: batch_sizes must have T = ", T, " entries, the first of them B = ", B, ", got ",
       at::IntArrayRef(*batch_sizes));
-  PackedOffsets offsets = packed_offsets(*batch_sizes, /*N=*/-1);
-  TORCH_CHECK_VALUE(offsets.fault.empty(), "fusedrnn: ", offsets.fault);
-  return std::move(offsets.begin);
+  const std::string fault = fault_of_packed(*batch_sizes, /*N=*/-1);
+  TORCH_CHECK_VALUE(fault.empty(), "fusedrnn: ", fault);
+  return packed_offsets(*batch_sizes);
 }
 
 py::dict explain(const py::dict& problem, const std::optional<std::vector<int64_t>>& batch_sizes,
