@@ -23,24 +23,28 @@ const char* name_of(cuda::Pass pass) {
   return pass == cuda::Pass::kForward ? "forward" : "backward";
 }
 
+// Where a restriction says whether a kernel is allowed.
+struct Allowed {
+  cuda::Kernel kernel;
+  bool Restriction::* is;
+};
+constexpr Allowed kAllowed[] = {{cuda::Kernel::kBlock, &Restriction::block},
+                                {cuda::Kernel::kCluster, &Restriction::cluster},
+                                {cuda::Kernel::kStepwise, &Restriction::stepwise},
+                                {cuda::Kernel::kTorch, &Restriction::torch}};
+
 Restriction to_kernel(cuda::Kernel kernel) {
-  Restriction only{false, false, false, false, -1, false};
-  only.block = kernel == cuda::Kernel::kBlock;
-  only.cluster = kernel == cuda::Kernel::kCluster;
-  only.stepwise = kernel == cuda::Kernel::kStepwise;
-  only.torch = kernel == cuda::Kernel::kTorch;
+  Restriction only{};
+  for (const Allowed& allowed : kAllowed) only.*allowed.is = allowed.kernel == kernel;
   return only;
 }
 
 std::string names_in(const Restriction& restriction) {
   std::string names;
-  const auto add = [&](bool allowed, cuda::Kernel kernel) {
-    if (allowed) names += (names.empty() ? "" : ", ") + std::string(cuda::name_of(kernel));
-  };
-  add(restriction.block, cuda::Kernel::kBlock);
-  add(restriction.cluster, cuda::Kernel::kCluster);
-  add(restriction.stepwise, cuda::Kernel::kStepwise);
-  add(restriction.torch, cuda::Kernel::kTorch);
+  for (const Allowed& allowed : kAllowed) {
+    if (!(restriction.*allowed.is)) continue;
+    names += (names.empty() ? "" : ", ") + std::string(cuda::name_of(allowed.kernel));
+  }
   return names.empty() ? "none" : names;
 }
 
