@@ -143,7 +143,7 @@ inline constexpr Tile kTiles[] = {
     {Cell::kRnnTanh, 192, 1, 2, {8, 48}, {8, 48}},
     {Cell::kRnnTanh, 256, 1, 1, {8, 50}, {8, 48}},
     {Cell::kRnnTanh, 256, 1, 2, {8, 47}, {8, 44}},
-    {Cell::kRnnTanh, 256, 1, 4, {8, 32}, {8, 28}},
+    {Cell::kRnnTanh, 256, 1, 4, {8, 35}, {8, 28}},
     {Cell::kRnnTanh, 256, 2, 1, {16, 32}, {8, 32}},
     {Cell::kRnnTanh, 384, 4, 1, {16, 48}, {4, 48}},
     {Cell::kRnnTanh, 512, 4, 1, {16, 53}, {4, 44}},

@@ -10,7 +10,8 @@
 
 namespace fusedrnn {
 
-enum class Cell : int8_t { kRnnTanh, kRnnRelu, kLstm, kGru };
+// An int: of a byte nvcc takes registers for the comparisons, and kernels spill.
+enum class Cell { kRnnTanh, kRnnRelu, kLstm, kGru };
 
 // torch.nn's layer of the same mathematics; kNone: there is none to hand a call over to.
 enum class TorchLayer : int8_t { kNone, kRnnTanh, kRnnRelu, kLstm, kGru };
