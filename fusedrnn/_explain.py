@@ -239,6 +239,10 @@ def _dtype(input: Tensor, device: str) -> torch.dtype:
     return input.dtype
 
 
+# torch.nn's cells do not say what they are.
+_MODES: dict[type[nn.Module], str] = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
+
+
 def _stack(module: nn.Module) -> tuple[str, int, int, int]:
     """Mode, L, D and P of a recurrent module."""
     if isinstance(module, nn.RNNBase):
@@ -246,8 +250,11 @@ def _stack(module: nn.Module) -> tuple[str, int, int, int]:
         return module.mode, module.num_layers, D, module.proj_size
     if isinstance(module, nn.RNNCell):
         return rnn_mode(module.nonlinearity), 1, 1, 0
-    if isinstance(module, nn.RNNCellBase):
-        return "LSTM" if isinstance(module, nn.LSTMCell) else "GRU", 1, 1, 0
+    for kind, mode in _MODES.items():
+        if isinstance(module, kind):
+            return mode, 1, 1, 0
+    if isinstance(module, nn.RNNCellBase) and hasattr(module, "mode"):
+        return str(module.mode), 1, 1, 0
     raise TypeError(
         f"module must be an RNN, LSTM, GRU or a cell, got {type(module).__name__}: "
         "explain(model) alone lists the layers of a model"

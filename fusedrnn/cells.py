@@ -19,7 +19,7 @@ _cell = torch.ops.fusedrnn.cell.default
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def _step(
+def step(
     cell: nn.RNNCellBase, mode: str, input: Tensor, h: Tensor | None, c: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One step of any cell, batched or not; c, given and returned, counts only where the cell
@@ -78,7 +78,7 @@ def _refuse_cell_state(cell: nn.RNNCellBase, input: Tensor, state: Tensor, i: in
         )
 
 
-def _check_cell_dim(cell: str, name: str, value: Tensor) -> None:
+def check_cell_dim(cell: str, name: str, value: Tensor) -> None:
     if value.dim() not in (1, 2):
         raise ValueError(f"{cell}: Expected {name} to be 1D or 2D, got {value.dim()}D instead")
 
@@ -109,13 +109,13 @@ class RNNCell(Tools, nn.RNNCell):
             return node  # type: ignore[return-value]
         if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
             return super().forward(input, hx)
-        _check_cell_dim("RNNCell", "input", input)
+        check_cell_dim("RNNCell", "input", input)
         if hx is not None:
-            _check_cell_dim("RNNCell", "hidden", hx)
+            check_cell_dim("RNNCell", "hidden", hx)
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         mode = rnn_mode(self.nonlinearity)
-        return _step(self, mode, input, hx, None)[0]
+        return step(self, mode, input, hx, None)[0]
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
@@ -148,15 +148,15 @@ class LSTMCell(Tools, nn.LSTMCell):
             return node  # type: ignore[return-value]
         if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
             return super().forward(input, hx)
-        _check_cell_dim("LSTMCell", "input", input)
+        check_cell_dim("LSTMCell", "input", input)
         if hx is None:
-            return _step(self, "LSTM", input, None, None)
+            return step(self, "LSTM", input, None, None)
         for i, value in enumerate(hx):
             if value.dim() not in (1, 2):
-                _check_cell_dim("LSTMCell", f"hx[{i}]", value)
+                check_cell_dim("LSTMCell", f"hx[{i}]", value)
         if input.dim() == 2 and (len(hx) != 2 or isinstance(hx, Tensor)):
             refuse_states("lstm_cell", hx)
-        return _step(self, "LSTM", input, hx[0], hx[1])
+        return step(self, "LSTM", input, hx[0], hx[1])
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
@@ -187,10 +187,10 @@ class GRUCell(Tools, nn.GRUCell):
             return node  # type: ignore[return-value]
         if not (self.input_size and self.hidden_size):  # no kernel runs on nothing
             return super().forward(input, hx)
-        _check_cell_dim("GRUCell", "input", input)
+        check_cell_dim("GRUCell", "input", input)
         if hx is not None:
-            _check_cell_dim("GRUCell", "hidden", hx)
-        return _step(self, "GRU", input, hx, None)[0]
+            check_cell_dim("GRUCell", "hidden", hx)
+        return step(self, "GRU", input, hx, None)[0]
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward

@@ -59,7 +59,8 @@ def to_torch(model: Model) -> Model:
     Undoes :func:`convert`, and also changes models that were built with fusedrnn. Use it for
     tools that know only torch.nn's classes (TorchScript, ``quantize_dynamic``), and for models
     and exported programs that must load where fusedrnn is not installed. The same things
-    survive as in :func:`convert`. On a GPU the weights are gathered for cuDNN, as torch.nn does
+    survive as in :func:`convert`. A layer that torch.nn does not have is left alone, with a warning
+    that names it. On a GPU the weights are gathered for cuDNN, as torch.nn does
     when it builds a layer. The classes are torch's own, under :func:`patch` too.
 
     Args:
@@ -93,20 +94,30 @@ def _swap(model: Model, name: str, to_ours: bool) -> Model:
             raise TypeError(_scripted(layer.label, name))
     theirs = [layer for layer in found if layer.ours is not to_ours]
     for layer in theirs:
-        if layer.subclass:
+        if layer.subclass or not layer.torch_has_it:
             _log.info("%s: left alone %s", name, layer)
         else:
             _change(layer, to_ours)
             _log.info("%s: %s is %r now", name, layer.label, layer.module)
-    if left := [layer for layer in theirs if layer.subclass]:
-        source, target = ("torch.nn", "fusedrnn") if to_ours else ("fusedrnn", "torch.nn")
-        named = ", ".join(f"{layer.label} ({type(layer.module).__qualname__})" for layer in left)
+    source, target = ("torch.nn", "fusedrnn") if to_ours else ("fusedrnn", "torch.nn")
+    alone = [layer for layer in theirs if not layer.torch_has_it]
+    if derived := [layer for layer in theirs if layer.subclass and layer not in alone]:
         warnings.warn(
-            f"fusedrnn.{name} left alone what is of a subclass of {source}'s: {named}; "
+            f"fusedrnn.{name} left alone what is of a subclass of {source}'s: {_named(derived)}; "
             f"derive the subclass from {target}'s instead",
             stacklevel=3,
         )
+    if alone:
+        warnings.warn(
+            f"fusedrnn.{name} left alone what torch.nn does not have: {_named(alone)}; "
+            "where fusedrnn is not installed, the model cannot be loaded",
+            stacklevel=3,
+        )
     return model
+
+
+def _named(layers: list[Layer]) -> str:
+    return ", ".join(f"{layer.label} ({type(layer.module).__qualname__})" for layer in layers)
 
 
 def _scripted(label: str, name: str) -> str:

@@ -10,15 +10,14 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import cells, modules
+from .tools import Tools
 
+# Those that torch.nn has, too.
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 OURS: dict[str, type[nn.Module]] = {
     name: getattr(cells if name.endswith("Cell") else modules, name) for name in NAMES
 }
 TORCHS: dict[str, type[nn.Module]] = {name: getattr(nn.modules.rnn, name) for name in NAMES}
-_BOTH: dict[type[nn.Module], tuple[str, bool]] = {
-    cls: (name, classes is OURS) for classes in (OURS, TORCHS) for name, cls in classes.items()
-}
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Layer:
 
     Attributes:
         name: as in ``model.named_modules()``; "" for the model itself.
-        kind: "RNN", "LSTM", "GRU", "RNNCell", "LSTMCell" or "GRUCell".
+        kind: the name of its class in fusedrnn or torch.nn: "LSTM", "GRUCell" and so on.
         ours: whether fusedrnn runs it.
         module: the layer.
         subclass: whether its class is derived from fusedrnn's or torch.nn's.
@@ -48,6 +47,11 @@ class Layer:
     @property
     def whose(self) -> Literal["fusedrnn", "torch.nn"]:
         return "fusedrnn" if self.ours else "torch.nn"
+
+    @property
+    def torch_has_it(self) -> bool:
+        """Whether torch.nn has a class of this kind."""
+        return self.kind in TORCHS
 
     def __str__(self) -> str:
         shown = f"{self.kind}({self.module.extra_repr()})"
@@ -100,7 +104,14 @@ def _layer(name: str, module: nn.Module) -> Layer | None:
         return Layer(name, kind, False, module, scripted=True) if kind in NAMES else None
     cls = parametrize.type_before_parametrizations(module)
     for base in cls.__mro__:  # ours come before torch.nn's, because they derive from them
-        if base in _BOTH:
-            kind, ours = _BOTH[base]
-            return Layer(name, kind, ours, module, subclass=base is not cls)
+        ours = _is_ours(base)
+        if ours or base in TORCHS.values():
+            return Layer(name, base.__name__, ours, module, subclass=base is not cls)
     return None
+
+
+def _is_ours(cls: type) -> bool:
+    """Whether a class is one of this package's layers or cells; a base of several is none."""
+    public = not cls.__name__.startswith("_")
+    own = cls.__module__.partition(".")[0] == __package__
+    return public and own and issubclass(cls, Tools) and issubclass(cls, nn.Module)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 
 class Tools:
@@ -26,7 +26,7 @@ class Tools:
         if _has_our_forward(self):
             raise RuntimeError(
                 f"fusedrnn: TorchScript cannot compile {type(self).__name__}: "
-                "call fusedrnn.to_torch(model) before torch.jit.script"
+                + self._remedy("call fusedrnn.to_torch(model) before torch.jit.script")
             )
         return self
 
@@ -34,10 +34,17 @@ class Tools:
         if name == "qconfig":  # torch.ao gives it to every module, None to those it leaves alone
             warnings.warn(
                 f"torch.ao.quantization knows torch.nn's classes only and leaves {self!r} as it "
-                "is: call fusedrnn.to_torch(model) first",
+                "is: " + self._remedy("call fusedrnn.to_torch(model) first"),
                 stacklevel=2,
             )
         super().__setattr__(name, value)
+
+    def _remedy(self, remedy: str) -> str:
+        """``remedy`` where torch.nn has a class of this kind."""
+        twins = (cls for cls in type(self).__mro__ if cls.__module__ == nn.RNNBase.__module__)
+        if any(not cls.__name__.endswith("Base") for cls in twins):
+            return remedy
+        return "torch.nn has no class of this kind, and torch.export needs none"
 
 
 def as_leaf(module: Any, *arguments: Any) -> fx.Proxy | None:

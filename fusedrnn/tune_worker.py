@@ -20,16 +20,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _C, GRU, LSTM, RNN
+import fusedrnn
+
+from . import _C
+from ._ops.cells import CELLS
 
 Call = Callable[[], object]
 Clock = Callable[[Call, int], float]  # seconds that so many calls take
 
-OURS = {"LSTM": LSTM, "GRU": GRU, "RNN_TANH": RNN}
-THEIRS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN}
 CHECKED_STEPS, CHECKED_ROWS = 6, 9  # more rows than any tile advances together, twice
 BOUND = {False: 1e-3, True: 2e-2}  # with TF32: largest error by largest value
 ROUNDS, CALLS = 3, 4  # the fastest round counts
+
+
+def layer_class(mode: str, by_torch: bool) -> type[nn.RNNBase]:
+    """The layer of a cell; ours, where torch.nn has none."""
+    name = mode.partition("_")[0]
+    found: type[nn.RNNBase] = getattr(nn if by_torch and CELLS[mode].has_torch else fusedrnn, name)
+    return found
 
 
 class Wrong(Exception):
@@ -61,9 +69,10 @@ class Candidate:
         torch.backends.cudnn.allow_tf32 = job["tf32"]
         torch.manual_seed(0)
         H, options = job["H"], {"num_layers": job["L"], "bidirectional": job["D"] == 2}
-        self.exact = THEIRS[job["mode"]](H, H, dtype=torch.float64, device="cpu", **options)
-        kinds = THEIRS if job["kernel"] == "torch" else OURS
-        self.module = kinds[job["mode"]](H, H, device=device, **options)
+        exact = layer_class(job["mode"], by_torch=True)
+        self.exact = exact(H, H, dtype=torch.float64, device="cpu", **options)
+        tried = layer_class(job["mode"], by_torch=job["kernel"] == "torch")
+        self.module = tried(H, H, device=device, **options)
         self.module.load_state_dict(self.exact.state_dict())
 
     def force(self, wanted: bool) -> None:
@@ -86,7 +95,7 @@ class Candidate:
         return list(torch.autograd.grad(found, [x, *module.parameters()], slopes))
 
     def check(self) -> None:
-        """Raise Wrong unless the results are torch.nn's in float64."""
+        """Raise Wrong unless the results are those of float64 on the CPU."""
         x = torch.randn(CHECKED_STEPS, min(self.job["B"], CHECKED_ROWS), self.job["H"])
         expected = self.results(self.exact, x.double())
         found = self.results(self.module, x.to(self.device))

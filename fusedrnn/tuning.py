@@ -230,7 +230,8 @@ class Session:
         found.sort()
         near = [c for c in found if every or c[0] <= FAR * found[0][0]]
         tiles = [(kernel, tile, 1) for _, kernel, tile in near]
-        return [*tiles, ("stepwise", -1, 1), ("torch", -1, 1), ("torch", -1, 2)]
+        rivals = [("torch", -1, 1), ("torch", -1, 2)] if CELLS[sizes.mode].has_torch else []
+        return [*tiles, ("stepwise", -1, 1), *rivals]
 
     def _plan(self, sizes: Sizes, backward: bool, tile: int) -> dict[str, Any]:
         problem = asdict(sizes) | {

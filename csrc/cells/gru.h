@@ -20,6 +20,7 @@ struct Gru : CellTraits<Cell::kGru> {
 
   // The same in two parts: what n is the tanh of; n, z and the output.
   static constexpr unsigned kBegun = 0b0011, kFinished = 0b0101;  // slots that each part makes
+  static constexpr unsigned kHandedOn = 0b0001;  // that the second has of the first
   template <class V>
   FUSEDRNN_CELL static void begin(V (&s)[kSlots], V& /*c*/) {
     s[1] = sigmoid(s[1]);

@@ -17,6 +17,7 @@ struct Lstm : CellTraits<Cell::kLstm> {
 
   // The same in two parts: the state; the output.
   static constexpr unsigned kBegun = 0b0111, kFinished = 0b1000;  // slots that each part makes
+  static constexpr unsigned kHandedOn = 0;  // that the second has of the first
   template <class V>
   FUSEDRNN_CELL static void begin(V (&s)[kSlots], V& c) {
     s[0] = sigmoid(s[0]);

@@ -339,7 +339,7 @@ class Forward {
         for (int i = 0; i < C::kSlots; ++i) {
           const bool begun = kBegins && (C::kBegun >> i & 1),
                      finished = kFinishes && (C::kFinished >> i & 1);
-          const bool handed_on = !kFinishes && begun && (C::kFinished >> i & 1);
+          const bool handed_on = !kFinishes && (C::kHandedOn >> i & 1);
           if (handed_on || (training && (begun || finished))) x[i].store(slot + i * W);
         }
       }

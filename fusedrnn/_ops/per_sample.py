@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils._expanded_weights.expanded_weights_impl import implements_per_sample_grads
 
+from .. import reference
 from .cells import CELLS
 from .stack import Flags, stack
 
@@ -27,6 +28,8 @@ class _PerSample:
             cx = input.new_zeros(rows, B, params[1].shape[0] // cell.gates) if cx is None else cx
             # What wants no gradient may go to oneDNN's layer, which knows no ExpandedWeights.
             input = input if input.requires_grad else input.detach().requires_grad_()
+        if not cell.has_torch:
+            return reference.stack(input, batch_sizes, hx, cx, params, mode, *flags)
         states: Any = (hx, cx) if cell.has_c else hx
         form = (
             (input, states, params) if batch_sizes is None else (input, batch_sizes, states, params)
