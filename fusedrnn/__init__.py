@@ -15,6 +15,7 @@ from . import hooks as hooks  # for torch.compile, torch.onnx and opacus
 from ._explain import explain
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, to_torch
+from .mgu import MGU, MGUCell
 from .modules import GRU, LSTM, RNN
 from .patch import Patch, patch
 from .tuning import tune
@@ -24,9 +25,11 @@ __version__: str = _binary.build_info()["version"]
 __all__ = [
     "GRU",
     "LSTM",
+    "MGU",
     "RNN",
     "GRUCell",
     "LSTMCell",
+    "MGUCell",
     "Patch",
     "RNNCell",
     "__version__",

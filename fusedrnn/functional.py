@@ -1,4 +1,4 @@
-"""RNN, LSTM and GRU as functions of tensors and a flat list of parameters."""
+"""RNN, LSTM, GRU and MGU as functions of tensors and a flat list of parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._ops import per_sample as per_sample
 from ._ops.refusals import rnn_mode, two_states
 from ._ops.stack import Flags, Sequences, run
 
-__all__ = ["gru", "lstm", "rnn"]
+__all__ = ["gru", "lstm", "mgu", "rnn"]
 
 
 def lstm(
@@ -88,6 +88,38 @@ def gru(
     """
     flags = Flags(has_biases, num_layers, dropout, training, bidirectional)
     return run("GRU", input, (hx, None), params, flags, batch_first)[:2]
+
+
+def mgu(
+    input: Sequences,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    has_biases: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Sequences, Tensor]:
+    """Multi-layer minimal gated unit over whole sequences (Zhou et al., 2016).
+
+    Its gate acts after the recurrent product, as GRU's reset gate does; see
+    :class:`fusedrnn.MGU`.
+
+    Args:
+        input: as for :func:`lstm`.
+        hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
+        params: as for :func:`lstm`, with 2H for 4H (gates f, n) and no projection.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first: as for
+            :func:`lstm`.
+    Returns:
+        output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
+    Raises:
+        ValueError, TypeError, RuntimeError: as :func:`lstm`.
+    """
+    flags = Flags(has_biases, num_layers, dropout, training, bidirectional)
+    return run("MGU", input, (hx, None), params, flags, batch_first)[:2]
 
 
 def rnn(

@@ -7,7 +7,7 @@ hold the kernels to it in float64, and second derivatives go through it.
 
 B batch, I input size, H hidden size, P projection size (0: none), D directions, L layers,
 T time steps, N rows of a packed sequence. Gate order as in torch: LSTM i, f, g, o; GRU
-r, z, n.
+r, z, n; MGU f, n.
 """
 
 from __future__ import annotations
@@ -124,6 +124,39 @@ def gru_cell(
     return (1 - z) * n + z * h
 
 
+def mgu_cell(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    r"""One MGU step (Zhou et al., 2016), f applied after the recurrent product, as GRU's r.
+
+    .. math::
+        f &= \sigma(W_{if} x + b_{if} + W_{hf} h + b_{hf}) \\
+        n &= \tanh(W_{in} x + b_{in} + f \odot (W_{hn} h + b_{hn})) \\
+        h' &= h + f \odot (n - h)
+
+    Args:
+        x: [B, I].
+        h: [B, H].
+        w_ih: [2H, I], gates f, n.
+        w_hh: [2H, H].
+        b_ih, b_hh: [2H], or None. Default: None.
+    Returns:
+        h' [B, H].
+    Raises:
+        RuntimeError: torch's own, on shapes that do not fit.
+    """
+    f_x, n_x = linear(x, w_ih, b_ih).chunk(2, dim=-1)
+    f_h, n_h = linear(h, w_hh, b_hh).chunk(2, dim=-1)
+    f = (f_x + f_h).sigmoid()
+    n = (n_x + f * n_h).tanh()
+    return h + f * (n - h)
+
+
 class _Weights(NamedTuple):
     """The weights of one direction; None where a layer has none of the kind."""
 
@@ -148,18 +181,13 @@ def _weights_of(weights: Sequence[Tensor], has_biases: bool) -> list[_Weights]:
     return named
 
 
-def _rnn_step(
-    x: Tensor, h: Tensor, c: Tensor, w: _Weights, nonlinearity: str = "tanh"
-) -> tuple[Tensor, Tensor]:
-    return rnn_cell(x, h, *w[:4], nonlinearity=nonlinearity), c
-
-
 def _lstm_step(x: Tensor, h: Tensor, c: Tensor, w: _Weights) -> tuple[Tensor, Tensor]:
     return lstm_cell(x, h, c, *w)
 
 
-def _gru_step(x: Tensor, h: Tensor, c: Tensor, w: _Weights) -> tuple[Tensor, Tensor]:
-    return gru_cell(x, h, *w[:4]), c
+def _step_of(cell: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The step of a cell without c."""
+    return lambda x, h, c, w: (cell(x, h, *w[:4]), c)
 
 
 class _Back(NamedTuple):
@@ -222,6 +250,18 @@ def _gru_back(x: Tensor, h: Tensor, c: Tensor, dh: Tensor, dc: Tensor, w: _Weigh
     return _Back(torch.cat((dr, dz, dn), dim=-1), da_h, da_h @ w.w_hh + dh * z, dc, h)
 
 
+def _mgu_back(x: Tensor, h: Tensor, c: Tensor, dh: Tensor, dc: Tensor, w: _Weights) -> _Back:
+    a_x, a_h = _products(x, h, w)
+    f_x, n_x = a_x.chunk(2, dim=-1)
+    f_h, n_h = a_h.chunk(2, dim=-1)
+    f = (f_x + f_h).sigmoid()
+    n = (n_x + f * n_h).tanh()
+    dn = dh * f * (1 - n * n)
+    df = (dn * n_h + dh * (n - h)) * f * (1 - f)
+    da_h = torch.cat((df, dn * f), dim=-1)
+    return _Back(torch.cat((df, dn), dim=-1), da_h, da_h @ w.w_hh + (dh - f * dh), dc, h)
+
+
 class _Cell(NamedTuple):
     """A cell: how many gates, whether it has a state c, one step and that step's backward."""
 
@@ -232,12 +272,16 @@ class _Cell(NamedTuple):
 
 
 _CELLS = {
-    "RNN_TANH": _Cell(1, False, _rnn_step, _rnn_back),
+    "RNN_TANH": _Cell(1, False, _step_of(rnn_cell), _rnn_back),
     "RNN_RELU": _Cell(
-        1, False, partial(_rnn_step, nonlinearity="relu"), partial(_rnn_back, nonlinearity="relu")
+        1,
+        False,
+        _step_of(partial(rnn_cell, nonlinearity="relu")),
+        partial(_rnn_back, nonlinearity="relu"),
     ),
     "LSTM": _Cell(4, True, _lstm_step, _lstm_back),
-    "GRU": _Cell(3, False, _gru_step, _gru_back),
+    "GRU": _Cell(3, False, _step_of(gru_cell), _gru_back),
+    "MGU": _Cell(2, False, _step_of(mgu_cell), _mgu_back),
 }
 
 
@@ -302,19 +346,15 @@ def _directions(
     named: Sequence[_Weights],
     mode: str,
 ) -> list[_Direction]:
-    steps = input.unbind() if batch_sizes is None else input.split(_sizes(batch_sizes))
+    steps = input.unbind() if batch_sizes is None else input.split(batch_sizes.tolist())
     cell, B, T = _CELLS[mode], steps[0].size(0), len(steps)
     found = []
     for d, w in enumerate(named):
-        h = hx[d] if hx is not None else input.new_zeros(B, w.w_hh.size(1))
-        c = cx[d] if cx is not None else input.new_zeros(B, w.w_hh.size(0) // cell.gates)
+        h = hx[d] if hx is not None else input.new_zeros(B, w.w_hh.shape[1])
+        c = cx[d] if cx is not None else input.new_zeros(B, w.w_hh.shape[0] // cell.gates)
         order = range(T) if d == 0 else range(T - 1, -1, -1)
         found.append(_Direction(cell, w, h, c, steps, order))
     return found
-
-
-def _sizes(batch_sizes: Tensor) -> list[int]:
-    return batch_sizes.tolist()
 
 
 def layer(
@@ -333,9 +373,9 @@ def layer(
         batch_sizes: [T], how many sequences reach each step, if packed, else None.
         hx, cx: [D, B, P or H] and [D, B, H]; zeros when None.
         weights: per direction w_ih [G*H, I], w_hh [G*H, P or H], then b_ih, b_hh [G*H] if
-            ``has_biases``, then w_hr [P, H] if projected; G is 4 for LSTM, 3 for GRU and
-            else 1. The number of them tells D.
-        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
+            ``has_biases``, then w_hr [P, H] if projected; G is 4 for LSTM, 3 for GRU, 2
+            for MGU and else 1. The number of them tells D.
+        mode: "LSTM", "GRU", "MGU", "RNN_TANH" or "RNN_RELU".
         has_biases: whether ``weights`` hold biases.
     Returns:
         output [T, B, D*(P or H)] or [N, D*(P or H)], h_n [D, B, P or H], and c_n [D, B, H]

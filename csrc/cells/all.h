@@ -3,6 +3,7 @@
 
 #include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/mgu.h"
 #include "cells/rnn.h"
 
 namespace fusedrnn {
@@ -24,6 +25,10 @@ struct CellOf<Cell::kLstm> {
 template <>
 struct CellOf<Cell::kGru> {
   using Type = Gru;
+};
+template <>
+struct CellOf<Cell::kMgu> {
+  using Type = Mgu;
 };
 
 }  // namespace fusedrnn

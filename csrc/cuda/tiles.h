@@ -149,6 +149,16 @@ inline constexpr Tile kTiles[] = {
     {Cell::kRnnTanh, 512, 4, 1, {16, 53}, {4, 44}},
     {Cell::kRnnTanh, 512, 4, 2, {16, 49}, {4, 44}},
     {Cell::kRnnTanh, 512, 8, 1, {32, 32}, {4, 32}},
+
+    {Cell::kMgu, 32, 1, 1, {8, 8}, {16, 8}},
+    {Cell::kMgu, 64, 1, 1, {8, 16}, {16, 16}},
+    {Cell::kMgu, 128, 1, 1, {8, 32}, {16, 32}},
+    {Cell::kMgu, 128, 1, 2, {8, 32}, {16, 32}},
+    {Cell::kMgu, 160, 1, 1, {8, 25}, {16, 24}},
+    {Cell::kMgu, 256, 4, 1, {16, 32}, {8, 32}},
+    {Cell::kMgu, 256, 4, 2, {16, 32}, {8, 32}},
+    {Cell::kMgu, 512, 8, 1, {16, 48}, {4, 44}},
+    {Cell::kMgu, 512, 8, 2, {16, 48}, {4, 44}},
 };
 inline constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 static_assert(kTileCount <= 64);  // Experience has a bit for each

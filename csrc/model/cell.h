@@ -11,7 +11,7 @@
 namespace fusedrnn {
 
 // An int: of a byte nvcc takes registers for the comparisons, and kernels spill.
-enum class Cell { kRnnTanh, kRnnRelu, kLstm, kGru };
+enum class Cell { kRnnTanh, kRnnRelu, kLstm, kGru, kMgu };
 
 // torch.nn's layer of the same mathematics; kNone: there is none to hand a call over to.
 enum class TorchLayer : int8_t { kNone, kRnnTanh, kRnnRelu, kLstm, kGru };
@@ -38,6 +38,7 @@ inline constexpr CellSpec kCells[] = {
     {"RNN_RELU", 1, 1, false, false, false, {0}, {0}, TorchLayer::kRnnRelu, Cell::kRnnTanh},
     {"LSTM", 4, 4, true, true, false, {0, 1, 2, 3}, {0, 1, 2, 3}, TorchLayer::kLstm, Cell::kLstm},
     {"GRU", 3, 4, false, true, true, {1, 2, 0}, {1, 2, 3}, TorchLayer::kGru, Cell::kGru},
+    {"MGU", 2, 3, false, true, true, {1, 0}, {1, 2}, TorchLayer::kNone, Cell::kMgu},
 };
 inline constexpr int kCellCount = int(std::size(kCells));
 
