@@ -38,7 +38,12 @@ from fusedrnn import ops
 from fusedrnn.plan import GPUS
 
 TABLE = Path(__file__).resolve().parents[1] / "csrc" / "cuda" / "tiles.h"
-CELLS = {"kLstm": ("LSTM", "LSTM"), "kGru": ("GRU", "GRU"), "kRnnTanh": ("RNN", "RNN_TANH")}
+CELLS = {
+    "kLstm": ("LSTM", "LSTM"),
+    "kGru": ("GRU", "GRU"),
+    "kRnnTanh": ("RNN", "RNN_TANH"),
+    "kMgu": ("MGU", "MGU"),
+}
 STEPS = 100
 UNIT, WHOLE = "one", "full"
 

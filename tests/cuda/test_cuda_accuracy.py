@@ -120,7 +120,8 @@ def test_sequences_in_pieces_are_as_accurate_as_cudnn(
 
 
 @pytest.mark.parametrize("kernel", OWN)
-@pytest.mark.parametrize("mode", MODES[:3])  # relu's slope jumps where TF32 moves a sum past zero
+# Relu's slope jumps where TF32 moves a sum past zero.
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "RNN_RELU"])
 def test_errors_in_tf32_are_at_most_twice_cudnns(mode: str, kernel: str, force: Force) -> None:
     force(kernel)
     H = {"block": 100, "cluster": 400}.get(kernel, 60)

@@ -17,7 +17,7 @@ from support.commands import ARM64, compiler, done, output_of
 from support.cuda_bugs import BUGS, Bug, plant
 from support.paths import CSRC, HOST
 from support.shim import FLAGS, SHIM
-from support.tiles import Kernel
+from support.tiles import Kernel, cells_of
 
 LANGUAGE = ["-Wall", "-Wextra", *FLAGS]
 BUILDS = {
@@ -109,7 +109,7 @@ def watched_clusters(tiles: list[Kernel]) -> str:
     clusters = [kernel for kernel in tiles if kernel.cluster > 1]
     smallest = [
         min((kernel for kernel in clusters if kernel.cell == cell), key=size)
-        for cell in ("LSTM", "GRU", "RNN")
+        for cell in cells_of(clusters)
     ]
     return ",".join(str(kernel.row) for kernel in smallest)
 
@@ -220,7 +220,7 @@ def test_the_shim_refuses_what_a_gpu_refuses(shim_tests: dict[str, str]) -> None
 def test_the_main_tiles_match_the_reference(
     tiles: list[Kernel], workers: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    rows = [row for cell in ("LSTM", "GRU", "RNN") for row in rows_for(tiles, cell)]
+    rows = [row for cell in cells_of(tiles) for row in rows_for(tiles, cell)]
     shutil.copytree(CSRC, tmp_path / "csrc")
     keep_rows(tmp_path / "csrc", rows)
 
@@ -298,13 +298,13 @@ class Hunt:
 
     def __init__(self, folder: Path, objects: Objects, tiles: list[Kernel]) -> None:
         self.folder, self.objects = folder, objects
-        self.rows = {cell: rows_for(tiles, cell) for cell in ("LSTM", "GRU", "RNN")}
+        self.rows = {cell: rows_for(tiles, cell) for cell in cells_of(tiles)}
 
     def planted(self, name: str, bug: Bug) -> Path:
         copy = self.folder / re.sub(r"\W+", "_", name)
         shutil.copytree(CSRC, copy / "csrc")
         plant(bug, copy / "csrc" / "cuda")
-        keep_rows(copy / "csrc", self.rows["LSTM"] + self.rows["GRU"] + self.rows["RNN"])
+        keep_rows(copy / "csrc", [row for rows in self.rows.values() for row in rows])
         return copy
 
     def caught_by(self, name: str, bug: Bug) -> str | None:

@@ -37,9 +37,9 @@ CALL = "call.uni"
 BANNED = r"ld\.local|st\.local|div\.|sqrt|\.f64|atom|\bred\.|nanosleep|brx|trap|ld\.global\.nc|vote"
 COUNTED = r"mbarrier|st\.async|mapa|fence|barrier|bar\.|shfl|ex2|rcp|prefetch|ld\.global\.s|call"
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "MGU": 2}
 # Loads of a step in backward: dy, and of what forward kept the slots, c before, and h or h before.
-KEPT = {"LSTM": 1 + 4 + 1, "GRU": 1 + 4 + 1, "RNN": 1 + 1}
+KEPT = {"LSTM": 1 + 4 + 1, "GRU": 1 + 4 + 1, "RNN": 1 + 1, "MGU": 1 + 3 + 1}
 
 
 class Split:
@@ -68,9 +68,7 @@ def expected(kernel: Kernel) -> Counter[str]:
     split = Split(kernel)
     counts: Counter[str] = Counter()
     if kernel.direction == "forward":
-        activations = 3
-        if kernel.cell != "GRU":
-            activations = split.gates + (kernel.cell == "LSTM")  # of c
+        activations = split.gates + (kernel.cell == "LSTM")  # of c
         counts[EXP] = counts[RECIPROCAL] = split.states * activations
         counts[PREFETCH] = split.states * split.gates
         # Ranges of rows are two loads: two before the loop and one in it; and the number of rows.

@@ -11,6 +11,7 @@ import pytest
 
 from fusedrnn import _C
 from fusedrnn._C import Restriction
+from fusedrnn._ops.cells import CELLS
 from fusedrnn.plan import GPUS
 from support.planning import (
     ANY,
@@ -45,7 +46,7 @@ def test_each_row_of_the_table_can_be_built_and_started(tiles: list[Kernel]) -> 
         assert tile.units * tile.cluster == tile.hidden, tile
         assert tile.units % tile.units_of_thread == 0, tile
         assert tile.hidden % 8 == 0, tile
-    assert {tile.cell for tile in tiles} == {"LSTM", "GRU", "RNN"}
+    assert {tile.cell for tile in tiles} == {"LSTM", "GRU", "RNN", "MGU"}
 
 
 def test_each_row_of_the_table_holds_all_weights_on_chip(tiles: list[Kernel]) -> None:
@@ -80,8 +81,7 @@ def test_no_plan_goes_beyond_the_limits_of_its_device(gpu: str, tiles: list[Kern
             assert (found["tile"], found["blocks"], found["threads"]) == (-1, 0, 0)
             continue
         tile = table[found["tile"], backward]
-        gates = {"LSTM": 4, "GRU": 3}.get(mode, 1)
-        assert tile.gates == gates
+        assert tile.gates == CELLS[mode].gates
         for key in ("hidden", "cluster", "rows", "threads", "registers", "shared_bytes"):
             assert found[key] == getattr(tile, key)
         assert found["hidden"] >= H
@@ -250,7 +250,7 @@ def test_reasons_of_what_costs_more_compare_estimates() -> None:
 def test_more_rows_or_steps_never_cost_less(gpu: str) -> None:
     for mode, H, backward in product(MODES, (1, 64, 128, 160, 256, 512, 1024), (False, True)):
         options: dict[str, Any] = {"mode": mode, "H": H, "backward": backward}
-        for allowed in (ANY, STEPWISE, TORCH):
+        for allowed in (ANY, STEPWISE, TORCH) if CELLS[mode].has_torch else (ANY, STEPWISE):
             by_rows = [plan(gpu, B=B, allowed=allowed, **options)["step_us"] for B in BATCHES]
             # A block is kept until a cluster costs 15 % less, and ours until cuDNN costs less.
             least = 0.85 if allowed == ANY else 1

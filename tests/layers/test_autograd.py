@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 import fusedrnn
 from support.oracle import tensors_of, without_cudnn
 from support.problems import MODES, Problem, build, each, inputs
+from support.theirs import THEIRS
 
-NAMES = ("RNN", "LSTM", "GRU")
+NAMES = ("RNN", "LSTM", "GRU", "MGU")
 CELLS = ("RNNCell", "LSTMCell", "GRUCell")
 SMALL: dict[str, Any] = {"T": 3, "B": 2, "I": 2, "H": 3, "dtype": torch.float64, "hx": "grad"}
 VARIANTS: list[dict[str, Any]] = [
@@ -115,7 +116,7 @@ def test_cell_derivatives_equal_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_penalty_on_the_gradient_trains_as_in_torch(name: str) -> None:
     ours = getattr(fusedrnn, name)(3, 5, 2, bidirectional=True).double()
-    theirs = getattr(nn, name)(3, 5, 2, bidirectional=True).double()
+    theirs = getattr(THEIRS, name)(3, 5, 2, bidirectional=True).double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     for module in (ours, theirs):
@@ -204,7 +205,7 @@ def test_an_output_changed_in_place_has_second_derivatives(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_eval_mode_has_gradients(name: str) -> None:
     ours = getattr(fusedrnn, name)(3, 5, 2, dropout=0.5).eval()
-    theirs = getattr(nn, name)(3, 5, 2, dropout=0.5).eval()
+    theirs = getattr(THEIRS, name)(3, 5, 2, dropout=0.5).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(4, 2, 3)
     for module in (ours, theirs):

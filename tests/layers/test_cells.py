@@ -22,6 +22,7 @@ NAMES = ("RNNCell", "LSTMCell", "GRUCell")
 VARIANTS = [
     ("LSTMCell", {}),
     ("GRUCell", {}),
+    ("MGUCell", {}),
     ("RNNCell", {}),
     ("RNNCell", {"nonlinearity": "relu"}),
 ]
@@ -66,7 +67,7 @@ def test_unbatched_input_has_no_batch_dimension(variant: Any) -> None:
     torch.testing.assert_close(ours(input=x), theirs(input=x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "MGUCell"])
 def test_a_loop_over_the_cell_equals_the_layer(name: str) -> None:
     layer = getattr(fusedrnn, name.removesuffix("Cell"))(3, 20)
     cell = getattr(fusedrnn, name)(3, 20)
@@ -78,7 +79,7 @@ def test_a_loop_over_the_cell_equals_the_layer(name: str) -> None:
     torch.testing.assert_close(torch.stack(outputs), layer(x)[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "MGUCell"])
 def test_cells_of_no_rows_or_no_features_work_as_in_torch(name: str) -> None:
     for B, I, H in ((0, 3, 5), (2, 0, 5), (2, 3, 0)):  # noqa: E741
         ours, theirs = pair(name, I, H)

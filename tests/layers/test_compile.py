@@ -13,13 +13,14 @@ from torch.nn.utils.rnn import PackedSequence
 import fusedrnn
 from support.oracle import tensors_of
 from support.problems import MODES
+from support.theirs import GATES
 
-NAMES = ("RNN", "LSTM", "GRU")
-CELLS = ("RNNCell", "LSTMCell", "GRUCell")
+NAMES = ("RNN", "LSTM", "GRU", "MGU")
+CELLS = ("RNNCell", "LSTMCell", "GRUCell", "MGUCell")
 
 
 def _weights(mode: str, D: int = 1, P: int = 0, I: int = 3, H: int = 5) -> list[Tensor]:  # noqa: E741
-    G = {"LSTM": 4, "GRU": 3}.get(mode, 1) * H
+    G = GATES[mode] * H
     shapes = [(G, I), (G, P or H), (G,), (G,)] + ([(P, H)] if P else [])
     return [torch.randn(s, requires_grad=True) for s in shapes * D]
 

@@ -12,6 +12,7 @@ import fusedrnn
 from support.accuracy import assert_as_accurate_as
 from support.oracle import close, without_cudnn
 from support.problems import CORE, MODES, Problem, check, covering, grid, run
+from support.theirs import THEIRS, name_of
 
 FLAGS = {
     "dtype": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
@@ -109,8 +110,8 @@ def test_inference_equals_training_forward(problem: Problem) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_expanded_and_transposed_hx_and_strided_weights_are_read_right(mode: str) -> None:
-    name = mode[:4].rstrip("_")
-    ours, theirs = getattr(fusedrnn, name)(4, 6, 2), getattr(nn, name)(4, 6, 2)
+    name = name_of(mode)
+    ours, theirs = getattr(fusedrnn, name)(4, 6, 2), getattr(THEIRS, name)(4, 6, 2)
     theirs.load_state_dict(ours.state_dict())
     for module in (ours, theirs):
         for key in ("weight_hh_l0", "weight_ih_l1"):
@@ -140,7 +141,7 @@ def test_empty_batch_gives_empty_outputs_and_zero_gradients(mode: str, bidirecti
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nan_in_one_sequence_stays_in_that_sequence_and_after(mode: str) -> None:
-    name = mode[:4].rstrip("_")
+    name = name_of(mode)
     options = {"nonlinearity": mode[4:].lower()} if name == "RNN" else {}
     module = getattr(fusedrnn, name)(3, 20, **options)
     x = torch.randn(8, 9, 3)
@@ -156,10 +157,10 @@ def test_nan_in_one_sequence_stays_in_that_sequence_and_after(mode: str) -> None
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, 1e30, -1e30])
 def test_infinite_and_huge_inputs_saturate_as_in_torch(mode: str, value: float) -> None:
-    name = mode[:4].rstrip("_")
+    name = name_of(mode)
     options = {"nonlinearity": mode[4:].lower()} if name == "RNN" else {}
     ours = getattr(fusedrnn, name)(2, 9, **options)
-    theirs = getattr(nn, name)(2, 9, **options)
+    theirs = getattr(THEIRS, name)(2, 9, **options)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(5, 3, 2)
     x[2, 1, 0] = value
@@ -187,7 +188,7 @@ def test_dropout_of_one_zeroes_all_but_the_last_layer() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_chunks_of_time_with_carried_state_equal_the_whole(mode: str) -> None:
-    name = mode[:4].rstrip("_")
+    name = name_of(mode)
     module = getattr(fusedrnn, name)(5, 40, 2)
     x = torch.randn(13, 4, 5)
     whole, final = module(x)

@@ -34,7 +34,7 @@ torch.manual_seed(0)
 module = fusedrnn.{name}(32, 48, 2, bidirectional=True)
 xs = [torch.randn(20, 16, 32) for _ in range(8)]
 """
-NAMES = ("RNN", "LSTM", "GRU")
+NAMES = ("RNN", "LSTM", "GRU", "MGU")
 
 
 def ended(*arguments: str, limit: int = 120) -> subprocess.CompletedProcess[str]:

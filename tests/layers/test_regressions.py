@@ -19,6 +19,7 @@ from fusedrnn import reference
 from support.accuracy import assert_as_accurate_as
 from support.oracle import packed, pair, refusal, states, tensors_of, without_cudnn
 from support.problems import MODES, Problem, check, each
+from support.theirs import GATES, name_of
 
 NAMES = ("RNN", "LSTM", "GRU")
 F64 = torch.float64
@@ -290,7 +291,7 @@ def test_complex_numbers_give_torchs_results_and_gradients(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_the_cell_operator_without_states_of_c_returns_one(mode: str, requires_grad: bool) -> None:
-    gates = {"LSTM": 4, "GRU": 3}.get(mode, 1)
+    gates = GATES[mode]
     x, h, w_ih, w_hh = randn(2, 3), randn(2, 5), randn(gates * 5, 3), randn(gates * 5, 5)
     w_ih.requires_grad_(requires_grad)
     h_1, c_1 = torch.ops.fusedrnn.cell(x, h, None, w_ih, w_hh, None, None, mode)
@@ -349,7 +350,7 @@ def test_few_steps_of_every_kind_are_as_accurate_as_torch(problem: Problem) -> N
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_single_step_of_a_row_is_the_same_in_any_batch(mode: str, H: int, threads: int) -> None:
     torch.set_num_threads(threads)
-    name = mode[:4].rstrip("_")
+    name = name_of(mode)
     options = {"nonlinearity": mode[4:].lower()} if name == "RNN" else {}
     module = getattr(fusedrnn, name)(30, H, **options).requires_grad_(False)
     x, hx = torch.randn(1, 7, 30), states(name, 1, 7, H)
@@ -365,7 +366,7 @@ def test_a_single_step_of_a_row_is_the_same_in_any_batch(mode: str, H: int, thre
 @pytest.mark.parametrize("mode", MODES)
 def test_inference_of_few_steps_is_as_accurate_as_training(mode: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    name = mode[:4].rstrip("_")
+    name = name_of(mode)
     options = {"nonlinearity": mode[4:].lower()} if name == "RNN" else {}
     for T, B, H, I in ((1, 1, 512, 300), (1, 3, 37, 3), (2, 7, 256, 300), (4, 2, 300, 3)):  # noqa: E741
         ours, theirs = modules(name, I, H, 2, dtype=torch.float32, bidirectional=True, **options)

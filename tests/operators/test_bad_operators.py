@@ -24,6 +24,7 @@ from fusedrnn import _C
 from support.operator_worker import HOW, OPERATORS
 from support.paths import TESTS
 from support.problems import MODES
+from support.theirs import GATES
 
 HANGS_AFTER = 120.0  # seconds
 REFUSALS = ("RuntimeError", "NotImplementedError", "ValueError", "TypeError")
@@ -150,11 +151,8 @@ def replaced(draw: Any, given: str, name: str) -> str:
     return str(draw(garbage(given if given.startswith("t(") else None) | st.just("None")))
 
 
-GATES = {"LSTM": 4, "GRU": 3}
-
-
 def right_for_a_cell(mode: str, dtype: str, how: str, B: int, I: int, H: int) -> dict[str, Any]:  # noqa: E741
-    GH = GATES.get(mode, 1) * H
+    GH = GATES[mode] * H
     return {
         "input": tensor(B, I, dtype=dtype, how=how),
         "hx": tensor(B, H, dtype=dtype),
@@ -187,7 +185,7 @@ def right(draw: Any, operator: str) -> dict[str, Any]:
     batch_sizes = [B, *lengths]
     N = sum(batch_sizes) if packed else T * B
     rows = (N,) if packed else (T, B)
-    GH = GATES.get(mode, 1) * H
+    GH = GATES[mode] * H
     weights = []
     for layer in range(L):
         for _ in range(D):

@@ -34,6 +34,7 @@ from support.accuracy import assert_as_accurate_as
 from support.guarded import BEGINNINGS, ENDS, guard
 from support.oracle import refusal
 from support.problems import MODES, Problem, make
+from support.theirs import THEIRS, is_ours, name_of
 
 OUTPUTS = ("output", "h_n", "c_n")
 LAYOUTS = ("plain", "offset", "bytes", "strided", "rows", "transposed", "expanded", "windows")
@@ -161,7 +162,7 @@ def tensors(case: Case) -> Tensors:
         final["c_n"] = (p.L * p.D, *batch, p.H)
     states = [] if p.hx == "none" else [draw(case.hx, *shape) for shape in final.values()]
     x = lay(draw("plain", *along(p.I)) * case.scale, case.x)
-    module = make(p, nn, device="meta")
+    module = make(p, THEIRS, device="meta")
     bound = p.H**-0.5
     weights = [draw("plain", *w.shape).clamp(-2, 2) * (bound / 2) for w in module.parameters()]
     shapes = {"output": along(p.D * h_size), **final}
@@ -172,8 +173,8 @@ def tensors(case: Case) -> Tensors:
 def called(case: Case, module: nn.RNNBase, input: Any, hx: Any) -> tuple[Tensor, ...]:
     """Output, h_n and an LSTM's c_n, however they are asked for."""
     p = case.problem
-    if case.call == "cell" and isinstance(module, fusedrnn.LSTM | fusedrnn.GRU | fusedrnn.RNN):
-        name = p.mode[:4].rstrip("_")
+    if case.call == "cell" and is_ours(module):
+        name = name_of(p.mode)
         options: dict[str, Any] = {"nonlinearity": p.mode[4:].lower()} if name == "RNN" else {}
         cell = getattr(fusedrnn, name + "Cell")(p.I, p.H, p.bias, device="meta", **options)
         own = zip(dict(cell.named_parameters()), module.parameters(), strict=True)
@@ -183,11 +184,9 @@ def called(case: Case, module: nn.RNNBase, input: Any, hx: Any) -> tuple[Tensor,
         result = torch.func.functional_call(cell, dict(own), (input[0], hx))
         h, *c = result if p.mode == "LSTM" else (result,)
         return (h.unsqueeze(0), h.unsqueeze(0), *(s.unsqueeze(0) for s in c))
-    if case.call == "functional" and isinstance(
-        module, fusedrnn.LSTM | fusedrnn.GRU | fusedrnn.RNN
-    ):
+    if case.call == "functional" and is_ours(module):
         options = {"nonlinearity": p.mode[4:].lower()} if p.mode.startswith("RNN") else {}
-        output, final = getattr(functional, p.mode[:4].rstrip("_").lower())(
+        output, final = getattr(functional, name_of(p.mode).lower())(
             input,
             hx,
             list(module.parameters()),
@@ -280,13 +279,13 @@ def three(case: Case) -> tuple[Results, Results, Results]:
             assert torch.equal(value, other), f"{name}: other bits, called on one thread"
     dtype = case.problem.dtype
     plain = given.plain(torch.float64)
-    exact = run(case, nn, plain)
+    exact = run(case, THEIRS, plain)
     if dtype == torch.float64:
         # torch.nn's error does not show against itself. What a rounding of every operand does to
         # its results stands in for it.
         nudged = plain.rounded_again(torch.Generator().manual_seed(case.seed))
-        return ours, run(case, nn, nudged), exact
-    return ours, run(case, nn, given.plain(dtype)), exact
+        return ours, run(case, THEIRS, nudged), exact
+    return ours, run(case, THEIRS, given.plain(dtype)), exact
 
 
 def compare(name: str, ours: Tensor | None, theirs: Tensor | None, exact: Tensor | None) -> None:
@@ -324,7 +323,7 @@ def check(case: Case) -> int:
     """
     if case.problem.T == 0:
         given = tensors(case)
-        ours, theirs = (refusal(partial(run, case, n, given))[:2] for n in (fusedrnn, nn))
+        ours, theirs = (refusal(partial(run, case, n, given))[:2] for n in (fusedrnn, THEIRS))
         assert ours == theirs
         return 0
     results = three(case)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_sequence
 
 import fusedrnn
+from support.theirs import THEIRS
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
@@ -36,7 +37,7 @@ def refusal(call: Callable[[], Any]) -> tuple[Any, ...]:
 def pair(name: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """Ours and torch.nn's module of this name, made with the same seed."""
     modules = []
-    for namespace in (fusedrnn, nn):
+    for namespace in (fusedrnn, THEIRS):
         torch.manual_seed(0)
         modules.append(getattr(namespace, name)(*args, **kwargs))
     return modules[0], modules[1]

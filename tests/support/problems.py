@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fusedrnn
-from fusedrnn import reference
 from support.accuracy import assert_as_accurate_as
+from support.theirs import MODES as MODES
+from support.theirs import THEIRS, by_definition, name_of
 
-MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 SHORT = {
     torch.float32: "fp32",
     torch.float64: "fp64",
@@ -86,7 +86,7 @@ def on_device(problem: Problem) -> Problem:
 
 
 def make(problem: Problem, namespace: Any, **factory: Any) -> nn.RNNBase:
-    """The problem's module from ``fusedrnn`` or ``torch.nn``, on this device and of this dtype."""
+    """The problem's module from ``fusedrnn`` or ``THEIRS``, on this device and of this dtype."""
     p = problem
     options: dict[str, Any] = {
         "num_layers": p.L,
@@ -99,7 +99,7 @@ def make(problem: Problem, namespace: Any, **factory: Any) -> nn.RNNBase:
         options["proj_size"] = p.P
     if p.mode.startswith("RNN"):
         options["nonlinearity"] = p.mode[4:].lower()
-    module: nn.RNNBase = getattr(namespace, p.mode[:4].rstrip("_"))(p.I, p.H, **options, **factory)
+    module: nn.RNNBase = getattr(namespace, name_of(p.mode))(p.I, p.H, **options, **factory)
     return module
 
 
@@ -153,38 +153,11 @@ def inputs(
     return input, states, leaves
 
 
-def _exact(
-    problem: Problem, module: nn.RNNBase, input: Any, states: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """What ``module(input, states)`` means, by the reference."""
-    p = problem
-    x, batch_sizes, order, original = (
-        input if isinstance(input, PackedSequence) else (input, None, None, None)
-    )
-    if p.form == "batch_first":
-        x = x.transpose(0, 1)
-    if p.form == "unbatched":
-        x, states = x.unsqueeze(1), tuple(s.unsqueeze(1) for s in states)
-    if order is not None:
-        states = tuple(s[:, order] for s in states)
-    hx, cx = (*states, None, None)[:2]
-    weights = [w for group in module.all_weights for w in group]
-    y, *final = reference.stack(
-        x, batch_sizes, hx, cx, weights, p.mode, p.bias, p.L, p.dropout, True, p.bidirectional
-    )
-    final = final if p.mode == "LSTM" else final[:1]
-    if original is not None:
-        final = [s[:, original] for s in final]
-    if p.form == "unbatched":
-        y, final = y.squeeze(1), [s.squeeze(1) for s in final]
-    return (y.transpose(0, 1) if p.form == "batch_first" else y, *final)
-
-
 def run(problem: Problem, by: str, device: torch.device | None = None) -> dict[str, Tensor | None]:
     """Outputs and gradients by "fusedrnn", "torch" or "exact" (the reference in float64)."""
     p = on_device(problem)
     device = torch.device("cpu") if by == "exact" else device or device_under_test()
-    module = build(p, fusedrnn if by == "fusedrnn" else nn, device)
+    module = build(p, fusedrnn if by == "fusedrnn" else THEIRS, device)
     if by == "exact":
         module.double()
     input, states, leaves = inputs(p, torch.float64 if by == "exact" else p.dtype, device)
@@ -192,13 +165,10 @@ def run(problem: Problem, by: str, device: torch.device | None = None) -> dict[s
     threads = torch.get_num_threads()
     if by != "fusedrnn":  # per-step operators on several threads crawl on a busy machine
         torch.set_num_threads(1)
-    if by == "exact":
-        outputs = _exact(p, module, input, states)
-    else:
-        hx: Any = (states if p.mode == "LSTM" else states[0]) if states else None
-        output, final = module(input, hx)
-        data = output.data if isinstance(output, PackedSequence) else output
-        outputs = (data, *final) if p.mode == "LSTM" else (data, final)
+    hx: Any = (states if p.mode == "LSTM" else states[0]) if states else None
+    output, final = by_definition(module, input, hx) if by == "exact" else module(input, hx)
+    data = output.data if isinstance(output, PackedSequence) else output
+    outputs = (data, *final) if p.mode == "LSTM" else (data, final)
     names = ("output", "h_n", "c_n")
     results: dict[str, Tensor | None] = dict(zip(names, outputs, strict=False))
     used = [v for k, v in zip(names, outputs, strict=False) if p.use in ("all", k)]

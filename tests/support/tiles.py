@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,3 +48,8 @@ def kernels(folder: Path) -> list[Kernel]:
     table = [Kernel(**json.loads(line)) for line in output_of([program]).splitlines()]
     assert table
     return table
+
+
+def cells_of(table: Sequence[Kernel]) -> list[str]:
+    """Every cell that has a row, in the table's order."""
+    return list(dict.fromkeys(kernel.cell for kernel in table))

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 import fusedrnn
 from fusedrnn import _C
 from support.problems import MODES, Problem, build, check, inputs
+from support.theirs import TORCHS
 
 KERNELS = {"block": 40, "cluster": 150, "stepwise": 7}  # and an H that each can run
 GLUE = torch.ops.fusedrnn_glue
@@ -38,7 +39,7 @@ def layer_arguments(problem: Problem) -> tuple[Any, ...]:
     input, states, _ = inputs(p, p.dtype)
     x, batch_sizes = (input.data, input.batch_sizes) if p.form == "sorted" else (input, None)
     hx, cx = (*states, None, None)[:2]
-    weights = list(build(p, nn).parameters())
+    weights = list(build(p, fusedrnn).parameters())
     detached = [t if t is None else t.detach() for t in (x, hx, cx, *weights)]
     return (detached[0], batch_sizes, *detached[1:3], detached[3:], p.mode, p.bias)
 
@@ -155,7 +156,7 @@ def test_stepwise_allocates_and_views_nothing_per_step(
 
 
 @pytest.mark.parametrize("form", ["batched", "sorted"])
-@pytest.mark.parametrize(("mode", "P"), PROJECTED)
+@pytest.mark.parametrize(("mode", "P"), [(m, P) for m, P in PROJECTED if m in TORCHS])
 def test_torchs_own_layers_are_called_as_torch_nn_calls_them(mode: str, P: int, form: str) -> None:
     problem = Problem(mode, H=6, P=P, L=2, bidirectional=True, form=form, hx="given")
     for hx in ("given", "none"):

@@ -240,6 +240,10 @@ def by_definition(problem: Problem, weights: Sequence[Tensor], x: Tensor) -> Ten
             (r, z, n), (hr, hz, hn) = i.chunk(3, 1), g.chunk(3, 1)
             z = (z + hz).sigmoid()
             h = (1 - z) * (n + (r + hr).sigmoid() * hn).tanh() + z * h
+        elif problem.mode == "MGU":
+            (f, n), (hf, hn) = i.chunk(2, 1), g.chunk(2, 1)
+            f = (f + hf).sigmoid()
+            h = h + f * ((n + f * hn).tanh() - h)
         else:
             h = (i + g).tanh() if problem.mode == "RNN_TANH" else (i + g).relu()
         outputs.append(h)

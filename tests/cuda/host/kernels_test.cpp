@@ -354,15 +354,14 @@ bool lists(const std::string& list, int tile) {
 }
 
 std::vector<Run> runs_for(const std::string& what) {
-  constexpr Cell kCells[] = {Cell::kLstm, Cell::kGru, Cell::kRnnTanh, Cell::kRnnRelu};
   const bool all = what == "all";
   std::vector<Run> runs;
   for (int tile = 0; tile < kTileCount; ++tile) {
-    const Cell cell = kTiles[tile].cell;
-    const char* const name = cell == Cell::kLstm ? "LSTM" : cell == Cell::kGru ? "GRU" : "RNN";
+    const std::string mode = spec(kTiles[tile].cell).name, name = mode.substr(0, mode.find('_'));
     if (all || what == name || lists(what, tile)) add_tile(tile, runs);
   }
-  for (const Cell cell : kCells) {
+  for (int index = 0; index < kCellCount; ++index) {
+    const Cell cell = Cell(index);
     if (all || what == "stepwise") {
       for (const Run& run : {Run{"", 0, cell, 1, 1, 1}, Run{"", 0, cell, 6, 5, 37},
                              Run{"", 0, cell, 3, 70, 100}, Run{"", 0, cell, 2, 3, 300}})

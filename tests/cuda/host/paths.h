@@ -65,7 +65,7 @@ int stepwise_forward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy)
                        known_zero ? nullptr : hw.data(),
                        a.b_hh.data(),
                        h.data(),
-                       p.cell == Cell::kLstm ? c.data() : nullptr,
+                       spec(p.cell).has_c ? c.data() : nullptr,
                        a.y + step.row * ldy,
                        ldy,
                        a.c.data() ? a.c.data() + step.row * H : nullptr};
@@ -75,7 +75,7 @@ int stepwise_forward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy)
   for (int64_t b = 0; b < p.B; ++b) {
     for (int64_t j = 0; j < H; ++j) {
       a.h_n(b, j) = h(b, j);
-      if (p.cell == Cell::kLstm) a.c_n(b, j) = c(b, j);
+      if (spec(p.cell).has_c) a.c_n(b, j) = c(b, j);
     }
   }
   return error;
@@ -84,7 +84,7 @@ int stepwise_forward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy)
 template <class T>
 int stepwise_backward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy, int64_t lddy) {
   const int64_t H = p.H, G = gates_of(p.cell), S = slots_of(p.cell, true);
-  const bool gru = p.cell == Cell::kGru, lstm = p.cell == Cell::kLstm;
+  const bool has_c = spec(p.cell).has_c, parted = S > G;  // a gate whose parts go two ways
   Buffer<T> dh(p.B, H, 0), dc(p.B, H, 0);
   for (int64_t b = 0; b < p.B; ++b) {
     for (int64_t j = 0; j < H; ++j) {
@@ -101,8 +101,8 @@ int stepwise_backward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy
     StepBackward params{p,
                         step.rows,
                         a.slots.data() ? a.slots.data() + step.row * S * H : nullptr,
-                        lstm ? a.c.data() + step.row * H : nullptr,
-                        lstm && i ? a.c.data() + step.row_before * H : nullptr,
+                        has_c ? a.c.data() + step.row * H : nullptr,
+                        has_c && i ? a.c.data() + step.row_before * H : nullptr,
                         a.c0.data(),
                         a.y + step.row * ldy,
                         i ? a.y + step.row_before * ldy : nullptr,
@@ -112,11 +112,11 @@ int stepwise_backward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy
                         a.dy ? a.dy + step.row * lddy : nullptr,
                         lddy,
                         dh.data(),
-                        lstm ? dc.data() : nullptr,
+                        has_c ? dc.data() : nullptr,
                         dslots,
-                        gru ? dhw.data() : dslots};
+                        parted ? dhw.data() : dslots};
     error |= step_backward(params, nullptr);
-    const T* const d = gru ? dhw.data() : dslots;
+    const T* const d = parted ? dhw.data() : dslots;
     product(d, a.w_hh.data(), dh.data(), step.rows, H, G * H, G * H, false, true);
   }
   for (int64_t b = 0; b < p.B; ++b) {

@@ -228,6 +228,7 @@ struct Kind {
 constexpr Kind kKinds[] = {{"LSTM", Cell::kLstm, false},
                            {"LSTM projected", Cell::kLstm, true},
                            {"GRU", Cell::kGru, false},
+                           {"MGU", Cell::kMgu, false},
                            {"RNN_TANH", Cell::kRnnTanh, false},
                            {"RNN_RELU", Cell::kRnnRelu, false}};
 

@@ -16,7 +16,7 @@ using Doubles = std::vector<double>;
 
 // One direction of a layer without its product with x. A state, bias or gradient that is absent is
 // empty and counts as zeros; so is w_hr where there is no projection. Slots are in torch's order of
-// gates, GRU's last one the recurrent part of n.
+// gates, GRU's and MGU's last one the recurrent part of n.
 struct Recurrence {
   Doubles x;                 // [N, G*H]  x W_ih' + b_ih
   Doubles w_hh, b_hh, w_hr;  // [G*H, P], [G*H], [P, H]
@@ -46,6 +46,12 @@ inline double cell_forward(Cell cell, const double* x, const double* v, double h
     slots[3] = v[2];
     return (1 - slots[1]) * slots[2] + slots[1] * h_prev;
   }
+  if (cell == Cell::kMgu) {
+    slots[0] = sigmoid(x[0] + v[0]);
+    slots[1] = std::tanh(x[1] + slots[0] * v[1]);
+    slots[2] = v[1];
+    return (1 - slots[0]) * h_prev + slots[0] * slots[1];
+  }
   slots[0] = cell == Cell::kRnnTanh ? std::tanh(x[0] + v[0]) : std::max(x[0] + v[0], 0.0);
   return slots[0];
 }
@@ -69,12 +75,22 @@ inline double cell_backward(Cell cell, const double* s, double h_prev, double c_
     ds[1] = dh * (h_prev - s[2]) * s[1] * (1 - s[1]);
     return dh * s[1];
   }
+  if (cell == Cell::kMgu) {
+    ds[1] = dh * s[0] * (1 - s[1] * s[1]);
+    ds[2] = ds[1] * s[0];
+    ds[0] = (ds[1] * s[2] + dh * (s[1] - h_prev)) * s[0] * (1 - s[0]);
+    return dh * (1 - s[0]);
+  }
   ds[0] = cell == Cell::kRnnTanh ? dh * (1 - s[0] * s[0]) : s[0] > 0 ? dh : 0;
   return 0;
 }
 
-// Which slot's gradient is that of the recurrent product's gate g.
-inline int64_t product_slot(Cell cell, int64_t g) { return cell == Cell::kGru && g == 2 ? 3 : g; }
+// Which slot's gradient is that of the recurrent product's gate g: where the cell keeps the
+// recurrent part of a gate to itself, that is the last one.
+inline int64_t product_slot(Cell cell, int64_t g) {
+  const CellSpec& of = spec(cell);
+  return of.input_slot[g] == of.recurrent_slot[g] ? g : of.slots - 1;
+}
 
 inline double at(const Doubles& values, int64_t index) {
   return values.empty() ? 0 : values[size_t(index)];
