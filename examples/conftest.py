@@ -22,6 +22,7 @@ import torch
 from examples import data
 from examples.data import fetch
 from examples.driver import command, results
+from examples.driver.layers import CELLS, IMPLEMENTATIONS
 from examples.from_scratch import model as from_scratch
 from examples.gradient_flow import model as gradient_flow
 from examples.seq2seq import model as seq2seq
@@ -43,8 +44,8 @@ class Corpus:
     labels: list[int]
     train: int = 0
 
-    def keras(self) -> dict[str, Any]:
-        """The arrays that Keras distributes: object arrays of lists, and the labels."""
+    def keras(self, without: str = "") -> bytes:
+        """The file that Keras distributes, object arrays of lists and the labels, but for one."""
         n = self.train
         parts = {"_train": slice(None, n), "_test": slice(n, None)} if n else {"": slice(None)}
         arrays: dict[str, Any] = {}
@@ -52,10 +53,9 @@ class Corpus:
             x = np.empty(len(self.rows[chosen]), object)
             x[:] = self.rows[chosen]
             arrays |= {f"x{part}": x, f"y{part}": np.array(self.labels[chosen])}
-        return arrays
-
-    def keras_bytes(self) -> bytes:
-        return npz(**self.keras())
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **{k: a for k, a in arrays.items() if k != without})
+        return stream.getvalue()
 
     def order(self) -> list[int]:
         """load_data's shuffle of each part, one generator after the other."""
@@ -71,7 +71,7 @@ class Corpus:
         return [w if w < num_words else 2 for w in [1, *(rank + 3 for rank in self.rows[row])]]
 
     def flat(self, **changes: Any) -> dict[str, Any]:
-        """The arrays of the flat layout, some of them changed."""
+        """The arrays of the flat layout, some of them changed, or left out when None."""
         arrays = {
             "tokens": np.concatenate(self.rows),
             "offsets": np.cumsum([0, *map(len, self.rows)]),
@@ -79,13 +79,7 @@ class Corpus:
             "order": np.array(self.order()),
             "n_train": np.array(self.train or int(len(self.rows) * 0.8)),
         }
-        return arrays | changes
-
-
-def npz(**arrays: Any) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
-    return stream.getvalue()
+        return {name: a for name, a in (arrays | changes).items() if a is not None}
 
 
 def made_up(words: int, labels: int, train: int = 0) -> Corpus:
@@ -150,6 +144,19 @@ def train(small: None, tmp_path: Path) -> Callable[..., int]:
 
 
 @pytest.fixture
+def fails(train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """fails("reuters", *options): the one line on stderr of a command that ends with `status`."""
+
+    def fails(name: str, *options: str, status: int = 1) -> str:
+        assert train(name, *options) == status
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 or status == 2  # then after the usage
+        return error
+
+    return fails
+
+
+@pytest.fixture
 def record(train: Callable[..., int], tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """record("reuters", *options): the results of a small run on synthetic data, read back."""
 
@@ -159,6 +166,16 @@ def record(train: Callable[..., int], tmp_path: Path) -> Callable[..., dict[str,
         return results.read(max(files, key=lambda path: path.stat().st_mtime_ns))
 
     return record
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def impl(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=CELLS)
+def cell(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -229,3 +246,13 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> Any:
         return asset
 
     return publish
+
+
+@pytest.fixture
+def put(publish: Any, tmp_path: Path) -> Any:
+    """put("REUTERS", body): publishes `body` and writes the file into tmp_path, or a directory."""
+
+    def put(name: str, body: bytes, directory: Path = tmp_path) -> None:
+        (directory / Path(publish(name, body).path).name).write_bytes(body)
+
+    return put

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -108,76 +109,50 @@ def reuters(data_dir: str | Path | None = None, synthetic: Synthetic = "never") 
     Args:
         data_dir: looked at before the other places (see ``fetch.places``).
         synthetic: "never" raises MissingData when there is no data, "fallback" then gives
-            synthetic newswires, "always" looks for none.
-    Raises:
-        CorruptFile: a file is there and is damaged.
+            synthetic newswires (not in place of a damaged file), "always" looks for none.
     """
-    return _choose(
-        synthetic,
-        lambda: _keras(Reuters, fetch.REUTERS, data_dir, _read_reuters),
-        synthetic_reuters,
-    )
+    read = partial(_keras, Reuters, fetch.REUTERS, data_dir, [""])
+    return _choose(synthetic, read, synthetic_reuters)
+
+
+def imdb(data_dir: str | Path | None = None, synthetic: Synthetic = "never") -> Imdb:
+    """The IMDB film reviews (Maas et al., ACL 2011); arguments as for `reuters`."""
+    read = partial(_keras, Imdb, fetch.IMDB, data_dir, ["_train", "_test"])
+    return _choose(synthetic, read, synthetic_imdb)
 
 
 def _keras(
-    kind: type[Set], asset: fetch.Asset, data_dir: str | Path | None, read: Callable[[Path], Set]
+    kind: type[Set], asset: fetch.Asset, data_dir: str | Path | None, parts: Sequence[str]
 ) -> Set:
-    """The set of `asset`, from its flat layout or by `read` from the file Keras distributes."""
+    """The set of `asset`, from its flat layout or the `parts` of the file Keras distributes."""
     path = fetch.locate(asset, data_dir, asset.path.replace(".npz", "_flat.npz"))
-    corpus = read(path) if path.name == Path(asset.path).name else read_flat(kind, path)
+    if path.name == Path(asset.path).name:
+        found = [keras_npz.read(path, f"x{part}", f"y{part}") for part in parts]
+        tokens, lengths, labels = map(np.concatenate, zip(*found, strict=True))
+        offsets = np.cumsum([0, *lengths], dtype=np.int32)
+        order, n_train = split(*(len(labels) for *_, labels in found))
+        corpus = kind(tokens, offsets, labels, order, n_train, str(path))
+    else:
+        corpus = read_flat(kind, path)
     fault = corpus.fault()
     if fault:
         raise CorruptFile(path, fault)
     return corpus
 
 
-def _read_reuters(path: Path) -> Reuters:
-    tokens, offsets, labels = keras_npz.read(path)
-    return Reuters(tokens, offsets, labels, *reuters_split(len(labels)), str(path))
-
-
-def reuters_split(rows: int) -> tuple[Ints, int]:
-    """(order, n_train) as ``load_data(seed=113, test_split=0.2)`` splits that many rows."""
-    order = np.arange(rows)
-    np.random.RandomState(SPLIT_SEED).shuffle(order)
-    return order.astype(np.int32), int(rows * (1 - TEST_SHARE))
-
-
-def reuters_words(data_dir: str | Path | None = None) -> dict[int, str]:
-    """The word of each rank."""
-    return read_words(fetch.locate(fetch.REUTERS_WORDS, data_dir))
-
-
-def imdb(data_dir: str | Path | None = None, synthetic: Synthetic = "never") -> Imdb:
-    """The IMDB film reviews (Maas et al., ACL 2011); arguments as for `reuters`."""
-    wanted = (Imdb, fetch.IMDB, data_dir, _read_imdb)
-    return _choose(synthetic, lambda: _keras(*wanted), synthetic_imdb)
-
-
-def _read_imdb(path: Path) -> Imdb:
-    parts = [keras_npz.read(path, f"x_{part}", f"y_{part}") for part in ("train", "test")]
-    (tokens, offsets, labels), (test_tokens, test_offsets, test_labels) = parts
-    return Imdb(
-        np.concatenate([tokens, test_tokens]),
-        np.concatenate([offsets, test_offsets[1:] + offsets[-1]]),
-        np.concatenate([labels, test_labels]),
-        *imdb_split(len(labels), len(test_labels)),
-        str(path),
-    )
-
-
-def imdb_split(train: int, test: int) -> tuple[Ints, int]:
-    """(order, n_train) as ``load_data(seed=113)`` shuffles each part in its turn."""
+def split(*parts: int) -> tuple[Ints, int]:
+    """(order, n_train) as ``load_data(seed=113)`` shuffles that many rows of each part in turn; of
+    one part alone, a fifth is to test."""
     rng = np.random.RandomState(SPLIT_SEED)
-    parts = np.arange(train), np.arange(test)
-    for part in parts:
-        rng.shuffle(part)
-    return np.concatenate([parts[0], parts[1] + train]).astype(np.int32), train
+    order = np.arange(sum(parts), dtype=np.int32)
+    for rows in np.split(order, np.cumsum(parts)[:-1]):
+        rng.shuffle(rows)
+    return order, parts[0] if len(parts) > 1 else int(parts[0] * (1 - TEST_SHARE))
 
 
-def imdb_words(data_dir: str | Path | None = None) -> dict[int, str]:
-    """The word of each rank."""
-    return read_words(fetch.locate(fetch.IMDB_WORDS, data_dir))
+def words(asset: fetch.Asset, data_dir: str | Path | None = None) -> dict[int, str]:
+    """The word of each rank, from one of the two word indices."""
+    return read_words(fetch.locate(asset, data_dir))
 
 
 def time_machine(
@@ -189,16 +164,12 @@ def time_machine(
 
     Its symbols are those of the whole text, whatever the length.
     """
-    return _choose(
-        synthetic,
-        lambda: _real_time_machine(data_dir, length),
-        lambda: synthetic_text(ALL_CHARACTERS if length is None else length),
-    )
 
+    def real() -> Text:
+        path = fetch.locate(fetch.TIME_MACHINE, data_dir)
+        return text_corpus(path.read_text("ascii"), str(path), length)
 
-def _real_time_machine(data_dir: str | Path | None, length: int | None) -> Text:
-    path = fetch.locate(fetch.TIME_MACHINE, data_dir)
-    return text_corpus(path.read_text("ascii"), str(path), length)
+    return _choose(synthetic, real, lambda: synthetic_text(length or ALL_CHARACTERS))
 
 
 def text_corpus(text: str, source: str, length: int | None = MAX_CHARACTERS) -> Text:
@@ -223,9 +194,8 @@ def _random_words(
         shift: with it the most frequent words cover the real shares to 0.03.
     """
     median, sigma, shortest, longest = spread
-    drawn = rng.lognormal(np.log(median), sigma, rows)
-    cut = np.clip(drawn, shortest, longest).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(cut)]).astype(np.int32)
+    lengths = rng.lognormal(np.log(median), sigma, rows).clip(shortest, longest).astype(np.int32)
+    offsets = np.cumsum([0, *lengths], dtype=np.int32)
     tokens = 1 + rng.choice(words, int(offsets[-1]), p=zipf(words, 1.2, shift))
     return tokens.astype(np.int32), offsets
 
@@ -236,7 +206,7 @@ def synthetic_reuters(rows: int = 11_228, seed: int = 0) -> Reuters:
     tokens, offsets = _random_words(rng, rows, (95, 0.92, 13, 2376), 30_979, 7.0)
     counts = np.array(TOPIC_COUNTS, np.float64)
     labels = rng.choice(len(TOPICS), rows, p=counts / counts.sum()).astype(np.int32)
-    return Reuters(tokens, offsets, labels, *reuters_split(rows), SYNTHETIC)
+    return Reuters(tokens, offsets, labels, *split(rows), SYNTHETIC)
 
 
 def synthetic_imdb(rows: int = 50_000, seed: int = 0) -> Imdb:
@@ -245,7 +215,7 @@ def synthetic_imdb(rows: int = 50_000, seed: int = 0) -> Imdb:
     tokens, offsets = _random_words(rng, rows, (175, 0.76, 6, 2493), 88_584, 4.0)
     labels = np.arange(rows, dtype=np.int32) % len(SENTIMENTS)
     train = rows // 2
-    return Imdb(tokens, offsets, labels, *imdb_split(train, rows - train), SYNTHETIC)
+    return Imdb(tokens, offsets, labels, *split(train, rows - train), SYNTHETIC)
 
 
 def synthetic_text(length: int = MAX_CHARACTERS, seed: int = 0) -> Text:

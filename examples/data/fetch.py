@@ -103,12 +103,8 @@ def locate(asset: Asset, data_dir: str | Path | None = None, *alternatives: str)
     """The path of `asset`, or of one of the `alternatives` to it, downloaded if need be.
 
     Args:
-        asset: the published file; its digest is verified.
         data_dir: what ``--data-dir`` gave; it must be a directory.
         alternatives: paths below a data directory that serve as well and come first.
-    Raises:
-        MissingData: it is in no place and the download failed; names every place.
-        WorkloadError: it is there and is not what it should be.
     """
     if data_dir and not Path(data_dir).is_dir():
         raise WorkloadError(f"--data-dir {data_dir} is not a directory")
@@ -135,11 +131,7 @@ def locate(asset: Asset, data_dir: str | Path | None = None, *alternatives: str)
 
 
 def download(asset: Asset, target: Path) -> Path:
-    """Fetches `asset` into `target`: verified first, then renamed into place.
-
-    Raises:
-        WorkloadError: unreachable, truncated, not the published file, or nowhere to put it.
-    """
+    """Fetches `asset` into `target`: verified first, then renamed into place."""
     with replacing(target) as temporary:
         try:
             with urllib.request.urlopen(asset.source, timeout=TIMEOUT_S) as response:

@@ -22,13 +22,8 @@ from examples.driver.errors import CorruptFile
 def read(
     path: Path, x: str = "x", y: str = "y"
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Word ranks of all rows end to end, the offsets [N+1] of each in them, and labels [N].
-
-    Args:
-        x, y: the names of the arrays of rows and of labels in the file.
-    Raises:
-        CorruptFile: the file is damaged, or is anything but lists of ints with labels.
-    """
+    """Word ranks of all rows end to end, the length [N] of each row, and labels [N]; `x` and `y`
+    name the arrays of rows and of labels in the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             rows = _object_array(archive.read(f"{x}.npy"))
@@ -37,20 +32,17 @@ def read(
             )
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(rows):
             raise ValueError(f"{y} must be {len(rows)} integers, got {labels.dtype} {labels.shape}")
-        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-        tokens = np.fromiter((rank for row in rows for rank in row), np.int32, int(offsets[-1]))
+        lengths = np.array([*map(len, rows)], np.int32)
+        tokens = np.fromiter((rank for row in rows for rank in row), np.int32, lengths.sum())
     except Exception as error:  # a hostile pickle can raise anything
         raise CorruptFile(path, error) from error
-    return tokens, offsets, labels.astype(np.int32)
+    return tokens, lengths, labels.astype(np.int32)
 
 
 def _object_array(npy: bytes) -> list[list[int]]:
     stream = io.BytesIO(npy)
-    version = np.lib.format.read_magic(stream)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
+    major, minor = np.lib.format.read_magic(stream)
+    read_header = getattr(np.lib.format, f"read_array_header_{major}_{minor}")
     shape, _, dtype = read_header(stream)
     if dtype.kind != "O" or len(shape) != 1:
         raise ValueError(f"x must be a 1-D array of lists, got {dtype} {shape}")

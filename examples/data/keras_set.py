@@ -94,11 +94,7 @@ Set = TypeVar("Set", bound=KerasSet)
 
 
 def read_flat(kind: type[Set], path: Path) -> Set:
-    """Reads the flat layout: plain arrays tokens, offsets, labels, order and n_train.
-
-    Raises:
-        CorruptFile: the file is damaged or lacks one of them.
-    """
+    """Reads the flat layout: plain arrays tokens, offsets, labels, order and n_train."""
     try:
         with np.load(path, allow_pickle=False) as file:
             tokens, offsets, labels, order = (
@@ -112,11 +108,7 @@ def read_flat(kind: type[Set], path: Path) -> Set:
 
 
 def read_words(path: Path) -> dict[int, str]:
-    """The word of each rank, from Keras' word index.
-
-    Raises:
-        CorruptFile: the file is no word index.
-    """
+    """The word of each rank, from Keras' word index."""
     try:
         return {int(rank): word for word, rank in json.loads(path.read_text("utf-8")).items()}
     except (OSError, ValueError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,6 @@ class Case:
     def read(self, directory: Path | None = None, **options: Any) -> Any:
         return getattr(data, self.name)(directory, **options)
 
-    def write(self, directory: Path, layout: str, publish: Any) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        body = self.corpus.keras_bytes()
-        if layout == "keras":
-            publish(self.name.upper(), body)
-            (directory / f"{self.name}.npz").write_bytes(body)
-        else:
-            np.savez(directory / f"{self.name}_flat.npz", **self.corpus.flat())
-
     def values(self) -> list[list[int]]:
         """Every sequence in load_data's order."""
         return [self.corpus.values(row, self.words) for row in self.corpus.order()]
@@ -67,15 +59,19 @@ class Case:
 
 @pytest.fixture(params=SETS)
 def case(request: pytest.FixtureRequest, newswires: Any, reviews: Any) -> Case:
-    if request.param == "imdb":
-        return Case("imdb", reviews, 25_000, 6)
-    return Case("reuters", newswires, 10_000, 8)
+    cases = (Case("reuters", newswires, 10_000, 8), Case("imdb", reviews, 25_000, 6))
+    return cases[SETS.index(request.param)]
 
 
 @pytest.fixture(params=["keras", "flat"])
-def directory(request: pytest.FixtureRequest, case: Case, tmp_path: Path, publish: Any) -> Path:
+def directory(request: pytest.FixtureRequest, case: Case, tmp_path: Path, put: Any) -> Path:
     """A data directory with the made-up corpus in one of the two layouts."""
-    case.write(tmp_path / "data" / case.name, request.param, publish)
+    below = tmp_path / "data" / case.name
+    below.mkdir(parents=True)
+    if request.param == "keras":
+        put(case.name.upper(), case.corpus.keras(), below)
+    else:
+        np.savez(below / f"{case.name}_flat.npz", **case.corpus.flat())
     return tmp_path / "data"
 
 
@@ -119,6 +115,7 @@ def test_the_vocabularies_end_at_ranks_9996_and_24996(newswires: Any, reviews: A
         ({"n_train": np.array(12)}, "order is no permutation"),
         ({"tokens": np.zeros(58)}, "word ranks must start at 1"),
         ({"tokens": np.array([[1]], object)}, "Object arrays cannot be loaded"),
+        ({"order": None}, "order is not a file in the archive"),
     ],
 )
 def test_a_flat_file_that_contradicts_itself_is_refused(
@@ -129,33 +126,26 @@ def test_a_flat_file_that_contradicts_itself_is_refused(
         case.read(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "a member missing"])
-def test_a_damaged_flat_file_is_refused(case: Case, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [lambda body: body[:-100], lambda body: body[:60] + bytes(10) + body[70:], lambda _: b""],
+    ids=["cut", "flipped", "empty"],
+)
+def test_a_damaged_flat_file_is_refused_and_no_fallback_hides_it(
+    case: Case, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     file = tmp_path / f"{case.name}_flat.npz"
-    arrays = case.corpus.flat()
-    if damage == "a member missing":
-        del arrays["order"]
-    np.savez_compressed(file, **arrays)
-    body = file.read_bytes()
-    if damage == "cut":
-        body = body[:-100]
-    elif damage == "flipped":
-        body = body[:60] + bytes(10) + body[70:]
-    elif damage == "empty":
-        body = b""
-    file.write_bytes(body)
+    np.savez_compressed(file, **case.corpus.flat())
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(CorruptFile, match="delete the file"):
         case.read(tmp_path, synthetic="fallback")
 
 
 @pytest.mark.parametrize("missing", ["x_train", "y_train", "x_test", "y_test"])
 def test_a_keras_file_without_one_of_its_arrays_is_refused(
-    reviews: Any, tmp_path: Path, publish: Any, missing: str
+    reviews: Any, tmp_path: Path, put: Any, missing: str
 ) -> None:
-    arrays = reviews.keras()
-    del arrays[missing]
-    np.savez(tmp_path / "imdb.npz", **arrays)
-    publish("IMDB", (tmp_path / "imdb.npz").read_bytes())
+    put("IMDB", reviews.keras(without=missing))
     with pytest.raises(CorruptFile, match=missing):
         data.imdb(tmp_path)
 
@@ -180,31 +170,28 @@ def test_without_data_the_places_are_named(case: Case, tmp_path: Path) -> None:
     ):
         case.read(tmp_path)
     with pytest.raises(MissingData, match=rf"{name}/{name}_word_index\.json"):
-        getattr(data, f"{name}_words")(tmp_path)
+        data.words(getattr(fetch, f"{name.upper()}_WORDS"), tmp_path)
 
 
 def test_a_download_is_held_to_its_digest(server: Any, publish: Any, case: Case) -> None:
-    body = case.corpus.keras_bytes()
+    body = case.corpus.keras()
     publish(case.name.upper(), body)
     server.files[f"{case.name}.npz"] = body
     assert case.read().order.tolist() == case.corpus.order()
     assert server.requests == [f"{case.name}.npz"]
 
 
-def test_a_newswire_is_decoded_with_the_word_index(tmp_path: Path, publish: Any) -> None:
-    body = json.dumps({"the": 1, "of": 2}).encode()
-    publish("REUTERS_WORDS", body)
-    (tmp_path / "reuters_word_index.json").write_bytes(body)
-    words = data.reuters_words(tmp_path)
+def test_a_newswire_is_decoded_with_the_word_index(tmp_path: Path, put: Any) -> None:
+    put("REUTERS_WORDS", json.dumps({"the": 1, "of": 2}).encode())
+    words = data.words(fetch.REUTERS_WORDS, tmp_path)
     assert data.decode([1, 4, 5, 2, 4], words) == "? the of ? the"
 
 
 @pytest.mark.parametrize("body", [b"[1, 2]", b"{", b'{"the": "one"}'])
-def test_a_word_index_that_is_none_is_refused(tmp_path: Path, publish: Any, body: bytes) -> None:
-    publish("REUTERS_WORDS", body)
-    (tmp_path / "reuters_word_index.json").write_bytes(body)
+def test_a_word_index_that_is_none_is_refused(tmp_path: Path, put: Any, body: bytes) -> None:
+    put("REUTERS_WORDS", body)
     with pytest.raises(CorruptFile):
-        data.reuters_words(tmp_path)
+        data.words(fetch.REUTERS_WORDS, tmp_path)
 
 
 def test_text_is_prepared_as_d2l_does() -> None:
@@ -229,23 +216,15 @@ def test_the_vocabulary_is_that_of_the_whole_text_and_the_tokens_its_start() -> 
     assert text.symbols == ("<unk>", "a", "b")
 
 
-def test_without_data_only_fallback_gives_synthetic() -> None:
-    for corpus in (data.reuters, data.time_machine):
-        with pytest.raises(MissingData, match="--synthetic"):
-            corpus()
-        assert corpus(synthetic="fallback").source == "synthetic"
-
-
-def test_fallback_does_not_hide_a_damaged_file(tmp_path: Path) -> None:
-    (tmp_path / "reuters_flat.npz").write_bytes(b"")
-    with pytest.raises(CorruptFile):
-        data.reuters(tmp_path, synthetic="fallback")
-
-
-def test_always_synthetic_looks_for_no_data(server: Any) -> None:
-    assert data.reuters(synthetic="always").source == "synthetic"
-    assert data.time_machine(synthetic="always").source == "synthetic"
+@pytest.mark.parametrize("corpus", [data.reuters, data.time_machine])
+def test_without_data_only_fallback_gives_synthetic_and_always_looks_for_none(
+    corpus: Any, server: Any
+) -> None:
+    assert corpus(synthetic="always").source == "synthetic"
     assert server.requests == []
+    with pytest.raises(MissingData, match="--synthetic"):
+        corpus()
+    assert corpus(synthetic="fallback").source == "synthetic"
 
 
 @pytest.mark.parametrize(
@@ -316,14 +295,14 @@ def test_the_real_newswires_are_those_of_keras() -> None:
     assert np.bincount(y[n:], minlength=46).tolist() == list(TEST_COUNTS)
     lengths = np.diff(corpus.offsets)[corpus.order] + 1
     assert (lengths[:n].max(), lengths[:n].mean()) == (2376, 145.5398574927633)
-    order, n_train = data.reuters_split(11_228)
+    order, n_train = data.split(11_228)
     assert np.array_equal(order, corpus.order)
     assert n_train == n
 
 
 @real
 def test_the_real_word_index_decodes_the_first_newswire() -> None:
-    text = data.decode(data.reuters(SHARED).values(0), data.reuters_words(SHARED))
+    text = data.decode(data.reuters(SHARED).values(0), data.words(fetch.REUTERS_WORDS, SHARED))
     assert text.startswith("? ? ? said as a result of its december acquisition of space co")
 
 
@@ -344,8 +323,8 @@ def test_the_real_reviews_are_those_of_keras() -> None:
     for part, mean in ((slice(None, 25_000), 238.71364), (slice(25_000, None), 230.8042)):
         assert np.bincount(labels[part]).tolist() == [12_500, 12_500]
         assert corpus.lengths(3_000)[part].mean() == pytest.approx(mean, abs=1e-9)
-    order, n_train = data.imdb_split(25_000, 25_000)
+    order, n_train = data.split(25_000, 25_000)
     assert np.array_equal(order, corpus.order)
     assert n_train == corpus.n_train
-    text = data.decode(corpus.values(0), data.imdb_words(SHARED))
+    text = data.decode(corpus.values(0), data.words(fetch.IMDB_WORDS, SHARED))
     assert text.startswith("? this film was just brilliant casting location scenery story")

@@ -36,13 +36,8 @@ def test_places_are_tried_in_the_documented_order(
     asset: fetch.Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(fetch.DATA_ENV, str(tmp_path / "env"))
-    expected = [
-        put(tmp_path / "given"),
-        put(tmp_path / "env"),
-        put(tmp_path / "shared" / "data"),
-        put(fetch.cache_dir()),
-    ]
-    for file in expected:
+    places = ("given", "env", "shared/data")
+    for file in [*(put(tmp_path / place) for place in places), put(fetch.cache_dir())]:
         assert fetch.locate(asset, tmp_path / "given") == file
         file.unlink()
     with pytest.raises(MissingData):
@@ -87,27 +82,22 @@ def test_a_good_download_is_kept_in_the_cache(asset: fetch.Asset, server: Any) -
     assert cached() == [asset.path]
 
 
-def test_a_truncated_download_leaves_nothing(asset: fetch.Asset, server: Any) -> None:
-    server.files[NAME] = BODY[:5000]
-    server.announced = len(BODY)
-    with pytest.raises(MissingData, match=r"truncated|IncompleteRead"):
-        fetch.locate(asset)
-    assert cached() == []
-
-
-def test_a_download_with_another_digest_leaves_nothing(asset: fetch.Asset, server: Any) -> None:
-    server.files[NAME] = BODY.upper()
-    with pytest.raises(MissingData, match="is not the published file: sha256 should be"):
-        fetch.locate(asset)
-    assert cached() == []
-
-
-def test_a_download_without_end_is_cut(
-    asset: fetch.Asset, server: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("body", "limit", "message"),
+    [
+        (BODY[:5000], fetch.MAX_BYTES, r"truncated|IncompleteRead"),
+        (BODY.upper(), fetch.MAX_BYTES, "is not the published file: sha256 should be"),
+        (BODY, 1000, "is larger than"),
+    ],
+    ids=["truncated", "another digest", "without end"],
+)
+def test_a_bad_download_leaves_nothing(
+    asset: fetch.Asset, server: Any, monkeypatch: Any, body: bytes, limit: int, message: str
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_BYTES", 1000)
-    server.files[NAME] = BODY
-    with pytest.raises(MissingData, match="is larger than"):
+    monkeypatch.setattr(fetch, "MAX_BYTES", limit)
+    server.files[NAME] = body
+    server.announced = len(BODY)
+    with pytest.raises(MissingData, match=message):
         fetch.locate(asset)
     assert cached() == []
 

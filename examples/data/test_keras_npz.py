@@ -38,10 +38,10 @@ def objects(rows: list[Any]) -> np.ndarray[Any, Any]:
 
 def test_a_file_written_by_numpy_is_read(newswires: Any, tmp_path: Path) -> None:
     file = tmp_path / "reuters.npz"
-    file.write_bytes(newswires.keras_bytes())
-    tokens, offsets, labels = keras_npz.read(file)
-    rows = [tokens[a:b].tolist() for a, b in itertools.pairwise(offsets)]
-    assert rows == newswires.rows
+    file.write_bytes(newswires.keras())
+    tokens, lengths, labels = keras_npz.read(file)
+    assert tokens.tolist() == [*itertools.chain(*newswires.rows)]
+    assert lengths.tolist() == [*map(len, newswires.rows)]
     assert labels.tolist() == newswires.labels
 
 
@@ -54,9 +54,9 @@ def test_every_pickle_protocol_and_both_numpys_are_read(
     pickled = pickle.dumps(objects(rows), protocol)
     if protocol < 4:  # names are text of any length there; later protocols count them
         pickled = pickled.replace(b"numpy._core.", f"{module}.".encode())
-    tokens, offsets, _ = keras_npz.read(write(tmp_path / "r.npz", pickled, 3))
+    tokens, lengths, _ = keras_npz.read(write(tmp_path / "r.npz", pickled, 3))
     assert tokens.tolist() == [1, 2, 3, 2**31 - 1]
-    assert offsets.tolist() == [0, 3, 3, 4]
+    assert lengths.tolist() == [3, 0, 1]
 
 
 def test_a_pickle_of_python_2_is_read(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_a_pickle_of_python_2_is_read(tmp_path: Path) -> None:
         b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R"
         b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89](](K\x01K\x02e]K\x03aetb."
     )
-    tokens, offsets, _ = keras_npz.read(write(tmp_path / "r.npz", pickled, 2))
+    tokens, lengths, _ = keras_npz.read(write(tmp_path / "r.npz", pickled, 2))
     assert tokens.tolist() == [1, 2, 3]
-    assert offsets.tolist() == [0, 2, 3]
+    assert lengths.tolist() == [2, 1]
 
 
 class Runs:
@@ -111,30 +111,29 @@ def test_every_other_name_is_refused(tmp_path: Path, name: str) -> None:
         keras_npz.read(write(tmp_path / "r.npz", pickled, 1))
 
 
-@pytest.mark.parametrize(
-    "rows", [[[1, "two"]], [[1, 2.0]], [(1, 2)], [[True]], [[[1]]], [None], [[2**31]]]
-)
-def test_anything_but_lists_of_ints_is_refused(tmp_path: Path, rows: list[Any]) -> None:
-    with pytest.raises(CorruptFile):
-        keras_npz.read(write(tmp_path / "r.npz", pickle.dumps(objects(rows), 2), len(rows)))
+TWO = pickle.dumps(objects([[1], [2]]), 2)
+NO_INTS: list[Any] = [[[1, "two"]], [[1, 2.0]], [(1, 2)], [[True]], [[[1]]], [None], [[2**31]]]
 
 
 @pytest.mark.parametrize(
-    "pickled",
-    [b"", b"garbage", pickle.dumps([[1]]), pickle.dumps(objects([[1], [2]]), 2)[:-20]],
-    ids=["empty", "garbage", "no array", "cut"],
+    ("pickled", "rows", "labels", "message"),
+    [
+        *((pickle.dumps(objects(rows), 2), 1, 1, "") for rows in NO_INTS),
+        (b"", 1, 1, ""),
+        (b"garbage", 1, 1, ""),
+        (pickle.dumps([[1]]), 1, 1, "its pickle is not an array of objects"),
+        (TWO[:-20], 2, 2, ""),
+        (TWO, 2, 3, "y must be 2 integers"),
+        (TWO, 3, 3, "x announces 3 rows and has 2"),
+    ],
+    ids=[*map(str, NO_INTS), "empty", "garbage", "no array", "cut", "labels", "rows"],
 )
-def test_a_damaged_pickle_is_refused(tmp_path: Path, pickled: bytes) -> None:
-    with pytest.raises(CorruptFile):
-        keras_npz.read(write(tmp_path / "r.npz", pickled, 1))
-
-
-def test_rows_and_labels_must_be_as_many(tmp_path: Path) -> None:
-    pickled = pickle.dumps(objects([[1], [2]]), 2)
-    with pytest.raises(CorruptFile, match="y must be 2 integers"):
-        keras_npz.read(write(tmp_path / "r.npz", pickled, 2, labels=np.zeros(3, np.int64)))
-    with pytest.raises(CorruptFile, match="x announces 3 rows and has 2"):
-        keras_npz.read(write(tmp_path / "r.npz", pickled, 3))
+def test_anything_but_rows_of_ints_with_as_many_labels_is_refused(
+    tmp_path: Path, pickled: bytes, rows: int, labels: int, message: str
+) -> None:
+    file = write(tmp_path / "r.npz", pickled, rows, np.zeros(labels, np.int64))
+    with pytest.raises(CorruptFile, match=message):
+        keras_npz.read(file)
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:

@@ -47,11 +47,7 @@ class Checkpoints:
         return self.directory / f"{run.workload}-{run.name}{impl}.pt"
 
     def save(self, run: Run) -> None:
-        """Writes `run` after its last epoch; of several processes, the first does.
-
-        Raises:
-            WorkloadError: the file cannot be written; what was there still is.
-        """
+        """Writes `run` after its last epoch; of several processes, the first does."""
         path = self.path(run)
         if processes().leader:
             state = {
@@ -70,12 +66,7 @@ class Checkpoints:
         self.saved[path] = len(run.history)
 
     def load(self, run: Run) -> None:
-        """Brings `run` to where its file left it; nothing when there is no file.
-
-        Raises:
-            CorruptFile: the file is damaged.
-            WorkloadError: it is of another task, is no checkpoint, or is there without `resume`.
-        """
+        """Brings `run` to where its file left it; nothing when there is no file."""
         path = self.path(run)
         if not path.exists():
             return

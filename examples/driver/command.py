@@ -11,7 +11,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,15 +32,9 @@ USAGE = f"""usage: python -m examples {{{",".join((*WORKLOADS, "all", "page"))}}
 
 
 def prepare(args: argparse.Namespace, *, shares: bool = False) -> None:
-    """Applies ``--threads``, joins the other processes, sets ``args.device`` to this process's,
-    and fails now rather than after training if there is no place to write to.
-
-    Args:
-        shares: whether this workload's updates share their batches between processes.
-    Raises:
-        WorkloadError: ``--out`` or ``--checkpoints`` cannot be written, or torchrun started
-            several processes of a workload that is one.
-    """
+    """Applies ``--threads``, joins the other processes where the workload `shares` its batches
+    between them, sets ``args.device`` to this process's, and fails now rather than after training
+    if there is no place to write to."""
     for option, value in vars(args).items():
         if isinstance(value, list):  # what is named twice would write one file twice
             setattr(args, option, list(dict.fromkeys(value)))
@@ -78,12 +72,7 @@ class Console:
 
 
 def train(chosen: Workload, argv: Sequence[str]) -> None:
-    """The command of one workload.
-
-    Raises:
-        WorkloadError: it cannot go on.
-        KeyboardInterrupt: after Ctrl-C; its text says what is kept.
-    """
+    """The command of one workload; after Ctrl-C a KeyboardInterrupt says what is kept."""
     args = parser(chosen).parse_args(argv)
     prepare(args, shares=chosen.shares)
     say = Console(args.synthetic)
@@ -158,9 +147,9 @@ def header(name: str, job: Job) -> dict[str, Any]:
         "processes": parallel.processes().size,
         "data": Path(job.source).name,
         "config": (
-            asdict(config)
-            if is_dataclass(config) and not isinstance(config, type)
-            else {key: asdict(entry) for key, entry in config.items()}
+            {key: asdict(entry) for key, entry in config.items()}
+            if isinstance(config, dict)
+            else asdict(config)
         ),
         **job.facts,
     }

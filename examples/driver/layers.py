@@ -7,22 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from examples.driver.errors import WorkloadError
 
 CELLS = ("rnn", "gru", "lstm")
 IMPLEMENTATIONS = ("fusedrnn", "torch")
 NAMES = {"scratch": "written out", "fusedrnn": "fusedrnn", "torch": "torch.nn"}  # on a page
+State = Tensor | tuple[Tensor, Tensor]  # h, or (h, c) of an LSTM; each [1, B, H]
 Layer = Callable[..., nn.RNNBase]  # called as the constructors of torch.nn's layers
 
 
 def layer_class(cell: str, impl: str) -> Layer:
-    """The RNN, GRU or LSTM class of ``fusedrnn`` or of ``torch.nn``.
-
-    Raises:
-        WorkloadError: fusedrnn cannot be imported.
-    """
+    """The RNN, GRU or LSTM class of ``fusedrnn`` or of ``torch.nn``."""
     layer: Layer = getattr(torch.nn if impl == "torch" else fusedrnn(), cell.upper())
     return layer
 

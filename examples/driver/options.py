@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
 from examples.driver import parallel
 from examples.driver.layers import IMPLEMENTATIONS
 from examples.driver.workload import Workload
+
+Sizes = TypeVar("Sizes")  # a dataclass with epochs
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,13 +32,8 @@ def parser(workload: Workload) -> Parser:
     add = found.add_argument
     cells = workload.cells
     add("--cell", choices=cells, nargs="+", default=list(cells), help="which cells, in turn")
-    add(
-        "--seed",
-        type=int,
-        nargs="+",
-        default=[0],
-        help="seeds of the parameters, the batches and dropout; a training for each",
-    )
+    seeds = "seeds of the parameters, the batches and dropout; a training for each"
+    add("--seed", type=int, nargs="+", default=[0], help=seeds)
     add("--epochs", type=positive, help=f"passes over the data; {workload.epochs} at full size")
     workload.options(add)
     return found
@@ -47,13 +45,8 @@ def common(program: str, about: str) -> Parser:
         prog=program, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = found.add_argument
-    add(
-        "--impl",
-        choices=IMPLEMENTATIONS,
-        nargs="+",
-        default=["fusedrnn"],
-        help="whose layers; both are trained in turn, epoch by epoch, so that their times compare",
-    )
+    turn = "whose layers; both are trained in turn, epoch by epoch, so that their times compare"
+    add("--impl", choices=IMPLEMENTATIONS, nargs="+", default=["fusedrnn"], help=turn)
     add("--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...")
     add("--threads", type=positive, help="CPU threads; torch's own choice when not given")
     add("--quick", action="store_true", help="reduced size: under a minute on two cores")
@@ -65,9 +58,11 @@ def common(program: str, about: str) -> Parser:
     return found
 
 
-def epochs(args: argparse.Namespace, full: int, quick: int) -> int:
-    """``--epochs``; when not given, `quick` with ``--quick`` and else `full`."""
-    return args.epochs or (quick if args.quick else full)
+def sized(args: argparse.Namespace, full: Sizes, quick: Sizes) -> Sizes:
+    """`quick` with ``--quick`` and else `full`, of ``--epochs`` where they are given."""
+    size: Any = quick if args.quick else full
+    found: Sizes = replace(size, epochs=args.epochs or size.epochs)
+    return found
 
 
 def positive(text: str) -> int:

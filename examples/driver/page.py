@@ -61,11 +61,7 @@ class Result:
 
 
 def load(directory: Path) -> list[Result]:
-    """The results in `directory`, in the page's order; other JSON files are passed over.
-
-    Raises:
-        WorkloadError: there is none, or one cannot be read as its workload writes it.
-    """
+    """The results in `directory`, in the page's order; other JSON files are passed over."""
     found = [result for path in sorted(directory.glob("*.jsonl")) for result in _read(path)]
     if not found:
         raise WorkloadError(
@@ -174,15 +170,8 @@ def with_table(path: Path, table: str) -> str:
 
 
 def write(directory: Path, readme: Path | None, check: bool) -> None:
-    """Draws the plots beside the results, and writes the page and the table in `readme`.
-
-    Args:
-        readme: the file with the markers, examples/README.md; None: only the page.
-        check: write nothing, and fail where a file does not follow from the results.
-    Raises:
-        WorkloadError: as `load` does, or `readme` has no markers, or a plot cannot be drawn, or
-            something does not follow.
-    """
+    """Draws the plots beside the results, and writes the page and the table between the markers of
+    `readme`; to `check`, writes nothing and fails where a file does not follow from the results."""
     found, page = load(directory), directory / PAGE
     texts = {page: render(found, page)}
     if readme:
@@ -210,7 +199,7 @@ def write(directory: Path, readme: Path | None, check: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m examples page``; raises WorkloadError as `write` does."""
+    """``python -m examples page``."""
     options = argparse.ArgumentParser(
         prog="python -m examples page", description=f"Write DIR/{PAGE} and the plots it shows."
     )

@@ -72,13 +72,8 @@ def processes() -> Processes:
 
 
 def start(device: torch.device) -> torch.device:
-    """Joins the processes when torchrun started this one; gloo on the CPU, NCCL on GPUs.
-
-    Returns:
-        this process's device: of several GPUs, the one of its local rank.
-    Raises:
-        WorkloadError: there are fewer GPUs than processes, or the processes do not meet.
-    """
+    """Joins the processes when torchrun started this one; gloo on the CPU, NCCL on GPUs. Returns
+    this process's device: of several GPUs, the one of its local rank."""
     if not expected():
         return device
     if device.type == "cuda":

@@ -46,19 +46,8 @@ class Chart:
         """Its file: ``runs/imdb-torch`` and ``-accuracy`` give ``runs/imdb-torch-accuracy.png``."""
         return stem.with_name(f"{stem.name}{self.suffix}.png")
 
-    def points(self) -> dict[str, Points]:
-        """The series, each with its places."""
-        return {
-            name: values if isinstance(values, tuple) else (range(1, len(values) + 1), values)
-            for name, values in self.series.items()
-        }
-
     def write(self, path: Path, prefix: str = "") -> None:
-        """Draws it into `path`, with `prefix` before the title.
-
-        Raises:
-            WorkloadError: matplotlib is absent, or the file cannot be written.
-        """
+        """Draws it into `path`, with `prefix` before the title."""
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
@@ -70,20 +59,22 @@ class Chart:
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        points = self.points()
-        for name, (places, values) in points.items():
+        whole = True  # the places of all points
+        for name, points in self.series.items():
+            counted = range(1, len(points) + 1)
+            places, values = points if isinstance(points, tuple) else (counted, points)
+            whole = whole and all(place == int(place) for place in places)
             marker = "o" if len(values) < FEW else ""
             style = self.styles.get(name, "-")
             axes.plot(places, values, style, marker=marker, markersize=4, label=name)
         axes.set(xlabel=self.x, ylabel=self.y, title=prefix + self.title)
         axes.set_yscale("log" if self.log_y else "linear")
         axes.set_xscale("log" if self.log_x else "linear")
-        whole = all(place == int(place) for places, _ in points.values() for place in places)
         if whole and not self.log_x:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        many = len(points) > 6
+        many = len(self.series) > 6
         axes.legend(frameon=False, fontsize="small" if many else "medium", ncols=2 if many else 1)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})

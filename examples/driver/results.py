@@ -16,6 +16,7 @@ from typing import Any
 from examples.data.fetch import replacing
 from examples.driver import training
 from examples.driver.layers import CELLS, NAMES
+from examples.driver.plots import Chart
 from examples.driver.tables import Headline, Table, mean_std, ratio
 from examples.driver.training import Epoch
 
@@ -35,11 +36,7 @@ def write(path: Path, header: Record, records: Mapping[str, Iterable[Record]]) -
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `write` wrote.
-
-    Raises:
-        ValueError: a line is no JSON, or no object.
-    """
+    """What `write` wrote; ValueError where a line is no JSON, or no object."""
     record: dict[str, Any] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
@@ -96,6 +93,11 @@ def groups(runs: Runs, *keys: str) -> Groups:
     return found
 
 
+def first_seed(record: Record, kind: str = "runs") -> list[Record]:
+    """The records of the seed that was asked for first."""
+    return [run for run in record[kind] if run["seed"] == record["options"]["seed"][0]]
+
+
 def ours(by_impl: Mapping[str, Runs]) -> Runs:
     """fusedrnn's runs where there are any, else torch.nn's."""
     return by_impl.get("fusedrnn") or by_impl["torch"]
@@ -150,12 +152,10 @@ def over(record: Record) -> str:
     return f"{seeds} seeds, mean ± standard deviation" if seeds > 1 else "one seed"
 
 
-def headline(
-    found: Groups, system: Callable[..., str], show: Callable[[Runs], str]
-) -> list[Headline]:
-    """A row for each group: `system` names it by its key's values, `show` gives its figure."""
+def headline(found: Groups, system: str, show: Callable[[Runs], str]) -> list[Headline]:
+    """A row for each group: `system` is filled with its key's values, `show` gives its figure."""
     return [
-        (system(*map(word, key)), *both(by_impl, show), speedup(by_impl))
+        (system.format(*map(word, key)), *both(by_impl, show), speedup(by_impl))
         for key, by_impl in found.items()
     ]
 
@@ -176,31 +176,36 @@ def times(
     title: str,
     keys: Sequence[str],
     found: Groups,
-    show: Callable[[Runs], str] = lambda runs: f"{seconds(runs):.2f}",
+    spec: str = ".2f",
+    figure: Callable[[Runs], float] = seconds,
 ) -> Table:
-    """What each implementation took for each group, beside each other, and the speed of both."""
+    """What each implementation took for each group, beside each other, and the speed of both; the
+    `figure` of its runs is shown as `spec` says."""
     impls = list(dict.fromkeys(impl for by_impl in found.values() for impl in by_impl))
     compared = ["speed"] if {"fusedrnn", "torch"} <= {*impls} else []
     rows: list[tuple[str, ...]] = []
     for key, by_impl in found.items():
-        shown = (show(by_impl[impl]) for impl in impls)
+        shown = (format(figure(by_impl[impl]), spec) for impl in impls)
         rows.append((*map(word, key), *shown, *(speedup(by_impl) for _ in compared)))
     return Table(title, (*keys, *(NAMES[impl] for impl in impls), *compared), rows)
 
 
-def curves(
-    found: Groups, label: Callable[..., str], figure: Callable[[Runs], list[float]]
-) -> dict[str, Any]:
-    """A chart's series and styles: a colour for each group, torch.nn's dashed.
-
-    Args:
-        label: of a group's key, its values one by one.
-        figure: of the runs of one implementation, as `curve` gives it.
-    """
+def chart(
+    suffix: str,
+    caption: str,
+    title: str,
+    y: str,
+    found: Groups,
+    label: str,
+    figure: str,
+    log_y: bool = False,
+) -> Chart:
+    """A figure after each epoch: a colour for each group, named by `label` filled with its key's
+    values; torch.nn's dashed."""
     series, styles = {}, {}
     for i, (key, by_impl) in enumerate(found.items()):
         for impl, runs in by_impl.items():
-            name = f"{label(*map(word, key))}, {impl}"
-            series[name] = figure(runs)
+            name = f"{label.format(*map(word, key))}, {impl}"
+            series[name] = curve(runs, figure)
             styles[name] = f"C{i}" + ("--" if impl == "torch" else "-")
-    return {"series": series, "styles": styles}
+    return Chart(suffix, caption, title, y, series, log_y=log_y, styles=styles)

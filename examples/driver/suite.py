@@ -2,9 +2,6 @@
 
 A process each, so that one's memory, threads and failures are none of another's: what fails is
 named at the end, and the others have run.
-
-    python -m examples all --quick    # reduced size: under 10 minutes on 2 cores
-    python -m examples all --full
 """
 
 from __future__ import annotations
@@ -62,12 +59,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m examples all``.
-
-    Raises:
-        WorkloadError: a workload failed; the others have run.
-        KeyboardInterrupt: after Ctrl-C; its text names what is done.
-    """
+    """``python -m examples all``; after Ctrl-C a KeyboardInterrupt names what is done."""
     chosen, out = commands(argv)
     rows: list[tuple[str, ...]] = []
     passed: list[str] = []

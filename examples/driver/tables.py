@@ -78,11 +78,7 @@ class Summary:
 
 
 def mean_std(values: Sequence[float], digits: int) -> str:
-    """``0.798 ± 0.004``, the deviation that of a sample (n - 1); of one value the value alone.
-
-    Raises:
-        ValueError: there is no value.
-    """
+    """``0.798 ± 0.004``, the deviation that of a sample (n - 1); of one value the value alone."""
     if not values:
         raise ValueError("expected at least one value, got none")
     mean = f"{math.fsum(values) / len(values):,.{digits}f}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +13,12 @@ from examples.driver.errors import WorkloadError
 from examples.driver.plots import Chart
 from examples.driver.results import Record
 from examples.driver.tables import Summary, Table
-from examples.driver.workload import Group, Job, Workload
+from examples.driver.workload import Workload
 
-HEADER: dict[str, Any] = {
-    "workload": "reuters",
-    "date": "2026-01-02T03:04:05+00:00",
-    "commit": "abc",
-    "options": {
-        "impl": ["fusedrnn", "torch"],
-        "seed": [0, 1],
-        "epochs": None,
-        "device": "cpu",
-        "steps": 5,
-        "quick": False,
-        "synthetic": False,
-    },
-    "torch": "2.13.0",
-    "fusedrnn": "0.1.0",
-    "cpu": "A CPU",
-    "device": "cpu",
-    "threads": 2,
-    "accuracy": 0.75,
-}
+OPTIONS = {"impl": ["fusedrnn", "torch"], "seed": [0, 1], "epochs": None, "device": "cpu"}
+OPTIONS |= {"steps": 5, "quick": False, "synthetic": False}
+HEADER = {"workload": "reuters", "date": "2026-01-02T03:04:05+00:00", "commit": "abc"}
+MACHINE = {"torch": "2.13.0", "fusedrnn": "0.1.0", "cpu": "A CPU", "device": "cpu", "threads": 2}
 
 
 class MadeUp(Workload):
@@ -45,11 +27,7 @@ class MadeUp(Workload):
     def options(self, add: Any) -> None:
         add("--steps", type=int, default=10)
 
-    def configs(self, args: argparse.Namespace) -> Job:
-        raise NotImplementedError
-
-    def build(self, job: Job) -> Iterator[Group]:
-        raise NotImplementedError
+    configs = build = None  # type: ignore[assignment]
 
     def summarise(self, record: Record) -> Summary:
         accuracy = f"{record['accuracy']:.2f}"
@@ -72,24 +50,27 @@ def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    write(tmp_path / "reuters.jsonl", {})
+    write(tmp_path / "reuters.jsonl")
     return tmp_path
 
 
-def write(path: Path, changes: dict[str, Any]) -> None:
-    path.write_text(json.dumps({**HEADER, **changes}), "utf-8")
+def write(path: Path, options: dict[str, Any] | None = None, **changes: Any) -> None:
+    record = {**HEADER, **MACHINE, "accuracy": 0.75, "options": OPTIONS | (options or {})}
+    path.write_text(json.dumps(record | changes), "utf-8")
 
 
 def make(*arguments: Path | str) -> None:
     page.main([*map(str, arguments)])
 
 
-def text_of(out: Path) -> str:
+def made(out: Path) -> str:
+    """The page of the results in `out`."""
+    page.main([str(out)])
     return (out / page.PAGE).read_text("utf-8")
 
 
 def test_the_page_shows_system_command_machine_table_remark_and_plot(out: Path) -> None:
-    make(out)
+    text = made(out)
     for part in (
         "| A system, LSTM | 0.75 | 0.75 | 1.50x |",
         "## A system\n\nWhat it learns.",
@@ -99,28 +80,28 @@ def test_the_page_shows_system_command_machine_table_remark_and_plot(out: Path) 
         "- A remark.",
         "![The loss.](reuters-loss.png)",
     ):
-        assert part in text_of(out)
+        assert part in text
     assert (out / "reuters-loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_of_several_processes_starts_as_many(out: Path) -> None:
-    write(out / "reuters.jsonl", {"processes": 2})
+    write(out / "reuters.jsonl", processes=2)
     (result,) = page.load(out)
     start = "torchrun --nproc-per-node 2 -m examples reuters --impl"
     assert page.command(result).startswith(start)
 
 
 def test_reduced_and_synthetic_results_say_so_in_title_and_table(out: Path) -> None:
-    write(out / "reuters.jsonl", {"options": {**HEADER["options"], "quick": True}})
-    write(out / "z.jsonl", {"options": {**HEADER["options"], "synthetic": True}})
-    make(out)
+    write(out / "reuters.jsonl", {"quick": True})
+    write(out / "z.jsonl", {"synthetic": True})
+    text = made(out)
     for part in ("## A system, reduced size", "| A system, LSTM, synthetic data |", "--quick"):
-        assert part in text_of(out)
+        assert part in text
 
 
 def test_the_machine_is_named_once_with_the_commits_of_all_systems(out: Path) -> None:
-    write(out / "hello.jsonl", {"workload": "hello", "commit": "aaa"})
-    write(out / "imdb.jsonl", {"workload": "imdb", "cpu": "Another", "fusedrnn": None})
+    write(out / "hello.jsonl", workload="hello", commit="aaa")
+    write(out / "imdb.jsonl", workload="imdb", cpu="Another", fusedrnn=None)
     assert page.headline_table(page.load(out)).splitlines()[-1] == (
         "A CPU, 2 threads, torch 2.13.0, fusedrnn 0.1.0 (aaa, abc), 2026-01-02; "
         "Another, 2 threads, torch 2.13.0 (abc), 2026-01-02."
@@ -128,8 +109,8 @@ def test_the_machine_is_named_once_with_the_commits_of_all_systems(out: Path) ->
 
 
 def test_systems_stand_in_the_pages_order_not_that_of_names(out: Path) -> None:
-    write(out / "a.jsonl", {"workload": "gradient_flow"})
-    write(out / "z.jsonl", {"workload": "hello"})
+    write(out / "a.jsonl", workload="gradient_flow")
+    write(out / "z.jsonl", workload="hello")
     found = [result.record["workload"] for result in page.load(out)]
     assert found == ["hello", "reuters", "gradient_flow"]
 
@@ -143,7 +124,7 @@ def test_the_readmes_table_is_written_between_its_markers_and_checked(out: Path)
     assert text.startswith(f"above\n{begin}\n| system |")
     assert text.endswith(f"2026-01-02.\n{end}\nbelow\n")
     make(out, "--readme", readme, "--check")
-    write(out / "reuters.jsonl", {"accuracy": 0.25})
+    write(out / "reuters.jsonl", accuracy=0.25)
     with pytest.raises(WorkloadError) as failed:
         make(out, "--readme", readme, "--check")
     for part in (
@@ -181,7 +162,7 @@ def test_what_is_no_result_ends_in_one_line_and_leaves_the_page(
     with pytest.raises(WorkloadError, match=message) as failed:
         make(tmp_path)
     assert "\n" not in str(failed.value)
-    assert text_of(tmp_path) == "old"
+    assert (tmp_path / page.PAGE).read_text() == "old"
 
 
 def test_a_readme_without_markers_is_refused_before_anything_is_written(out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,14 +35,12 @@ def test_every_workload_takes_the_options_it_is_started_with(
     given = ["--threads", "1", "--data-dir", "d", "--synthetic", "--checkpoints", "c", "--resume"]
     suite.main([size, *given, "--out", str(tmp_path)])
     assert [words[3] for words in started] == list(WORKLOADS)
+    expected = {"impl": ["fusedrnn", "torch"], "quick": size == "--quick", "threads": 1}
+    expected |= {"data_dir": "d", "out": tmp_path, "synthetic": True, "resume": True}
+    expected |= {"checkpoints": Path("c")}
     for name, words in zip(WORKLOADS, started, strict=True):
-        args = parser(workload(name)).parse_args(words[4:])
-        assert args.impl == ["fusedrnn", "torch"]
-        assert args.quick == (size == "--quick")
-        assert (args.threads, args.data_dir, args.out) == (1, "d", tmp_path)
-        assert args.synthetic
-        assert args.resume
-        assert args.checkpoints == Path("c")
+        args = vars(parser(workload(name)).parse_args(words[4:]))
+        assert {option: args[option] for option in expected} == expected
 
 
 def test_reuters_has_three_seeds_at_full_size(started: list[list[str]]) -> None:
@@ -80,12 +79,6 @@ def test_ctrl_c_says_what_was_finished(
     assert len(started) == 3
 
 
-def test_a_size_must_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        suite.main([])
-    assert "--quick --full is required" in capsys.readouterr().err
-
-
 def test_it_trains_and_writes_the_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     small = ["--quick", "--only", "hello", "--impl", "torch", "--threads", "1", "--synthetic"]
     suite.main([*small, "--out", str(tmp_path / "out")])
@@ -106,10 +99,14 @@ def test_a_workload_that_cannot_go_on_fails_the_suite(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "--quick --full is required"), (["--quick", "--device", "no"], "argument --device")],
+)
 def test_an_option_that_cannot_be_is_refused_before_anything_starts(
-    started: list[list[str]], capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, started: list[list[str]], capsys: Any
 ) -> None:
     with pytest.raises(SystemExit):
-        suite.main(["--quick", "--device", "nonsense"])
-    assert "argument --device" in capsys.readouterr().err
+        suite.main(options)
+    assert message in capsys.readouterr().err
     assert started == []

@@ -16,7 +16,7 @@ from examples.driver.parallel import Processes
 
 def small_run(seed: int = 0, **changes: Any) -> training.Run:
     """Three updates an epoch of a model with dropout, on numbers from a generator of its own."""
-    training.start(seed)
+    torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
     optimizer = torch.optim.Adam(model.parameters())
     generator = torch.Generator().manual_seed(seed)

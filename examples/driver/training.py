@@ -56,7 +56,7 @@ class Epoch:
 
 @dataclass
 class Run:
-    """One model in training; made right after `start` and the model, before a number is drawn.
+    """One model in training; made right after the seed is set and the model drawn.
 
     Args:
         name: unique among the runs of one implementation; it names the checkpoint.
@@ -107,9 +107,14 @@ class Run:
         return {**about, "parameters": self.parameters, **figures, "epochs": self.history}
 
 
-def start(seed: int) -> None:
-    """Seeds torch's global generators, from which a model's parameters are then drawn."""
-    torch.manual_seed(seed)
+def step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None) -> Tensor:
+    """One update by the gradient of `loss`, whose norm is cut to `clip`; the loss, detached."""
+    optimizer.zero_grad()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
+    optimizer.step()
+    return loss.detach()
 
 
 def seconds_per_epoch(epochs: Sequence[Epoch]) -> float:
@@ -133,15 +138,12 @@ def fit(
     *,
     checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Trains every run to `epochs` passes, in turn epoch by epoch, and fills its history.
+    """Trains every run to `epochs` passes, in turn epoch by epoch, and fills its history; Diverged
+    where a loss is nan or infinite.
 
     Args:
         report: called after every epoch with the run, the epoch's number from 1, and its figures.
         checkpoints: where runs are saved after every epoch, and gone on from.
-    Raises:
-        Diverged: a loss is nan or infinite.
-        WorkloadError: an epoch has no update, or a checkpoint does not fit or is of more epochs.
-        KeyboardInterrupt: after Ctrl-C; its text says what is kept.
     """
     if checkpoints is not None:
         for run in runs:
@@ -202,10 +204,8 @@ def _kept(checkpoints: Checkpoints | None) -> str:
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
+    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_gpu]
 
 
 def _restore(run: Run, number: int) -> None:

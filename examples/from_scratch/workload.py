@@ -12,10 +12,12 @@ from dataclasses import replace
 from itertools import accumulate, product
 from typing import Any
 
+import torch
+
 from examples import data
-from examples.driver import results, training
+from examples.driver import results
 from examples.driver.layers import CELLS, NAMES
-from examples.driver.options import epochs, positive
+from examples.driver.options import positive, sized
 from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record
 from examples.driver.tables import Headline, Summary, Table, ratio
@@ -50,7 +52,7 @@ class FromScratch(Workload):
 
     def configs(self, args: argparse.Namespace) -> Job:
         text = data.time_machine(args.data_dir, data.mode(args.synthetic))
-        config = replace(model.CONFIG, epochs=epochs(args, model.CONFIG.epochs, quick=4))
+        config = sized(args, model.CONFIG, replace(model.CONFIG, epochs=4))
         return Job(args, config, text, text.source, [str(text)])
 
     def build(self, job: Job) -> Iterator[Group]:
@@ -58,7 +60,7 @@ class FromScratch(Workload):
         count = 8 if args.quick else 40  # updates compared loss by loss
         compared = job.extra.setdefault("compared", [])
         for cell, seed in product(args.cell, args.seed):
-            training.start(seed)
+            torch.manual_seed(seed)
             models = model.build_models(cell, args.impl, len(text.symbols), config)
             runs = [
                 model.new_run(cell, impl, seed, each.to(args.device), text, config)
@@ -66,9 +68,8 @@ class FromScratch(Workload):
             ]
             tensors = {name: list(p.shape) for name, p in models[SCRATCH].named_parameters()}
             about = {"cell": cell, "seed": seed, "tensors": tensors, "count": count}
-            losses = model.compare(
-                models, text.tokens.to(args.device), config, seed=seed, count=count
-            )
+            tokens = text.tokens.to(args.device)
+            losses = model.compare(models, tokens, config, seed, count)
             compared += [about | compared_losses(dtype, of) for dtype, of in losses.items()]
             shapes = ", ".join(f"{name} {shape}" for name, shape in tensors.items())
             more = f" in {len(tensors)} tensors: {shapes}"
@@ -80,32 +81,23 @@ class FromScratch(Workload):
 
     def summarise(self, record: Record) -> Summary:
         found = results.groups(record["runs"], "cell")
+        title = f"Perplexity after {record['config']['epochs']} epochs"
+        columns = {"perplexity": results.score("perplexity", 4)}
         return Summary(
             title="From scratch: the cells written out, beside layers of the same weights",
             text=TEXT.format(**record["config"]).replace("\n", " "),
             tables=[
-                results.times(
-                    "Seconds per epoch, trained in turn",
-                    ("cell",),
-                    found,
-                    lambda runs: f"{results.seconds(runs):.3f}",
-                ),
+                results.times("Seconds per epoch, trained in turn", ("cell",), found, ".3f"),
                 _losses(record, found),
-                results.scores(
-                    f"Perplexity after {record['config']['epochs']} epochs",
-                    ("cell",),
-                    found,
-                    {"perplexity": results.score("perplexity", 4)},
-                ),
+                results.scores(title, ("cell",), found, columns),
                 _tensors(record),
             ],
-            remarks=_remarks(record, found),
+            remarks=[*_remarks(record, found)],
             headline=[_headline(cell, by_impl) for (cell,), by_impl in found.items()],
         )
 
     def draw(self, record: Record) -> list[Chart]:
-        seed = record["options"]["seed"][0]
-        first = [run for run in record["runs"] if run["seed"] == seed]
+        first = results.first_seed(record)
         cells = list(dict.fromkeys(run["cell"] for run in first))
         impls = _impls(results.groups(first, "cell"))
         curves, drifts, styles = {}, {}, {}
@@ -116,26 +108,17 @@ class FromScratch(Workload):
                 drifts[name] = run["drift"]
             line = {impls[0]: "-", SCRATCH: "--"}.get(run["impl"], ":")
             styles[name] = f"C{cells.index(run['cell'])}{line}"
+        same = "Perplexity while training; lines that cannot be told apart lie on each other."
+        title = "Time Machine, written out and as layers"
+        far = (
+            "How far the layers' losses have been from the written-out cell's: rounding, grown "
+            "by every update."
+        )
+        against = "losses per epoch, against the written-out cell's"
+        y, grown = "largest relative difference so far", any(v[-1] for v in drifts.values())
         return [
-            Chart(
-                "",
-                "Perplexity while training; lines that cannot be told apart lie on each other.",
-                "Time Machine, written out and as layers",
-                "perplexity",
-                curves,
-                log_y=True,
-                styles=styles,
-            ),
-            Chart(
-                "-drift",
-                "How far the layers' losses have been from the written-out cell's: rounding, grown "
-                "by every update.",
-                "losses per epoch, against the written-out cell's",
-                "largest relative difference so far",
-                drifts,
-                log_y=any(values[-1] for values in drifts.values()),
-                styles=styles,
-            ),
+            Chart("", same, title, "perplexity", curves, log_y=True, styles=styles),
+            Chart("-drift", far, against, y, drifts, log_y=grown, styles=styles),
         ]
 
 
@@ -173,15 +156,12 @@ def _apart(record: Record, dtype: str, cell: str, impl: str) -> float:
 
 
 def _losses(record: Record, found: Groups) -> Table:
-    impls, seed = _impls(found), record["compared"][0]["seed"]
+    impls = _impls(found)
     rows = []
-    for entry in record["compared"]:
-        if entry["seed"] == seed:
-            cell, dtype = entry["cell"], entry["dtype"]
-            far = (_share(_apart(record, dtype, cell, impl)) for impl in impls)
-            rows.append(
-                (cell.upper(), dtype, f"{entry['first']:.6f}", f"{entry['last']:.6f}", *far)
-            )
+    for entry in results.first_seed(record, "compared"):
+        cell, dtype = entry["cell"], entry["dtype"]
+        far = (_share(_apart(record, dtype, cell, impl)) for impl in impls)
+        rows.append((cell.upper(), dtype, f"{entry['first']:.6f}", f"{entry['last']:.6f}", *far))
     count = record["compared"][0]["count"]
     return Table(
         f"Losses of the first {count} updates, and how far the layers' are from them",
@@ -224,22 +204,18 @@ def _slower(by_impl: Mapping[str, results.Runs], impl: str) -> str:
     return ratio(results.seconds(by_impl[SCRATCH]), results.seconds(by_impl[impl]))
 
 
-def _remarks(record: Record, found: Groups) -> list[str]:
+def _remarks(record: Record, found: Groups) -> Iterator[str]:
     impls = _impls(found)
-    remarks = []
     for (cell,), by_impl in found.items():
         factors = (f"{_slower(by_impl, i)} the time of {NAMES[i]}'s layer" for i in impls)
-        remarks.append(f"{cell.upper()}, written out: an epoch takes {' and '.join(factors)}.")
+        yield f"{cell.upper()}, written out: an epoch takes {' and '.join(factors)}."
     single, double = (
         max(_apart(record, dtype, cell, impl) for (cell,) in found for impl in impls)
         for dtype in ("float32", "float64")
     )
-    verdict = (
-        "rounding, not another formula"
-        if double < ROUNDING
-        else "more than rounding: the two do not compute the same"
-    )
-    remarks.append(
+    more = "more than rounding: the two do not compute the same"
+    verdict = "rounding, not another formula" if double < ROUNDING else more
+    yield (
         f"Over the first {record['compared'][0]['count']} updates, losses of equal weights are at "
         f"most {_share(single)} of their value apart in float32 and {_share(double)} in float64: "
         f"{verdict}."
@@ -247,11 +223,9 @@ def _remarks(record: Record, found: Groups) -> list[str]:
     last = record["config"]["epochs"]
     layers = [run for run in record["runs"] if "drift" in run]
     together = min(sum(share <= NEAR for share in run["drift"]) for run in layers)
-    remarks.append(
-        f"Trained on in float32, their losses per epoch stay within {NEAR:.0%} of each other "
-        + (f"for all {last} epochs." if together == last else f"for {together} epochs.")
-    )
-    return remarks
+    epochs = f"all {last}" if together == last else str(together)
+    near = f"their losses per epoch stay within {NEAR:.0%} of each other"
+    yield f"Trained on in float32, {near} for {epochs} epochs."
 
 
 def _headline(cell: str, by_impl: Mapping[str, results.Runs]) -> Headline:

@@ -13,20 +13,20 @@ so (`freeze`): two biases that are only ever added would each take the step that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from examples.driver.errors import WorkloadError
+from examples.driver.layers import State
 
 # The gates of each cell by d2l's names, in the order in which torch's layers stack them.
 GATES = {"rnn": ("h",), "gru": ("r", "z", "h"), "lstm": ("i", "f", "c", "o")}
 DEVIATION = 0.01
 
-State = Tensor | tuple[Tensor, Tensor]  # H, or (H, C) of an LSTM; each [B, H]
-States = tuple[Tensor, ...]  # the same, as (H,) or (H, C)
+States = tuple[Tensor, ...]  # (H,), or (H, C) of an LSTM; each [B, H]
 
 
 class WrittenOut(nn.Module):
@@ -48,11 +48,8 @@ class WrittenOut(nn.Module):
         self.hidden = hidden
         shapes: dict[str, tuple[int, ...]] = {}
         for gate in GATES[cell]:
-            shapes |= {
-                f"W_x{gate}": (vocabulary, hidden),
-                f"W_h{gate}": (hidden, hidden),
-                f"b_{gate}": (hidden,),
-            }
+            shapes |= {f"W_x{gate}": (vocabulary, hidden), f"W_h{gate}": (hidden, hidden)}
+            shapes |= {f"b_{gate}": (hidden,)}
         shapes |= {"W_hq": (hidden, vocabulary), "b_q": (vocabulary,)}
         for name, shape in shapes.items():
             values = torch.zeros(shape) if len(shape) == 1 else torch.randn(shape) * DEVIATION
@@ -107,11 +104,7 @@ def lstm_step(X: Tensor, states: States, gates: Sequence[Tensor]) -> States:
     return gate_o * torch.tanh(C), C
 
 
-STEPS: dict[str, Callable[[Tensor, States, Sequence[Tensor]], States]] = {
-    "rnn": rnn_step,
-    "gru": gru_step,
-    "lstm": lstm_step,
-}
+STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
 
 
 def layer_state(model: WrittenOut) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ initial weights, where it vanishes, and with recurrent weights three times as la
 explodes; trained with the norm of the parameters' gradients clipped and without. The layer is run a
 step a call, so that every state is a tensor whose gradient can be kept; in float64, because float32
 ends at 1e-45 and the gradients do not.
-
-    python -m examples gradient_flow --impl fusedrnn torch
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from torch.nn import functional as F
 from examples import data
 from examples.driver import training
 from examples.driver.errors import WorkloadError
+from examples.driver.layers import State
 from examples.time_machine import model as time_machine
 
 GAINS = {"usual": 1.0, "large": 3.0}  # of the recurrent weights: x torch.nn's initial ones
@@ -63,11 +62,7 @@ def build_model(
 
 
 def windows(tokens: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """(x [B, T], y [B]): the same random stretches in every run, and the character after each.
-
-    Raises:
-        WorkloadError: the text is shorter than a stretch.
-    """
+    """(x [B, T], y [B]): the same random stretches in every run, and the character after each."""
     last = len(tokens) - config.steps
     if last < 1:
         raise WorkloadError(
@@ -93,7 +88,7 @@ def flow(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """
     model = cast(time_machine.LanguageModel, copy.deepcopy(model).double())
     kept: dict[str, list[Tensor]] = {"h": []}
-    state: time_machine.State | None = None
+    state: State | None = None
     for t in range(x.shape[1]):
         _, state = model(x[:, t : t + 1], state)
         parts = (state,) if isinstance(state, Tensor) else state
@@ -104,11 +99,10 @@ def flow(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     if "c" in kept:
         kept["c"].pop()  # c_T meets the loss within the last call alone
     F.cross_entropy(logits, y, reduction="sum").backward()  # a row's gradient, whatever B is
-    norms = {}
-    for name, states in kept.items():
-        gradients = [h.grad[0] for h in states if h.grad is not None]
-        norms[name] = torch.stack(gradients).norm(dim=-1).mean(-1)
-    return norms
+    return {
+        name: torch.stack([h.grad[0] for h in states if h.grad is not None]).norm(dim=-1).mean(-1)
+        for name, states in kept.items()
+    }
 
 
 def distances(T: int) -> list[int]:
@@ -144,11 +138,10 @@ def new_run(
     seed: int,
     text: data.Text,
     config: Config,
-    *,
-    device: torch.device,
+    device: torch.device | str = "cpu",
 ) -> training.Run:
     """The model in its initial state with its updates, which keep the norm of every gradient."""
-    training.start(seed)
+    torch.manual_seed(seed)
     model = build_model(cell, impl, len(text.symbols), GAINS[start], config).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
     tokens = text.tokens.to(device)
@@ -157,7 +150,7 @@ def new_run(
 
     def updates() -> training.Updates:
         norms.clear()
-        state: time_machine.State | None = None
+        state: State | None = None
         for x, y in time_machine.sequential_batches(tokens, config.batch, config.train_steps, rng):
             optimizer.zero_grad()
             logits, state = model(x, state)

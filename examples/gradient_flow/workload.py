@@ -14,12 +14,13 @@ from itertools import product
 from typing import Any
 
 from examples import data
+from examples.driver import results
 from examples.driver.errors import Diverged, WorkloadError
 from examples.driver.layers import CELLS, NAMES
-from examples.driver.options import epochs
+from examples.driver.options import sized
 from examples.driver.plots import Chart, Points
 from examples.driver.results import Record
-from examples.driver.tables import Headline, Summary, Table, ratio
+from examples.driver.tables import Summary, Table, ratio
 from examples.driver.training import Epoch, Run, seconds_per_epoch
 from examples.driver.workload import Group, Job, Say, Workload
 from examples.gradient_flow import model
@@ -55,9 +56,8 @@ class GradientFlow(Workload):
         add("--steps", type=_steps, help=f"T, measured over; {CONFIG.steps} at full size")
 
     def configs(self, args: argparse.Namespace) -> Job:
-        size = model.QUICK if args.quick else CONFIG
-        number = epochs(args, CONFIG.epochs, model.QUICK.epochs)
-        config = replace(size, steps=args.steps or size.steps, epochs=number)
+        config = sized(args, CONFIG, model.QUICK)
+        config = replace(config, steps=args.steps or config.steps)
         text = data.time_machine(args.data_dir, data.mode(args.synthetic))
         x, y = (t.to(args.device) for t in model.windows(text.tokens, config))
         return Job(args, config, (text, x, y), text.source, [str(text)])
@@ -66,8 +66,8 @@ class GradientFlow(Workload):
         args, config = job.args, job.config
         initial = job.extra.setdefault("initial", [])
         for seed, cell, start, clipping in product(args.seed, args.cell, GAINS, CLIPPING):
-            about = (start, clipping, seed, job.data[0], config)
-            runs = [model.new_run(cell, impl, *about, device=args.device) for impl in args.impl]
+            about = (start, clipping, seed, job.data[0], config, args.device)
+            runs = [model.new_run(cell, impl, *about) for impl in args.impl]
             if clipping == "clipped":  # both begin with the same model
                 initial += self._initial(job, runs)
             yield Group(runs, config.epochs)
@@ -122,44 +122,29 @@ class GradientFlow(Workload):
             )
             for impl in record["options"]["impl"]
         }
-        row: Headline = (
-            f"Gradient flow: norm at h_1 / norm at h_{T}",
-            usual.get("fusedrnn", ""),
-            usual.get("torch", ""),
-            _ratio([r for r in record["runs"] if r["clipping"] == "clipped"]),
-        )
+        clipped = _ratio([r for r in record["runs"] if r["clipping"] == "clipped"])
+        both = usual.get("fusedrnn", ""), usual.get("torch", "")
         return Summary(
             title="Gradient flow",
             text=TEXT,
             tables=[flow_table(record), training_table(record)],
             remarks=[*_remarks_before(record), *_remarks_free(record), *_remarks_apart(record)],
-            headline=[row],
+            headline=[(f"Gradient flow: norm at h_1 / norm at h_{T}", *both, clipped)],
         )
 
     def draw(self, record: Record) -> list[Chart]:
         T = record["config"]["steps"]
         before, after, norms, styles = _series(record)
-        flow: dict[str, Any] = {
-            "x": "steps before the last, T - t",
-            "y": "norm of dL/dh_t",
-            "log_y": True,
-            "styles": styles,
-        }
-        title = f"Gradient flow, T={T}"
+        title, y = f"Gradient flow, T={T}", "norm of dL/dh_t"
         reached = f"The gradient on its way back through {T} steps, before training."
         again = "The same after training. A training that met nan has no line."
+        clipped = "What clipping meets: the largest norm of each epoch, before it is clipped."
+        large = ("Gradients of the parameters, large start", "largest norm of the epoch")
+        steps, look = "steps before the last, T - t", {"log_y": True, "styles": styles}
         return [
-            Chart("", reached, f"{title}, before training", series=before, **flow),
-            Chart("-trained", again, f"{title}, trained", series=after, **flow),
-            Chart(
-                "-norms",
-                "What clipping meets: the largest norm of each epoch, before it is clipped.",
-                "Gradients of the parameters, large start",
-                "largest norm of the epoch",
-                norms,
-                log_y=True,
-                styles=styles,
-            ),
+            Chart("", reached, f"{title}, before training", y, before, steps, **look),
+            Chart("-trained", again, f"{title}, trained", y, after, steps, **look),
+            Chart("-norms", clipped, *large, norms, **look),
         ]
 
 
@@ -192,16 +177,19 @@ def points(T: int, norms: Sequence[float]) -> Points:
 
 def _first(record: Record, kind: str, impl: str | None = None) -> list[Record]:
     """The entries of the first seed, and of the first implementation when none is named."""
-    options = record["options"]
-    wanted = impl or options["impl"][0], options["seed"][0]
-    return [r for r in record[kind] if (r["impl"], r["seed"]) == wanted]
+    wanted = impl or record["options"]["impl"][0]
+    return [r for r in results.first_seed(record, kind) if r["impl"] == wanted]
 
 
 def _series(record: Record) -> tuple[dict[str, Points], dict[str, Points], dict[str, Any], Any]:
     """What is drawn before training, after it, and of the norms that clipping meets; the styles."""
     T, clip = record["config"]["steps"], record["config"]["clip"]
-    colors = {cell: f"C{i}" for i, cell in enumerate(CELLS)}
     styles = {"clipped to": "k-"}
+
+    def style(r: Record, dotted: bool) -> str:
+        line = ":" if dotted else "-" if r["start"] == "usual" else "--"
+        return f"C{CELLS.index(r['cell'])}{line}"
+
     before: dict[str, Points] = {}
     after: dict[str, Points] = {}
     norms: dict[str, Any] = {}
@@ -209,12 +197,10 @@ def _series(record: Record) -> tuple[dict[str, Points], dict[str, Points], dict[
         for state, values in r["norms"].items():
             name = f"{r['cell'].upper()} {state}, {r['start']} start"
             before[name] = points(T, values)
-            line = ":" if state == "c" else "-" if r["start"] == "usual" else "--"
-            styles[name] = colors[r["cell"]] + line
+            styles[name] = style(r, state == "c")
     for r in _first(record, "runs"):
         name = f"{r['cell'].upper()}, {r['start']} start, {r['clipping']}"
-        line = ":" if r["clipping"] == "free" else "-" if r["start"] == "usual" else "--"
-        styles[name] = colors[r["cell"]] + line
+        styles[name] = style(r, r["clipping"] == "free")
         if r["trained"]:
             after[name] = points(T, r["trained"]["h"])
         if r["start"] == "large" and r["epochs"]:
@@ -283,18 +269,11 @@ def training_table(record: Record) -> Table:
     for first in _first(record, "runs"):
         same = [r for r in record["runs"] if r["name"] == first["name"]]
         largest, above = _norms(first)
-        rows.append(
-            (
-                first["cell"].upper(),
-                first["start"],
-                first["clipping"],
-                *(_loss(record, r) for r in same),
-                f"{above:.0%}" if first["epochs"] else "-",
-                f"{largest:.3g}" if first["epochs"] else "-",
-                f"{factor(T, first['trained']['h']):.3f}" if first["trained"] else "-",
-                _ratio(same) if first["clipping"] == "clipped" else "",
-            )
-        )
+        norms = (f"{above:.0%}", f"{largest:.3g}") if first["epochs"] else ("-", "-")
+        by = f"{factor(T, first['trained']['h']):.3f}" if first["trained"] else "-"
+        speed = _ratio(same) if first["clipping"] == "clipped" else ""
+        about = (first["cell"].upper(), first["start"], first["clipping"])
+        rows.append((*about, *(_loss(record, r) for r in same), *norms, by, speed))
     head = (
         *("model", "start", "training"),
         *(f"loss, {NAMES[impl]}" for impl in impls),
@@ -324,11 +303,9 @@ def _remarks_free(record: Record) -> Iterator[str]:
         if clipping == "clipped" or (ended and not above):
             continue
         met = f"a norm of up to {largest:.0e} and a last loss of " if ended else ""
-        twin = runs[cell, start, "clipped"]
-        yield (
-            f"{cell.upper()}, {start} start, without clipping: {met}"
-            f"{_loss(record, r)}; the same with clipping ends at a loss of {_loss(record, twin)}."
-        )
+        twin = _loss(record, runs[cell, start, "clipped"])
+        free = f"{cell.upper()}, {start} start, without clipping: {met}{_loss(record, r)}"
+        yield f"{free}; the same with clipping ends at a loss of {twin}."
     spared = [
         f"{cell.upper()} {start} start"
         for (cell, start, clipping), r in runs.items()
@@ -340,27 +317,21 @@ def _remarks_free(record: Record) -> Iterator[str]:
 
 def _remarks_apart(record: Record) -> Iterator[str]:
     """How far the two implementations are from each other."""
-    norms = {
-        f"{r['cell']}-{r['start']}-seed{r['seed']}": r["apart"]
-        for r in record["initial"]
-        if "apart" in r
-    }
-    if norms:
-        yield (
-            "Before training, fusedrnn's norms and torch.nn's differ by at most "
-            f"{_widest(norms, FAR)} (relative, in float64){ROUNDING}"
-        )
+    initial = [r for r in record["initial"] if "apart" in r]
+    if initial:
+        norms = {f"{r['cell']}-{r['start']}-seed{r['seed']}": r["apart"] for r in initial}
+        start = "Before training, fusedrnn's norms and torch.nn's differ by at most "
+        yield f"{start}{_widest(norms, FAR)} (relative, in float64){ROUNDING}"
     losses = {r["name"]: r["apart"] for r in record["runs"] if "apart" in r}
     if losses:
-        yield (
-            "After training in float32, their losses differ by at most "
-            f"{_widest(losses, FAR_LOSS)}{ROUNDING}"
-        )
+        start = "After training in float32, their losses differ by at most "
+        yield f"{start}{_widest(losses, FAR_LOSS)}{ROUNDING}"
 
 
 def _widest(differences: Mapping[str, float], far: float) -> str:
     """The largest of those up to `far`, and every one beyond it with its name."""
-    near = [value for value in differences.values() if value <= far]
-    beyond = [f"{value:.1g} in {name}" for name, value in differences.items() if value > far]
-    parts = [*([f"{max(near):.1g}"] if near else []), *([", ".join(beyond)] if beyond else [])]
-    return ", but by ".join(parts)
+    near = max((value for value in differences.values() if value <= far), default=None)
+    beyond = ", ".join(
+        f"{value:.1g} in {name}" for name, value in differences.items() if value > far
+    )
+    return ", but by ".join(filter(None, ["" if near is None else f"{near:.1g}", beyond]))

@@ -48,35 +48,25 @@ class Speller(nn.Module):
         return logits
 
 
-def build_model(cell: str, impl: str = "fusedrnn", config: Config = CONFIG) -> Speller:
-    """The model in its initial state, drawn from torch's global generator."""
-    return Speller(layer_class(cell, impl), config)
-
-
 def encode(text: str) -> Tensor:
     return torch.tensor([LETTERS.index(letter) for letter in text])
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
     """One update on letters x [T] and the next ones y [T]; the mean cross-entropy, detached."""
-    optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+    return training.step(optimizer, F.cross_entropy(model(x), y))
 
 
 @torch.no_grad()
 def figures(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     """What `model` says after each letter of x [T], as ``said_<t>``, its index in LETTERS, and the
     probability it gives the right letter of y [T], as ``right_<t>``."""
-    probabilities = model(x).softmax(-1).cpu()
-    right = probabilities.gather(-1, y.cpu()[:, None])[:, 0]
     found: dict[str, float] = {}
-    for t, (token, probability) in enumerate(
-        zip(probabilities.argmax(-1).tolist(), right.tolist(), strict=True)
-    ):
-        found |= {f"said_{t}": token, f"right_{t}": probability}
+    for t, (probabilities, target) in enumerate(zip(model(x).softmax(-1).cpu(), y, strict=True)):
+        found |= {
+            f"said_{t}": int(probabilities.argmax()),
+            f"right_{t}": float(probabilities[target]),
+        }
     return found
 
 
@@ -87,8 +77,8 @@ def said(epoch: training.Epoch) -> str:
 
 def new_run(cell: str, impl: str, seed: int, config: Config, device: torch.device) -> training.Run:
     """The training of one model, not yet begun."""
-    training.start(seed)
-    model = build_model(cell, impl, config).to(device)
+    torch.manual_seed(seed)
+    model = Speller(layer_class(cell, impl), config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     x, y = encode(WORD[:-1]).to(device), encode(WORD[1:]).to(device)
 

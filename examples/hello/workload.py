@@ -10,7 +10,7 @@ from itertools import pairwise, product
 
 from examples.driver import results
 from examples.driver.layers import CELLS, NAMES
-from examples.driver.options import epochs
+from examples.driver.options import sized
 from examples.driver.plots import Chart
 from examples.driver.results import Record, Runs
 from examples.driver.tables import Summary, Table
@@ -35,7 +35,7 @@ class Hello(Workload):
     unit = "letters"
 
     def configs(self, args: argparse.Namespace) -> Job:
-        config = replace(model.CONFIG, epochs=epochs(args, model.CONFIG.epochs, quick=60))
+        config = sized(args, model.CONFIG, replace(model.CONFIG, epochs=60))
         lines = [f"{len(WORD) - 1} steps, {len(LETTERS)} letters"]
         return Job(args, config, None, WORD, lines)
 
@@ -55,47 +55,26 @@ class Hello(Workload):
         found = results.groups(record["runs"], "cell")
         words = {"given": ", ".join(WORD[:-1]), "wanted": ", ".join(WORD[1:])}
         text = TEXT.format(word=WORD, letters=len(LETTERS), **words, **record["config"])
-        times = results.times(
-            "Microseconds per update",
-            ("cell",),
-            found,
-            lambda runs: f"{1e6 * results.seconds(runs):.0f}",
-        )
+        columns = {f"spells {WORD[1:]} from epoch": _learnt, "loss": _loss}
+        title, last = f"After {record['config']['epochs']} epochs", next(reversed(found))
         return Summary(
             title="hello: many to many, letter by letter",
             text=text.replace("\n", " "),
             tables=[
-                results.scores(
-                    f"After {record['config']['epochs']} epochs",
-                    ("cell",),
-                    found,
-                    {
-                        f"spells {WORD[1:]} from epoch": _learnt,
-                        "loss": lambda runs: ", ".join(
-                            f"{loss:.4f}" for loss in results.last(runs, "loss")
-                        ),
-                    },
-                ),
+                results.scores(title, ("cell",), found, columns),
                 _steps(found),
-                times,
+                results.times("Microseconds per update", ("cell",), found, ".0f", _microseconds),
             ],
             remarks=[_remark(cell, by_impl.values()) for (cell,), by_impl in found.items()],
-            headline=results.headline(
-                dict([next(reversed(found.items()))]),  # the last cell; the tables have the others
-                lambda cell: f"{WORD}, {cell}: epochs until it spells the word",
-                _learnt,
+            headline=results.headline(  # the last cell; the tables have the others
+                {last: found[last]}, f"{WORD}, {{}}: epochs until it spells the word", _learnt
             ),
         )
 
     def draw(self, record: Record) -> list[Chart]:
-        first = [run for run in record["runs"] if run["seed"] == record["options"]["seed"][0]]
-        lines = results.curves(
-            results.groups(first, "cell"),
-            lambda cell: cell,
-            lambda runs: results.curve(runs, "loss"),
-        )
+        found = results.groups(results.first_seed(record), "cell")
         caption = "Loss while learning the word; first seed, dashed: torch.nn."
-        return [Chart("", caption, WORD, "loss", log_y=True, **lines)]
+        return [results.chart("", caption, WORD, "loss", found, "{}", "loss", log_y=True)]
 
 
 WORKLOAD = Hello()
@@ -111,6 +90,14 @@ def learnt(history: Sequence[Epoch]) -> int | None:
 
 def _learnt(runs: Runs) -> str:
     return ", ".join(str(learnt(run["epochs"]) or "never") for run in runs)
+
+
+def _loss(runs: Runs) -> str:
+    return ", ".join(f"{loss:.4f}" for loss in results.last(runs, "loss"))
+
+
+def _microseconds(runs: Runs) -> float:
+    return 1e6 * results.seconds(runs)
 
 
 def _steps(found: results.Groups) -> Table:

@@ -6,14 +6,10 @@ hold reviews of like length, so that little of them is padding; packed, none of 
 Word vectors start small and forget gates open: as torch draws them, vectors drown what is learnt
 and states fade, and a small LSTM is right about 67 % of the reviews where this one is about 83 %
 (6,000 reviews, 3 epochs, H = 48, T = 128).
-
-    python -m examples imdb --impl fusedrnn torch --cell lstm --layout packed padded
-    torchrun --nproc-per-node 2 -m examples imdb
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -103,27 +99,20 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits of x [B, T]: packed by falling `lengths` [B], or padded in front."""
         if lengths is None:
-            _, state = self.rnn(self._vectors(x.t()))
+            _, state = self.rnn(self.dropout(self.embedding(x.t())))
         else:
             words = pack_padded_sequence(x.t(), lengths)
-            _, state = self.rnn(words._replace(data=self._vectors(words.data)))
+            vectors = self.dropout(self.embedding(words.data))
+            _, state = self.rnn(words._replace(data=vectors))
         h = state if isinstance(state, Tensor) else state[0]  # [L*D, B, H]
         last = h[-self.directions :].transpose(0, 1).flatten(1)
         logits: Tensor = self.linear(self.dropout(last))
         return logits.squeeze(1)
 
-    def _vectors(self, words: Tensor) -> Tensor:
-        vectors: Tensor = self.dropout(self.embedding(words))
-        return vectors
-
 
 def build_model(cell: str, impl: str = "fusedrnn", config: Config | None = None) -> Classifier:
     """The model in its initial state, drawn from torch's global generator."""
     return Classifier(layer_class(cell, impl), config or CONFIGS[cell])
-
-
-def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate)
 
 
 def split(
@@ -172,12 +161,8 @@ def train_step(
     weight: float = 1.0,
 ) -> Tensor:
     """One update on x [B, T], y [B]; the mean cross-entropy times `weight`, detached."""
-    optimizer.zero_grad()
     loss = F.binary_cross_entropy_with_logits(model(x, lengths), y) * weight
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return loss.detach()
+    return training.step(optimizer, loss, clip)
 
 
 @torch.no_grad()
@@ -213,9 +198,9 @@ def new_run(
         follow: score the second of `reviews` after every epoch.
     """
     train, test = reviews
-    training.start(seed)
+    torch.manual_seed(seed)
     model = build_model(cell, impl, config).to(train.x.device)
-    optimizer = build_optimizer(model, config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     order = torch.Generator().manual_seed(seed)
     together = parallel.processes()
     wrapped = together.wrap(model)
@@ -226,9 +211,6 @@ def new_run(
             x, lengths, y = train.batch(rows)
             loss = train_step(wrapped, optimizer, x, lengths, y, clip=config.clip, weight=weight)
             yield loss, len(rows)
-
-    def score() -> Mapping[str, float]:
-        return {"accuracy": evaluate(model, test)}
 
     return training.Run(
         workload="imdb",
@@ -241,5 +223,5 @@ def new_run(
         updates=updates,
         sizes={"data": source, "reviews": len(train.y), **asdict(config)},
         generators={"order": order},
-        after=score if follow else None,
+        after=(lambda: {"accuracy": evaluate(model, test)}) if follow else None,
     )

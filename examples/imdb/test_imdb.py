@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from examples import data
-from examples.driver.layers import IMPLEMENTATIONS as BOTH
 from examples.imdb import model as imdb
 
-IMPLEMENTATIONS = pytest.mark.parametrize("impl", BOTH)
 CELLS = pytest.mark.parametrize("cell", imdb.CONFIGS)
-LAYOUTS = pytest.mark.parametrize("layout", imdb.LAYOUTS)
 
 T = 12
 
@@ -35,11 +32,10 @@ def built(cell: str, impl: str = "torch", **changes: Any) -> imdb.Classifier:
 def corpus() -> data.Imdb:
     """82 reviews of 1 to 20 words, so that T cuts some and pads others."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 21, 82)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    tokens = rng.integers(1, 400, offsets[-1]).astype(np.int32)
+    offsets = np.cumsum([0, *rng.integers(1, 21, 82)], dtype=np.int32)
+    tokens = rng.integers(1, 400, offsets[-1], np.int32)
     labels = np.arange(82, dtype=np.int32) % 2
-    return data.Imdb(tokens, offsets, labels, *data.imdb_split(41, 41), "made up")
+    return data.Imdb(tokens, offsets, labels, *data.split(41, 41), "made up")
 
 
 def test_word_vectors_start_small_and_forget_gates_open() -> None:
@@ -47,9 +43,9 @@ def test_word_vectors_start_small_and_forget_gates_open() -> None:
     vectors = state["embedding.weight"]
     assert not vectors[0].any()
     assert 0.045 < vectors.abs().max() <= 0.05
-    biases = {name: b for name, b in state.items() if "bias_ih" in name}
+    biases = [bias for name, bias in state.items() if "bias_ih" in name]
     assert len(biases) == 4
-    for bias in biases.values():
+    for bias in biases:
         assert (bias[8:16] == 1).all()
         assert (bias[:8].abs() < 0.5).all()
         assert (bias[16:].abs() < 0.5).all()
@@ -68,16 +64,14 @@ def test_reviews_keep_their_last_values_on_the_side_of_their_layout(corpus: data
 
 
 def test_a_limit_takes_the_first_reviews_of_either_part(corpus: data.Imdb) -> None:
-    whole, cut = imdb.split(corpus, T), imdb.split(corpus, T, limit=7)
-    for full, few in zip(whole, cut, strict=True):
+    for full, few in zip(imdb.split(corpus, T), imdb.split(corpus, T, limit=7), strict=True):
         assert torch.equal(few.x, full.x[:7])
         assert torch.equal(few.y, full.y[:7])
 
 
-@pytest.mark.parametrize("shuffled", [True, False])
-def test_batches_hold_every_review_once_longest_first(shuffled: bool) -> None:
-    lengths = torch.randint(5, 257, (1_000,), generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(0) if shuffled else None
+@pytest.mark.parametrize("generator", [torch.Generator(), None], ids=["shuffled", "in order"])
+def test_batches_hold_every_review_once_longest_first(generator: torch.Generator | None) -> None:
+    lengths = torch.randint(5, 257, (1_000,))
     found = imdb.batches(lengths, 16, generator)
     assert sorted(map(len, found)) == [8, *[16] * 62]
     assert torch.equal(torch.cat(found).sort().values, torch.arange(1_000))
@@ -86,7 +80,7 @@ def test_batches_hold_every_review_once_longest_first(shuffled: bool) -> None:
 
 
 def test_batches_of_an_epoch_are_like_in_length_and_differ_from_the_next_epochs() -> None:
-    lengths = torch.randint(5, 257, (6_400,), generator=torch.Generator().manual_seed(0))
+    lengths = torch.randint(5, 257, (6_400,))
 
     def epochs() -> list[list[Tensor]]:
         generator = torch.Generator().manual_seed(3)
@@ -101,7 +95,7 @@ def test_batches_of_an_epoch_are_like_in_length_and_differ_from_the_next_epochs(
     assert (longest.diff() > 0).float().mean() > 0.3  # batches do not come by length
 
 
-@LAYOUTS
+@pytest.mark.parametrize("layout", imdb.LAYOUTS)
 def test_a_batch_is_cut_to_its_longest_review(corpus: data.Imdb, layout: str) -> None:
     train, _ = imdb.split(corpus, T, layout)
     rows = imdb.batches(train.lengths, 5)[-1]
@@ -115,7 +109,6 @@ def test_a_batch_is_cut_to_its_longest_review(corpus: data.Imdb, layout: str) ->
     assert (lengths is None) == (layout == "padded")
 
 
-@IMPLEMENTATIONS
 @CELLS
 def test_packed_every_review_is_judged_as_if_it_were_alone(
     impl: str, cell: str, corpus: data.Imdb
@@ -144,9 +137,8 @@ def test_the_lstm_judges_by_the_last_state_of_each_direction_of_the_last_layer()
     torch.testing.assert_close(model(x), model.linear(last).squeeze(1))
 
 
-@IMPLEMENTATIONS
 @CELLS
-@LAYOUTS
+@pytest.mark.parametrize("layout", imdb.LAYOUTS)
 def test_updates_learn_the_training_reviews_by_heart(
     impl: str, cell: str, layout: str, corpus: data.Imdb
 ) -> None:

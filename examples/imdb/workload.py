@@ -10,8 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from examples import data
+from examples.data import fetch
 from examples.driver import results
-from examples.driver.options import epochs, positive
+from examples.driver.options import positive
 from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, mean_std
@@ -59,24 +60,20 @@ class Imdb(Workload):
         counts = {"train": len(train.y), "test": len(test.y)}
         lines = [f"{counts['train']:,} reviews to train, {counts['test']:,} to test"]
         if not args.synthetic:
-            words = data.imdb_words(args.data_dir)
+            words = data.words(fetch.IMDB_WORDS, args.data_dir)
             sentiment = data.SENTIMENTS[int(train.y[0])]
             lines.append(f"first review ({sentiment}): {data.decode(corpus.values(0), words)}")
         return Job(args, configs, reviews, corpus.source, lines, {"reviews": counts})
 
     def build(self, job: Job) -> Iterator[Group]:
         args = job.args
+        about = {"source": data.kind(job.source), "follow": args.follow}
+        each = product(args.cell, job.data.items(), args.seed, args.impl)
         runs = [
-            model.new_run(
-                *(cell, impl, seed, layout, parts, job.config[cell]),
-                source=data.kind(job.source),
-                follow=args.follow,
-            )
-            for cell, (layout, parts), seed, impl in product(
-                args.cell, job.data.items(), args.seed, args.impl
-            )
+            model.new_run(cell, impl, seed, layout, parts, job.config[cell], **about)
+            for cell, (layout, parts), seed, impl in each
         ]
-        yield Group(runs, epochs(args, self.epochs, quick=3))
+        yield Group(runs, args.epochs or (3 if args.quick else self.epochs))
 
     def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
         _, test = job.data[run.fields["layout"]]
@@ -87,42 +84,33 @@ class Imdb(Workload):
         what, shown = "test accuracy", _accuracy
         part = record["options"]["limit"] and not record["options"]["quick"]
         if part:  # what so few reviews teach is no result, their times are
-            what, shown = f"minutes an epoch of {counts['train']:,} reviews", _shown_minutes
+            what = f"minutes an epoch of {counts['train']:,} reviews"
+            shown = _shown_minutes
         named = {(_name(record, cell), layout): v for (cell, layout), v in found.items()}
         columns = {
             "parameters": lambda runs: f"{runs[0]['parameters']:,}",
             "loss": results.score("loss", 4),
             "test accuracy": _accuracy,
         }
-        title, keys = (
-            "Training loss of the last epoch, and the test reviews after it",
-            ("model", "layout"),
-        )
-        minutes = results.times("Minutes an epoch", keys, named, _shown_minutes)
+        title = "Training loss of the last epoch, and the test reviews after it"
+        keys = ("model", "layout")
+        minutes = results.times("Minutes an epoch", keys, named, figure=_minutes)
         steps = next(iter(record["config"].values()))["steps"]
         return Summary(
             "IMDB sentiment" + (f", the first {counts['train']:,} reviews" if part else ""),
             TEXT.format(steps=steps, **counts),
             [results.scores(title, keys, named, columns), minutes],
-            _remarks(record, found),
-            results.headline(named, lambda name, layout: f"IMDB, {name}, {layout}: {what}", shown),
+            [*_remarks(record, found)],
+            results.headline(named, f"IMDB, {{}}, {{}}: {what}", shown),
         )
 
     def draw(self, record: Record) -> list[Chart]:
-        found, title = _groups(record), "IMDB sentiment"
-
-        def lines(figure: str) -> dict[str, Any]:
-            return results.curves(
-                found,
-                lambda cell, layout: f"{cell} {layout}",
-                lambda runs: results.curve(runs, figure),
-            )
-
-        caption = "Training loss; solid fusedrnn, dashed torch.nn, one line where both agree."
-        charts = [Chart("", caption, title, "training loss", **lines("loss"))]
+        lines, which = (_groups(record), "{} {}"), "solid fusedrnn, dashed torch.nn"
+        title, caption = "IMDB sentiment", f"Training loss; {which}, one line where both agree."
+        charts = [results.chart("", caption, title, "training loss", *lines, "loss")]
         if all("accuracy" in e.figures for run in record["runs"] for e in run["epochs"]):
-            caption = "Test accuracy after each epoch; solid fusedrnn, dashed torch.nn."
-            charts.append(Chart("-accuracy", caption, title, "test accuracy", **lines("accuracy")))
+            about = ("-accuracy", f"Test accuracy after each epoch; {which}.", title)
+            charts.append(results.chart(*about, "test accuracy", *lines, "accuracy"))
         return charts
 
 
@@ -155,31 +143,30 @@ def _shown_minutes(runs: Runs) -> str:
     return f"{_minutes(runs):.2f}"
 
 
-def _remarks(record: Record, groups: Groups) -> list[str]:
+def _remarks(record: Record, groups: Groups) -> Iterator[str]:
     found: dict[str, dict[str, list[Record]]] = {}  # one layout of each cell, for what they share
     for (cell, _), by_impl in groups.items():
         found.setdefault(cell, by_impl)
-    remarks = []
     if record["data"] == data.SYNTHETIC:
-        remarks.append("The reviews are random words: the accuracies mean nothing, the times do.")
+        yield "The reviews are random words: the accuracies mean nothing, the times do."
     elif "lstm" in found:
-        remarks += _goal(record, found)
+        yield from _goal(record, found)
     for (cell, layout), by_impl in groups.items():
         if {"fusedrnn", "torch"} <= by_impl.keys():
-            remarks.append(_beside(f"{cell.upper()}, {layout}", by_impl))
+            yield _beside(f"{cell.upper()}, {layout}", by_impl)
     for cell in found:
-        if {(cell, "packed"), (cell, "padded")} <= groups.keys():
-            remarks += [
+        if not {(cell, "packed"), (cell, "padded")} <= groups.keys():
+            continue
+        for impl, packed in groups[cell, "packed"].items():
+            padded = groups[cell, "padded"][impl]
+            yield (
                 f"{cell.upper()}, {impl}: an epoch takes {_minutes(packed):.2f} minutes packed and "
                 f"{_minutes(padded):.2f} padded, the accuracy is {_percent(packed):.1f} % and "
                 f"{_percent(padded):.1f} %."
-                for impl, packed in groups[cell, "packed"].items()
-                for padded in [groups[cell, "padded"][impl]]
-            ]
-    return remarks
+            )
 
 
-def _goal(record: Record, found: Mapping[str, Mapping[str, Runs]]) -> list[str]:
+def _goal(record: Record, found: Mapping[str, Mapping[str, Runs]]) -> Iterator[str]:
     """How the LSTM does against the goal, a guess, and the plain RNN."""
     impl, runs = next(iter(found["lstm"].items()))
     lstm = _percent(runs)
@@ -188,18 +175,15 @@ def _goal(record: Record, found: Mapping[str, Mapping[str, Runs]]) -> list[str]:
         verdict = "the goal of 85 % is for all reviews at full size"
     else:
         verdict = f"the goal of more than {GOAL:.0f} % is {'reached' if lstm > GOAL else 'missed'}"
-    remarks = [
-        f"The {_name(record, 'lstm')} ({impl}) is right about {lstm:.1f} % of the test reviews; "
-        f"{verdict}."
-    ]
+    about = f"The {_name(record, 'lstm')} ({impl}) is right about {lstm:.1f} % of the test reviews"
+    yield f"{about}; {verdict}."
     if impl in found.get("rnn", {}):
         rnn = _percent(found["rnn"][impl])
         than = "more" if lstm > rnn else "fewer"
-        remarks.append(
+        yield (
             f"The {_name(record, 'rnn')} is right about {rnn:.1f} %, where guessing gives "
             f"{GUESS:.0f} %; the LSTM judges {abs(lstm - rnn):.1f} points {than} of them rightly."
         )
-    return remarks
 
 
 def _beside(name: str, by_impl: Mapping[str, Runs]) -> str:

@@ -2,9 +2,6 @@
 
 Keras' task with a Keras-sized model, trained for each of three lengths T. Newswires are padded
 and cut in front, so the last step is always a word and needs no packing.
-
-    python -m examples reuters --impl fusedrnn torch --cell lstm --steps 50
-    torchrun --nproc-per-node 2 -m examples reuters --cell lstm --steps 50
 """
 
 from __future__ import annotations
@@ -56,22 +53,8 @@ class Split:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Split:
         """The same rows, every tensor changed."""
-        return Split(
-            change(self.x_train),
-            change(self.y_train),
-            change(self.x_test),
-            change(self.y_test),
-            self.source,
-        )
-
-
-@dataclass(frozen=True)
-class Scores:
-    """On the test rows."""
-
-    test_loss: float  # mean cross-entropy, nats
-    rmse: float  # between softmax and one-hot, over all rows and topics
-    accuracy: float
+        x, y = change(self.x_train), change(self.y_train)
+        return Split(x, y, change(self.x_test), change(self.y_test), self.source)
 
 
 class Classifier(nn.Module):
@@ -80,9 +63,8 @@ class Classifier(nn.Module):
     def __init__(self, layer: Layer, config: Config) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocabulary, config.embedding)
-        self.rnn = layer(
-            config.embedding, config.hidden, num_layers=config.layers, dropout=config.dropout
-        )
+        size = {"num_layers": config.layers, "dropout": config.dropout}
+        self.rnn = layer(config.embedding, config.hidden, **size)
         self.linear = nn.Linear(config.hidden, config.topics)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,9 +93,8 @@ def batches(
     x: Tensor, y: Tensor, size: int = CONFIG.batch, generator: torch.Generator | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every row once, `size` at a time (the last batch smaller); in order without `generator`."""
-    order = (
-        torch.arange(len(x)) if generator is None else torch.randperm(len(x), generator=generator)
-    )
+    n = len(x)
+    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
     for rows in order.to(x.device).split(size):
         yield x[rows], y[rows]
 
@@ -121,21 +102,15 @@ def batches(
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, weight: float = 1.0
 ) -> Tensor:
-    """One update on x [B, T], y [B]; the mean cross-entropy times `weight`, detached.
-
-    Args:
-        weight: of this process's share of the batch (see ``parallel``).
-    """
-    optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y) * weight
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+    """One update on x [B, T], y [B]; the mean cross-entropy, detached, times `weight`, which is
+    that of this process's share of the batch (see ``parallel``)."""
+    return training.step(optimizer, F.cross_entropy(model(x), y) * weight)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, x: Tensor, y: Tensor, size: int = 256) -> Scores:
-    """Scores of `model` in evaluation mode; its mode is restored."""
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, size: int = 256) -> dict[str, float]:
+    """Scores of `model` in evaluation mode, its mode restored: test_loss, the mean cross-entropy in
+    nats; rmse, between softmax and one-hot over all rows and topics; accuracy."""
     training_mode = model.training
     model.eval()
     loss = squared = correct = 0.0
@@ -150,7 +125,8 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, size: int = 256) -> Scores:
         correct += (probabilities.argmax(-1) == targets).sum().item()
     model.train(training_mode)
     n = len(x)
-    return Scores(loss / n, math.sqrt(squared / (n * topics)), correct / n)
+    rmse = math.sqrt(squared / (n * topics))
+    return {"test_loss": loss / n, "rmse": rmse, "accuracy": correct / n}
 
 
 def new_run(
@@ -158,7 +134,7 @@ def new_run(
 ) -> training.Run:
     """One training, not begun: its model, updates and scores after each epoch."""
     T = rows.x_train.shape[1]
-    training.start(seed)
+    torch.manual_seed(seed)
     model = build_model(cell, impl, config).to(rows.x_train.device)
     optimizer = build_optimizer(model, config)
     order = torch.Generator().manual_seed(seed)
@@ -181,7 +157,7 @@ def new_run(
         updates=updates,
         sizes={"data": data.kind(rows.source), "rows": len(rows.x_train), **asdict(config)},
         generators={"order": order},
-        after=lambda: asdict(evaluate(model, rows.x_test, rows.y_test)),
+        after=lambda: evaluate(model, rows.x_test, rows.y_test),
     )
 
 

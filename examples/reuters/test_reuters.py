@@ -10,15 +10,11 @@ import torch
 from torch import nn
 
 from examples import data
-from examples.driver.layers import IMPLEMENTATIONS as BOTH
 from examples.driver.layers import count_parameters
 from examples.reuters import model as reuters
 from examples.reuters.workload import derivation, verdict
 
-IMPLEMENTATIONS = pytest.mark.parametrize("impl", BOTH)
 
-
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_the_derivation_lists_the_models_own_parameters(cell: str) -> None:
     model = reuters.build_model(cell, "torch")
     *entries, total = derivation(cell, asdict(reuters.CONFIG)).rows
@@ -32,9 +28,7 @@ def test_the_derivation_lists_the_models_own_parameters(cell: str) -> None:
 def test_the_split_keeps_order_and_dtype() -> None:
     corpus = data.synthetic_reuters(100)
     rows = reuters.split(corpus, 20)
-    assert [len(t) for t in (rows.x_train, rows.y_train, rows.x_test, rows.y_test)] == [80] * 2 + [
-        20
-    ] * 2
+    assert len(rows.x_train) == len(rows.y_train) == 80
     assert rows.x_train.dtype == rows.y_train.dtype == torch.int64
     x, y = map(torch.from_numpy, corpus.padded(20))
     assert torch.equal(torch.cat([rows.x_train, rows.x_test]), x)
@@ -67,33 +61,30 @@ class Fixed(nn.Module):
 
 
 def test_scores_follow_their_definition() -> None:
-    torch.manual_seed(0)
     logits = torch.randn(300, 46)
     y = torch.randint(46, (300,))
     scores = reuters.evaluate(Fixed(logits), torch.arange(300)[:, None], y, size=128)
     error = logits.softmax(-1) - nn.functional.one_hot(y, 46)
-    assert scores.rmse == pytest.approx(error.square().mean().sqrt().item(), rel=1e-6)
-    assert scores.accuracy == pytest.approx((logits.argmax(-1) == y).float().mean().item())
-    assert scores.test_loss == pytest.approx(nn.functional.cross_entropy(logits, y).item())
+    assert scores["rmse"] == pytest.approx(error.square().mean().sqrt().item(), rel=1e-6)
+    assert scores["accuracy"] == pytest.approx((logits.argmax(-1) == y).float().mean().item())
+    assert scores["test_loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item())
 
 
 def test_a_uniform_guess_scores_the_known_rmse() -> None:
     scores = reuters.evaluate(Fixed(torch.zeros(1, 46)), torch.zeros(9, 1).long(), torch.arange(9))
-    assert scores.rmse == pytest.approx(math.sqrt(1 / 46 * (1 - 1 / 46)))
+    assert scores["rmse"] == pytest.approx(math.sqrt(1 / 46 * (1 - 1 / 46)))
 
 
 def test_evaluation_switches_dropout_off_and_back() -> None:
     model = reuters.build_model("rnn", "torch")
     rows = reuters.split(data.synthetic_reuters(40), 10)
-    scores = {reuters.evaluate(model, rows.x_test, rows.y_test) for _ in range(3)}
-    assert len(scores) == 1
+    first, second = (reuters.evaluate(model, rows.x_test, rows.y_test) for _ in range(2))
+    assert first == second
     assert model.training
 
 
-@IMPLEMENTATIONS
 @pytest.mark.parametrize("cell", reuters.CELLS)
 def test_updates_lower_the_loss_of_a_batch(impl: str, cell: str) -> None:
-    torch.manual_seed(0)
     rows = reuters.split(data.synthetic_reuters(40), 15)
     model = reuters.build_model(cell, impl)
     optimizer = reuters.build_optimizer(model)
@@ -105,7 +96,8 @@ def test_updates_lower_the_loss_of_a_batch(impl: str, cell: str) -> None:
 
 
 def test_a_difference_is_told_from_the_spread_between_seeds() -> None:
+    low, high = [0.60, 0.61, 0.62], [0.70, 0.71, 0.72]
     assert verdict([0.40, 0.50, 0.45], [0.41, 0.49, 0.47]).startswith("no clear change (+0.007")
-    assert verdict([0.60, 0.61, 0.62], [0.70, 0.71, 0.72]).startswith("clearly better (+0.100 ±")
-    assert verdict([0.70, 0.71, 0.72], [0.60, 0.61, 0.62]).startswith("clearly worse (-0.100 ±")
+    assert verdict(low, high).startswith("clearly better (+0.100 ±")
+    assert verdict(high, low).startswith("clearly worse (-0.100 ±")
     assert verdict([0.6], [0.7]) == "a change of +0.100 from one seed, which says little"

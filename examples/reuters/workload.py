@@ -10,13 +10,13 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
 from examples import data
+from examples.data import fetch
 from examples.driver import results
-from examples.driver.options import epochs, positive
+from examples.driver.options import positive, sized
 from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record
 from examples.driver.tables import Summary, Table
@@ -30,12 +30,6 @@ TEXT = (
     "the state after the last word into one figure per topic, whose softmax is the answer. RMSE is "
     "taken between these probabilities and the right answer (1 for the topic, 0 elsewhere)."
 )
-FIGURES = {
-    "training loss": "loss",
-    "test loss": "test_loss",
-    "RMSE": "rmse",
-    "accuracy": "accuracy",
-}
 CLEAR = 3  # standard errors: of few seeds, two come by chance (Student's t of 3 + 3: 2.8 at 5 %)
 
 
@@ -52,18 +46,17 @@ class Reuters(Workload):
         add("--limit", type=positive, help="use only the first rows, for a quick look")
 
     def configs(self, args: argparse.Namespace) -> Job:
-        config = replace(model.CONFIG, epochs=epochs(args, model.CONFIG.epochs, quick=2))
+        config = sized(args, model.CONFIG, replace(model.CONFIG, epochs=2))
         limit = args.limit or (512 if args.quick else None)
         corpus = data.reuters(args.data_dir, data.mode(args.synthetic))
         splits = {
             T: model.split(corpus, T).map(lambda t: t[:limit].to(args.device)) for T in args.steps
         }
-        lines = [
-            f"{corpus.n_train} newswires to train, {len(corpus.labels) - corpus.n_train} to test"
-            + (f", only the first {limit} of each used" if limit else "")
-        ]
+        part = f", only the first {limit} of each used" if limit else ""
+        tested = len(corpus.labels) - corpus.n_train
+        lines = [f"{corpus.n_train} newswires to train, {tested} to test{part}"]
         if not args.synthetic:
-            first = data.decode(corpus.values(0), data.reuters_words(args.data_dir))
+            first = data.decode(corpus.values(0), data.words(fetch.REUTERS_WORDS, args.data_dir))
             topic = data.TOPICS[corpus.labels[corpus.order[0]]]
             lines.append(f"first newswire ({topic}): {first}")
         rows = next(iter(splits.values()))
@@ -82,46 +75,36 @@ class Reuters(Workload):
 
     def summarise(self, record: Record) -> Summary:
         found = results.groups(record["runs"], "cell", "T")
-        title = f"Seconds per epoch of {record['rows']['train']:,} newswires"
+        seconds = f"Seconds per epoch of {record['rows']['train']:,} newswires"
+        after = f"After {record['config']['epochs']} epochs ({results.over(record)})"
+        names = ("training loss", "test loss", "RMSE", "accuracy")
+        figures = ("loss", "test_loss", "rmse", "accuracy")
+        columns = {n: results.score(f, 4) for n, f in zip(names, figures, strict=True)}
+        keys = ("model", "T")
         cells = dict.fromkeys(cell for cell, _ in found)
         return Summary(
             title="Reuters newswires: topics by RNN and LSTM",
             text=TEXT,
             tables=[
-                results.scores(
-                    f"After {record['config']['epochs']} epochs ({results.over(record)})",
-                    ("model", "T"),
-                    found,
-                    {name: results.score(figure, 4) for name, figure in FIGURES.items()},
-                ),
-                results.times(title, ("model", "T"), found),
+                results.scores(after, keys, found, columns),
+                results.times(seconds, keys, found),
                 *(derivation(cell, record["config"]) for cell in cells),
             ],
-            remarks=remarks(record, found),
+            remarks=[*remarks(record, found)],
             headline=results.headline(
-                found,
-                lambda cell, T: f"Reuters, {cell}, T = {T}: accuracy",
-                results.score("accuracy", 3),
+                found, "Reuters, {}, T = {}: accuracy", results.score("accuracy", 3)
             ),
         )
 
     def draw(self, record: Record) -> list[Chart]:
         found = results.groups(record["runs"], "cell", "T")
-        charts = []
-        for suffix, figure, y, caption in (
-            ("-loss", "loss", "training loss", "Training loss after each epoch, mean over seeds"),
-            (
-                "-accuracy",
-                "accuracy",
-                "test accuracy",
-                "Accuracy on the test rows after each epoch",
-            ),
-        ):
-            lines = results.curves(
-                found, lambda cell, T: f"{cell} T={T}", partial(results.curve, figure=figure)
-            )
-            charts.append(Chart(suffix, f"{caption}; dashed: torch.nn.", "Reuters", y, **lines))
-        return charts
+        loss = "Training loss after each epoch, mean over seeds; dashed: torch.nn."
+        accuracy = "Accuracy on the test rows after each epoch; dashed: torch.nn."
+        lines = (found, "{} T={}")
+        return [
+            results.chart("-loss", loss, "Reuters", "training loss", *lines, "loss"),
+            results.chart("-accuracy", accuracy, "Reuters", "test accuracy", *lines, "accuracy"),
+        ]
 
 
 WORKLOAD = Reuters()
@@ -154,31 +137,23 @@ def derivation(cell: str, config: Mapping[str, Any]) -> Table:
     )
 
 
-def remarks(record: Record, found: Groups) -> list[str]:
+def remarks(record: Record, found: Groups) -> Iterator[str]:
     """What the figures say on length, cell and chance; of fusedrnn's models where there are any."""
     scores = {
         group: results.last(results.ours(by_impl), "accuracy") for group, by_impl in found.items()
     }
     cells = list(dict.fromkeys(cell for cell, _ in scores))
     lengths = sorted({T for _, T in scores})
+    low, high = lengths[0], lengths[-1]
     compared = []
-    if len(lengths) > 1:
-        compared += [
-            (
-                f"{c.upper()}, from T = {lengths[0]} to {lengths[-1]}",
-                (c, lengths[0]),
-                (c, lengths[-1]),
-            )
-            for c in cells
-        ]
+    if low != high:
+        compared += [(f"{c.upper()}, from T = {low} to {high}", (c, low), (c, high)) for c in cells]
     if "rnn" in cells and "lstm" in cells:
         compared += [(f"T = {T}, from RNN to LSTM", ("rnn", T), ("lstm", T)) for T in lengths]
-    said = [f"Always answering the most frequent topic scores {record['majority']:.3f}."]
+    yield f"Always answering the most frequent topic scores {record['majority']:.3f}."
     for what, a, b in compared:
         before, after = statistics.mean(scores[a]), statistics.mean(scores[b])
-        how = verdict(scores[a], scores[b])
-        said.append(f"{what}: accuracy {before:.3f} to {after:.3f}, {how}.")
-    return said
+        yield f"{what}: accuracy {before:.3f} to {after:.3f}, {verdict(scores[a], scores[b])}."
 
 
 def verdict(before: Sequence[float], after: Sequence[float]) -> str:

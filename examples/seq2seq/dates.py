@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,26 +37,31 @@ _UNITS = (
     *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
 _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_ORDINALS = dict(
-    pair.split()
-    for pair in (
-        *("one first", "two second", "three third", "five fifth", "eight eighth", "nine ninth"),
-        *("twelve twelfth", "twenty twentieth", "thirty thirtieth"),
-    )
-)
+_ORDINALS = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+    "twenty": "twentieth",
+    "thirty": "thirtieth",
+}
 
 
-@dataclass(frozen=True)
-class Form:
+Says = Callable[[datetime.date], str]
+
+
+class Form(NamedTuple):
     """One way to write a date; `iso` is what it says of it."""
 
     name: str
-    spell: Callable[[datetime.date], str]
-    iso: Callable[[datetime.date], str]
+    spell: Says
+    iso: Says
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A spelling and its meaning."""
 
     spelling: str
@@ -81,7 +87,7 @@ class Rows:
         x, y = self.x[at, : int(lengths.max())], self.y[at, : int(targets.max())]
         return Rows(x, y, lengths, targets)
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device | str) -> Rows:
         return Rows(self.x.to(device), self.y.to(device), self.lengths, self.targets)
 
 
@@ -123,51 +129,42 @@ def _mon(date: datetime.date) -> str:
     return _month(date)[:3]
 
 
-def _week(date: datetime.date) -> tuple[int, int]:
-    number = date.isocalendar()
-    return number.year, number.week
+def _week(date: datetime.date) -> int:
+    return date.isocalendar().week
 
 
-def _forms() -> Iterator[Form]:
-    day: dict[str, Callable[[datetime.date], str]] = {
-        "5.3.1998": lambda d: f"{d.day}.{d.month}.{d.year}",
-        "05.03.98": lambda d: f"{d:%d.%m.%y}",
-        "3/5/1998": lambda d: f"{d.month}/{d.day}/{d.year}",
-        "03/05/98": lambda d: f"{d:%m/%d/%y}",
-        "19980305": lambda d: f"{d:%Y%m%d}",
-        "5 march 1998": lambda d: f"{d.day} {_month(d)} {d.year}",
-        "march 5, 1998": lambda d: f"{_month(d)} {d.day}, {d.year}",
-        "5th of march 1998": lambda d: f"{numbered(d.day)} of {_month(d)} {d.year}",
-        "mar 5th '98": lambda d: f"{_mon(d)} {numbered(d.day)} '{d:%y}",
-        "5-mar-98": lambda d: f"{d.day}-{_mon(d)}-{d:%y}",
-        "thursday, 5 mar 1998": lambda d: f"{DAYS[d.weekday()]}, {d.day} {_mon(d)} {d.year}",
-        "the fifth of march, nineteen ninety-eight": (
-            lambda d: f"the {ordinal(d.day)} of {_month(d)}, {year(d.year)}"
-        ),
-    }
-    month: dict[str, Callable[[datetime.date], str]] = {
-        "march 1998": lambda d: f"{_month(d)} {d.year}",
-        "mar '98": lambda d: f"{_mon(d)} '{d:%y}",
-        "3/1998": lambda d: f"{d.month}/{d.year}",
-    }
-    week: dict[str, Callable[[datetime.date], str]] = {
-        "week 10 of 1998": lambda d: f"week {_week(d)[1]} of {_week(d)[0]}",
-        "the 10th week of '98": (
-            lambda d: f"the {numbered(_week(d)[1])} week of '{_week(d)[0] % 100:02}"
-        ),
-        "cw 10/98": lambda d: f"cw {_week(d)[1]}/{_week(d)[0] % 100:02}",
-    }
-    isos: Sequence[tuple[dict[str, Callable[[datetime.date], str]], Callable[..., str]]] = (
-        (day, lambda d: f"{d:%Y-%m-%d}"),
-        (month, lambda d: f"{d:%Y-%m}"),
-        (week, lambda d: f"{_week(d)[0]}-W{_week(d)[1]:02}"),
-    )
-    for spellings, iso in isos:
-        for name, spell in spellings.items():
-            yield Form(name, spell, iso)
+_DAY: Says = "{:%Y-%m-%d}".format
+_MONTH: Says = "{:%Y-%m}".format
+_WEEK: Says = "{:%G-W%V}".format
 
-
-FORMS = tuple(_forms())  # each is named as it writes 5 March 1998
+FORMS = (  # each is named as it writes 5 March 1998
+    Form("5.3.1998", lambda d: f"{d.day}.{d.month}.{d.year}", _DAY),
+    Form("05.03.98", "{:%d.%m.%y}".format, _DAY),
+    Form("3/5/1998", lambda d: f"{d.month}/{d.day}/{d.year}", _DAY),
+    Form("03/05/98", "{:%m/%d/%y}".format, _DAY),
+    Form("19980305", "{:%Y%m%d}".format, _DAY),
+    Form("5 march 1998", lambda d: f"{d.day} {_month(d)} {d.year}", _DAY),
+    Form("march 5, 1998", lambda d: f"{_month(d)} {d.day}, {d.year}", _DAY),
+    Form("5th of march 1998", lambda d: f"{numbered(d.day)} of {_month(d)} {d.year}", _DAY),
+    Form("mar 5th '98", lambda d: f"{_mon(d)} {numbered(d.day)} '{d:%y}", _DAY),
+    Form("5-mar-98", lambda d: f"{d.day}-{_mon(d)}-{d:%y}", _DAY),
+    Form(
+        "thursday, 5 mar 1998",
+        lambda d: f"{DAYS[d.weekday()]}, {d.day} {_mon(d)} {d.year}",
+        _DAY,
+    ),
+    Form(
+        "the fifth of march, nineteen ninety-eight",
+        lambda d: f"the {ordinal(d.day)} of {_month(d)}, {year(d.year)}",
+        _DAY,
+    ),
+    Form("march 1998", lambda d: f"{_month(d)} {d.year}", _MONTH),
+    Form("mar '98", lambda d: f"{_mon(d)} '{d:%y}", _MONTH),
+    Form("3/1998", lambda d: f"{d.month}/{d.year}", _MONTH),
+    Form("week 10 of 1998", lambda d: f"week {_week(d)} of {d:%G}", _WEEK),
+    Form("the 10th week of '98", lambda d: f"the {numbered(_week(d))} week of '{d:%g}", _WEEK),
+    Form("cw 10/98", lambda d: f"cw {_week(d)}/{d:%g}", _WEEK),
+)
 
 
 def dates() -> list[datetime.date]:
@@ -189,14 +186,14 @@ def pairs(train: int, test: int, seed: int) -> tuple[list[Pair], list[Pair]]:
     isos = {form.iso for form in FORMS}  # three: of a day, a month, a week
     meanings = sorted({iso(day) for iso in isos for day in days})
     held_out = set(rng.sample(meanings, round(HELD_OUT * len(meanings))))
-    drawn: dict[bool, dict[str, Pair]] = {False: {}, True: {}}
-    wanted = {False: train, True: test}
-    while any(len(drawn[part]) < wanted[part] for part in drawn):
+    wanted = (train, test)
+    drawn: tuple[dict[str, Pair], dict[str, Pair]] = ({}, {})  # by the spelling
+    while any(len(part) < count for part, count in zip(drawn, wanted, strict=True)):
         day, form = rng.choice(days), rng.choice(FORMS)
         pair = Pair(form.spell(day), form.iso(day), form.name)
-        part = drawn[pair.iso in held_out]
-        if len(part) < wanted[pair.iso in held_out]:
-            part.setdefault(pair.spelling, pair)
+        tested = pair.iso in held_out
+        if len(drawn[tested]) < wanted[tested]:
+            drawn[tested].setdefault(pair.spelling, pair)
     return list(drawn[False].values()), list(drawn[True].values())
 
 

@@ -7,8 +7,6 @@ the forcing ratio is the probability of the former, drawn anew for every symbol 
 2015), constant or scheduled to fall from 1 to 0. A ratio of 1 needs no symbol of the decoder's own:
 the layer then runs over all steps in one call. Otherwise it is called a step at a time, where the
 cost of a call shows. A test date counts when greedy decoding gives every symbol of it.
-
-    python -m examples seq2seq --impl fusedrnn torch --cell lstm --forcing 1.0 scheduled
 """
 
 from __future__ import annotations
@@ -22,15 +20,13 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 
 from examples.driver import training
-from examples.driver.layers import Layer, layer_class
+from examples.driver.layers import Layer, State, layer_class
 from examples.seq2seq import dates
 from examples.seq2seq.dates import PAD, START, Pair, Rows
 
 CELLS = ("lstm", "gru")
 SCHEDULED = "scheduled"
 FORCINGS = ("1.0", "0.5", "0.0", SCHEDULED)
-
-State = Tensor | tuple[Tensor, Tensor]  # h, or (h, c) of an LSTM; each [1, B, H]
 
 
 @dataclass(frozen=True)
@@ -133,13 +129,9 @@ def train_step(
     clip: float = CONFIG.clip,
 ) -> Tensor:
     """One update on `rows`; the mean cross-entropy over their symbols and ENDs, detached."""
-    optimizer.zero_grad()
     logits = model(rows, ratio, coins)
     loss = F.cross_entropy(logits.flatten(0, 1), rows.y.t().flatten(), ignore_index=PAD)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return loss.detach()
+    return training.step(optimizer, loss, clip)
 
 
 def translations(model: Translator, rows: Rows, size: int = 500) -> list[str]:
@@ -177,15 +169,14 @@ class Data:
 def load(config: Config = CONFIG, device: torch.device | str = "cpu") -> Data:
     """The pairs of ``config.task_seed``."""
     train, test = dates.pairs(config.train, config.test, config.task_seed)
-    on = torch.device(device)
-    return Data(dates.rows(train).to(on), dates.rows(test).to(on), test)
+    return Data(dates.rows(train).to(device), dates.rows(test).to(device), test)
 
 
 def new_run(
     cell: str, impl: str, forcing: str, data: Data, config: Config = CONFIG, *, seed: int = 0
 ) -> training.Run:
     """One training, not begun: its model, updates and exact matches after each epoch."""
-    training.start(seed)
+    torch.manual_seed(seed)
     model = build_model(cell, impl, config).to(data.train.x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     order, coins = (torch.Generator().manual_seed(seed) for _ in range(2))
@@ -200,9 +191,6 @@ def new_run(
             loss = train_step(model, optimizer, rows, ratio, coins, config.clip)
             yield loss, int(rows.targets.sum())
 
-    def after() -> dict[str, float]:
-        return {"exact": exact(translations(model, data.test), data.test_pairs)}
-
     run = training.Run(
         workload="seq2seq",
         name=f"{cell}-forcing{forcing}-seed{seed}",
@@ -214,6 +202,6 @@ def new_run(
         updates=updates,
         sizes=asdict(config),
         generators={"order": order, "coins": coins},
-        after=after,
+        after=lambda: {"exact": exact(translations(model, data.test), data.test_pairs)},
     )
     return run

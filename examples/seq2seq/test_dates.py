@@ -11,7 +11,7 @@ from examples.seq2seq import dates
 from examples.seq2seq.dates import END, FORMS, PAD, SYMBOLS
 
 FORM = {form.name: form for form in FORMS}
-WORDS = "the fifth of march, nineteen ninety-eight"
+WORDS, WEEK = "the fifth of march, nineteen ninety-eight", "week 10 of 1998"
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
@@ -31,18 +31,25 @@ def test_no_spelling_has_two_meanings_and_all_are_made_of_the_symbols() -> None:
 
 
 @pytest.mark.parametrize(
-    ("day", "words"),
+    ("form", "day", "spelling", "iso"),
     [
-        ("1930-01-01", "the first of january, nineteen thirty"),
-        ("1971-02-12", "the twelfth of february, nineteen seventy-one"),
-        ("2000-12-31", "the thirty-first of december, two thousand"),
-        ("2009-08-20", "the twentieth of august, two thousand and nine"),
-        ("2012-05-23", "the twenty-third of may, twenty twelve"),
-        ("2029-09-19", "the nineteenth of september, twenty twenty-nine"),
+        (WORDS, "1930-01-01", "the first of january, nineteen thirty", "1930-01-01"),
+        (WORDS, "1971-02-12", "the twelfth of february, nineteen seventy-one", "1971-02-12"),
+        (WORDS, "2000-12-31", "the thirty-first of december, two thousand", "2000-12-31"),
+        (WORDS, "2009-08-20", "the twentieth of august, two thousand and nine", "2009-08-20"),
+        (WORDS, "2012-05-23", "the twenty-third of may, twenty twelve", "2012-05-23"),
+        (WORDS, "2029-09-19", "the nineteenth of september, twenty twenty-nine", "2029-09-19"),
+        (WEEK, "1999-01-03", "week 53 of 1998", "1998-W53"),  # still in the old year's last week
+        (WEEK, "2008-12-30", "week 1 of 2009", "2009-W01"),
+        (WEEK, "1930-01-01", "week 1 of 1930", "1930-W01"),
+        (WEEK, "2029-12-30", "week 52 of 2029", "2029-W52"),
     ],
 )
-def test_words_say_days_and_years_as_people_do(day: str, words: str) -> None:
-    assert FORM[WORDS].spell(datetime.date.fromisoformat(day)) == words
+def test_words_are_as_people_say_them_and_weeks_as_iso_counts_them(
+    form: str, day: str, spelling: str, iso: str
+) -> None:
+    date = datetime.date.fromisoformat(day)
+    assert (FORM[form].spell(date), FORM[form].iso(date)) == (spelling, iso)
 
 
 @pytest.mark.parametrize(
@@ -54,20 +61,6 @@ def test_words_say_days_and_years_as_people_do(day: str, words: str) -> None:
 )
 def test_a_number_has_its_ending(n: int, expected: str) -> None:
     assert dates.numbered(n) == expected
-
-
-@pytest.mark.parametrize(
-    ("day", "spelling", "iso"),
-    [
-        ("1999-01-03", "week 53 of 1998", "1998-W53"),  # still in the old year's last week
-        ("2008-12-30", "week 1 of 2009", "2009-W01"),
-        ("1930-01-01", "week 1 of 1930", "1930-W01"),
-        ("2029-12-30", "week 52 of 2029", "2029-W52"),
-    ],
-)
-def test_weeks_are_iso_weeks_within_the_century(day: str, spelling: str, iso: str) -> None:
-    form, date = FORM["week 10 of 1998"], datetime.date.fromisoformat(day)
-    assert (form.spell(date), form.iso(date)) == (spelling, iso)
 
 
 def test_a_test_pair_shares_neither_spelling_nor_meaning_with_training() -> None:

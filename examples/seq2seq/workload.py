@@ -10,12 +10,11 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from examples.driver import results
-from examples.driver.options import epochs
+from examples.driver.options import sized
 from examples.driver.plots import Chart, Points
 from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, Table
@@ -48,25 +47,15 @@ class Seq2Seq(Workload):
     unit = "symbols"
 
     def options(self, add: Callable[..., Any]) -> None:
-        add(
-            "--forcing",
-            type=_forcing,
-            nargs="+",
-            default=list(model.FORCINGS),
-            help="teacher forcing ratios, in turn: from 0 to 1, or "
-            f"{model.SCHEDULED} to fall from 1 to 0",
-        )
+        of = f"from 0 to 1, or {model.SCHEDULED} to fall from 1 to 0"
+        every = {"type": _forcing, "nargs": "+", "default": list(model.FORCINGS)}
+        add("--forcing", **every, help=f"teacher forcing ratios, in turn: {of}")
 
     def configs(self, args: argparse.Namespace) -> Job:
-        size = model.QUICK if args.quick else model.CONFIG
-        number = epochs(args, model.CONFIG.epochs, model.QUICK.epochs)
-        config = replace(size, epochs=number)
+        config = sized(args, model.CONFIG, model.QUICK)
         pairs = model.load(config, args.device)
-        lines = [
-            f"seed {config.task_seed}, {len(pairs.train):,} pairs to train, "
-            f"{len(pairs.test):,} to test"
-        ]
-        return Job(args, config, pairs, dates.SOURCE, lines)
+        counts = f"{len(pairs.train):,} pairs to train, {len(pairs.test):,} to test"
+        return Job(args, config, pairs, dates.SOURCE, [f"seed {config.task_seed}, {counts}"])
 
     def build(self, job: Job) -> Iterator[Group]:
         args, config = job.args, job.config
@@ -92,31 +81,25 @@ class Seq2Seq(Workload):
 
     def summarise(self, record: Record) -> Summary:
         config, found = record["config"], _groups(record)
-        last = next(reversed(found))[1]  # one of the ratios; tables have the others
-        shown = {key: by_impl for key, by_impl in found.items() if key[1] == last}
+        keys, last = ("model", "forcing"), next(reversed(found))[1]
+        title = f"Exact match on {config['test']:,} test pairs after {config['epochs']} epochs "
+        columns = {
+            "training loss": results.score("loss", 4),
+            "exact match": results.score("exact", 4),
+        }
+        seconds = f"Seconds per epoch of {config['train']:,} pairs"
         return Summary(
             title="Sequence to sequence: dates as ISO 8601",
             text=TEXT,
             tables=[
-                results.scores(
-                    f"Exact match on {config['test']:,} test pairs after {config['epochs']} epochs "
-                    f"({results.over(record)})",
-                    ("model", "forcing"),
-                    found,
-                    {
-                        "training loss": results.score("loss", 4),
-                        "exact match": results.score("exact", 4),
-                    },
-                ),
-                results.times(
-                    f"Seconds per epoch of {config['train']:,} pairs", ("model", "forcing"), found
-                ),
+                results.scores(title + f"({results.over(record)})", keys, found, columns),
+                results.times(seconds, keys, found),
                 _examples(record),
             ],
-            remarks=remarks(record),
-            headline=results.headline(
-                shown,
-                lambda cell, forcing: f"Dates to ISO 8601, {cell}, forcing {forcing}: exact match",
+            remarks=[*remarks(record)],
+            headline=results.headline(  # of one of the ratios; the tables have the others
+                {key: by_impl for key, by_impl in found.items() if key[1] == last},
+                "Dates to ISO 8601, {}, forcing {}: exact match",
                 results.score("exact", 3),
             ),
         )
@@ -131,25 +114,13 @@ class Seq2Seq(Workload):
             color = f"C{record['options']['forcing'].index(forcing)}"
             styles[name] = color + ("-" if cell == record["options"]["cell"][0] else "--")
         title = "Dates to ISO 8601"
+        after = (f"{title}, after {record['config']['epochs']} epochs", "exact match")
+        dashed = "dashed: a ratio falling from 1 to 0."
+        ratios = f"Exact match against the forcing ratio; dotted: torch.nn; {dashed}"
+        epoch = f"Exact match on the test pairs after each epoch, {first}'s layers."
         return [
-            Chart(
-                "",
-                "Exact match against the forcing ratio; dotted: torch.nn; "
-                "dashed: a ratio falling from 1 to 0.",
-                f"{title}, after {record['config']['epochs']} epochs",
-                "exact match",
-                against,
-                x="teacher forcing ratio",
-                styles=styles,
-            ),
-            Chart(
-                "-epochs",
-                f"Exact match on the test pairs after each epoch, {first}'s layers.",
-                f"{title}, {first}",
-                "exact match",
-                over,
-                styles=styles,
-            ),
+            Chart("", ratios, *after, against, x="teacher forcing ratio", styles=styles),
+            Chart("-epochs", epoch, f"{title}, {first}", "exact match", over, styles=styles),
         ]
 
 
@@ -169,11 +140,6 @@ def _groups(record: Record) -> Groups:
     return results.groups(record["runs"], "cell", "forcing")
 
 
-def _exact(runs: Runs) -> list[float]:
-    """Exact matches after the last epoch, of each run."""
-    return results.last(runs, "exact")
-
-
 def _against(found: Groups) -> tuple[dict[str, Any], dict[str, str]]:
     """Exact matches over constant forcing ratios, and across them of a scheduled one; styles."""
     series: dict[str, Points] = {}
@@ -182,7 +148,7 @@ def _against(found: Groups) -> tuple[dict[str, Any], dict[str, str]]:
     for (cell, forcing), by_impl in found.items():
         for impl, runs in by_impl.items():
             color = colors.setdefault((cell, impl), f"C{len(colors)}")
-            name, value = f"{cell.upper()}, {impl}", statistics.mean(_exact(runs))
+            name, value = f"{cell.upper()}, {impl}", statistics.mean(results.last(runs, "exact"))
             ours = impl == "fusedrnn"
             if forcing == model.SCHEDULED:
                 series[f"{name}, {forcing}"] = (0.0, 1.0), (value, value)
@@ -195,45 +161,41 @@ def _against(found: Groups) -> tuple[dict[str, Any], dict[str, str]]:
     return series, styles
 
 
-def remarks(record: Record) -> list[str]:
+def remarks(record: Record) -> Iterator[str]:
     """What the figures say on forcing, forms and calls, of the first implementation."""
     impl = record["options"]["impl"][0]
     found = {group: by_impl[impl] for group, by_impl in _groups(record).items()}
-    said = []
     for cell in record["options"]["cell"]:
         of_cell = {forcing: runs for (c, forcing), runs in found.items() if c == cell}
-        said += _forcing_remarks(cell.upper(), of_cell, record["config"]["test"])
+        yield from _forcing_remarks(cell.upper(), of_cell, record["config"]["test"])
         shares = {
             form: statistics.mean(run["by_form"][form] for runs in of_cell.values() for run in runs)
             for form in next(iter(of_cell.values()))[0]["by_form"]
         }
         hardest = min(shares, key=shares.__getitem__)
-        said.append(
-            f'{cell.upper()}: the hardest form is "{hardest}", {shares[hardest]:.3f} exact '
-            "over all ratios."
-        )
-    return said
+        exact = f"{shares[hardest]:.3f} exact over all ratios."
+        yield f'{cell.upper()}: the hardest form is "{hardest}", {exact}'
 
 
-def _forcing_remarks(cell: str, of_cell: Mapping[str, Runs], n: int) -> list[str]:
+def _forcing_remarks(cell: str, of_cell: Mapping[str, Runs], n: int) -> Iterator[str]:
     """Every other forcing beside full forcing, in exact match and in time."""
     if "1.0" not in of_cell:
-        return []
-    full = of_cell["1.0"]
-    said = []
+        return
+    full = results.last(of_cell["1.0"], "exact")
+    before = statistics.mean(full)
     for forcing, runs in of_cell.items():
         if forcing == "1.0":
             continue
-        before, after = statistics.mean(_exact(full)), statistics.mean(_exact(runs))
-        error = math.hypot(_error(_exact(full), n), _error(_exact(runs), n))
+        shares = results.last(runs, "exact")
+        after = statistics.mean(shares)
+        error = math.hypot(_error(full, n), _error(shares, n))
         clear = "" if abs(after - before) > 2 * error else ", no clear difference"
-        longer = results.seconds(runs) / results.seconds(full)
-        said.append(
+        longer = results.seconds(runs) / results.seconds(of_cell["1.0"])
+        yield (
             f"{cell}, forcing 1.0 to {forcing}: exact match {before:.4f} to {after:.4f} "
             f"({after - before:+.4f}, standard error {error:.4f}{clear}); "
             f"an epoch takes {longer:.2f} times as long."
         )
-    return said
 
 
 def _error(shares: Sequence[float], n: int) -> float:

@@ -5,8 +5,6 @@ backpropagation either on sequential partitions (each row goes on where it stopp
 carried and detached) or on randomly sampled subsequences (the state starts anew every batch). Of
 10,000 characters d2l's model learns all by heart; of the whole text the last tenth is held out, so
 that what is learnt can be told from what is remembered.
-
-    python -m examples time_machine --impl fusedrnn torch --cell lstm --corpus first
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +22,10 @@ from torch.nn import functional as F
 from examples import data
 from examples.driver import training
 from examples.driver.errors import WorkloadError
-from examples.driver.layers import Layer, layer_class
+from examples.driver.layers import Layer, State, layer_class
 
 SAMPLINGS = ("sequential", "random")
 PREFIXES = ("time traveller", "traveller")
-
-State = Tensor | tuple[Tensor, Tensor]  # h, or (h, c) of an LSTM; each [1, B, H]
 
 
 @dataclass(frozen=True)
@@ -126,18 +123,27 @@ def train_step(
     state: State | None = None,
     clip: float = CONFIG.clip,
 ) -> tuple[Tensor, State]:
-    """One update on x, y [B, T] from `state` (zeros when None).
-
-    Returns:
-        the mean cross-entropy and the state after the last step, both detached.
-    """
-    optimizer.zero_grad()
+    """One update on x, y [B, T] from `state` (zeros when None); the mean cross-entropy and the
+    state after the last step, both detached."""
     logits, state = model(x, state)
     loss = F.cross_entropy(logits, y.t().flatten())
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return loss.detach(), detach(state)
+    return training.step(optimizer, loss, clip), detach(state)
+
+
+def epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tokens: Tensor,
+    sampling: str,
+    rng: random.Random,
+    config: Config,
+) -> training.Updates:
+    """One epoch of updates; with sequential sampling the state is carried from each to the next."""
+    state: State | None = None
+    for x, y in batches(tokens, sampling, rng, config):
+        carried = state if sampling == "sequential" else None
+        loss, state = train_step(model, optimizer, x, y, carried, config.clip)
+        yield loss, y.numel()
 
 
 def detach(state: State) -> State:
@@ -180,26 +186,16 @@ def new_run(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> training.Run:
-    """One training, not begun.
-
-    Args:
-        corpus: "first" or "whole", for its name.
-        sampling: "sequential" or "random".
-        text: of which the last ``config.held_out`` is for validation.
-    """
-    training.start(seed)
+    """One training, not begun; `corpus`, "first" or "whole", is for its name."""
+    torch.manual_seed(seed)
     rng = random.Random(seed)
     model = build_model(cell, impl, len(text.symbols), config).to(device)
     optimizer = build_optimizer(model, config)
     cut = len(text.tokens) - int(len(text.tokens) * config.held_out)
     tokens, held_out = text.tokens[:cut].to(device), text.tokens[cut:].to(device)
 
-    def updates() -> training.Updates:
-        state: State | None = None
-        for x, y in batches(tokens, sampling, rng, config):
-            carried = state if sampling == "sequential" else None
-            loss, state = train_step(model, optimizer, x, y, carried, config.clip)
-            yield loss, y.numel()
+    def after() -> dict[str, float]:
+        return {"held_out": evaluate(model, held_out, config.batch)}
 
     return training.Run(
         workload="time_machine",
@@ -209,10 +205,8 @@ def new_run(
         fields={"corpus": corpus, "cell": cell, "sampling": sampling},
         model=model,
         optimizer=optimizer,
-        updates=updates,
+        updates=partial(epoch, model, optimizer, tokens, sampling, rng, config),
         sizes={"data": data.kind(text.source), **asdict(config)},
         generators={"batches": rng},
-        after=(lambda: {"held_out": evaluate(model, held_out, config.batch)})
-        if config.held_out
-        else None,
+        after=after if config.held_out else None,
     )

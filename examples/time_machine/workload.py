@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
 from examples import data
 from examples.driver import results
 from examples.driver.layers import CELLS, NAMES
-from examples.driver.options import epochs, positive
+from examples.driver.options import positive, sized
 from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record
 from examples.driver.tables import Headline, Summary, Table
@@ -44,25 +42,18 @@ class TimeMachine(Workload):
     measure = "perplexity"
 
     def options(self, add: Callable[..., Any]) -> None:
-        add(
-            "--corpus",
-            choices=list(CORPORA),
-            nargs="+",
-            default=list(CORPORA),
-            help="the first 10,000 characters, or all with the last tenth held out "
-            f"({CORPORA['whole'].epochs} epochs at full size)",
-        )
+        tail = f"the last tenth held out ({CORPORA['whole'].epochs} epochs at full size)"
+        parts = f"the first 10,000 characters, or all with {tail}"
+        add("--corpus", choices=list(CORPORA), nargs="+", default=list(CORPORA), help=parts)
         add("--sampling", choices=SAMPLINGS, nargs="+", default=list(SAMPLINGS), help="in turn")
         add("--log-every", type=positive, default=10, help="epochs between printed lines")
 
     def configs(self, args: argparse.Namespace) -> Job:
         configs, texts = {}, {}
         for corpus in args.corpus:
-            number = epochs(args, CORPORA[corpus].epochs, QUICK[corpus].epochs)
-            configs[corpus] = replace((QUICK if args.quick else CORPORA)[corpus], epochs=number)
-            texts[corpus] = data.time_machine(
-                args.data_dir, data.mode(args.synthetic), configs[corpus].characters
-            )
+            configs[corpus] = config = sized(args, CORPORA[corpus], QUICK[corpus])
+            where = (args.data_dir, data.mode(args.synthetic))
+            texts[corpus] = data.time_machine(*where, config.characters)
         source = next(iter(texts.values())).source
         said = ", ".join(f"{corpus}: {text}" for corpus, text in texts.items())
         return Job(args, configs, texts, source, [said])
@@ -88,23 +79,19 @@ class TimeMachine(Workload):
         headline: list[Headline] = []
         for corpus, config in record["config"].items():
             found, title, figure = _of(record, corpus)
+            per_second = f"Characters trained on per second, {title}"
             tables += [
                 _perplexities(found, config, title),
-                results.times(
-                    f"Characters trained on per second, {title}",
-                    ("model", "sampling"),
-                    found,
-                    lambda runs: f"{results.speed(runs):,.0f}",
-                ),
+                results.times(per_second, ("model", "sampling"), found, ",.0f", results.speed),
             ]
             remarks += [*_on_sampling(found, title, figure), *_on_memory(found, title)]
             part = (
-                f"first {config['characters']:,} characters" if corpus == "first" else "whole text"
+                "whole text" if corpus == "whole" else f"first {config['characters']:,} characters"
             )
             first = next(iter(found))[1]  # the sampling asked for first; tables have the others
             headline += results.headline(
                 {key: by_impl for key, by_impl in found.items() if key[1] == first},
-                f"Time Machine, {part}, {{}}, {{}}: {_kind(figure)} perplexity".format,
+                f"Time Machine, {part}, {{}}, {{}}: {_kind(figure)} perplexity",
                 results.score(figure, 3),
             )
         return Summary(
@@ -121,21 +108,9 @@ class TimeMachine(Workload):
             found, title, figure = _of(record, corpus)
             kind = _kind(figure)
             caption = f"{kind.capitalize()} perplexity after each epoch, {title}, mean over seeds; "
-            lines = results.curves(
-                found,
-                lambda cell, sampling: f"{cell} {sampling}",
-                partial(results.curve, figure=figure),
-            )
-            charts.append(
-                Chart(
-                    f"-{corpus}",
-                    caption + "dashed: torch.nn.",
-                    f"Time Machine, {title}",
-                    f"{kind} perplexity",
-                    log_y=True,
-                    **lines,
-                )
-            )
+            about = (f"-{corpus}", caption + "dashed: torch.nn.", f"Time Machine, {title}")
+            lines = (found, "{} {}", figure)
+            charts.append(results.chart(*about, f"{kind} perplexity", *lines, log_y=True))
         return charts
 
 
@@ -170,15 +145,13 @@ def _texts(record: Record) -> Table:
         ("corpus", "model", "sampling", "layers", "text"),
         [
             (run["corpus"], run["cell"].upper(), run["sampling"], NAMES[run["impl"]], text)
-            for run in record["runs"]
-            if run["seed"] == record["options"]["seed"][0]
+            for run in results.first_seed(record)
             for text in run["generated"]
         ],
     )
 
 
-def _on_sampling(found: Groups, title: str, figure: str) -> list[str]:
-    said = []
+def _on_sampling(found: Groups, title: str, figure: str) -> Iterator[str]:
     for cell in dict.fromkeys(cell for cell, _ in found):
         if (cell, "sequential") in found and (cell, "random") in found:
             kept, anew = (
@@ -186,15 +159,13 @@ def _on_sampling(found: Groups, title: str, figure: str) -> list[str]:
                 for sampling in ("sequential", "random")
             )
             lower = "sequential" if kept < anew else "random"
-            said.append(
+            yield (
                 f"{cell.upper()}, {title}: perplexity {kept:.3f} with sequential sampling and "
                 f"{anew:.3f} with random, lower with {lower}."
             )
-    return said
 
 
-def _on_memory(found: Groups, title: str) -> list[str]:
-    said = []
+def _on_memory(found: Groups, title: str) -> Iterator[str]:
     for (cell, sampling), by_impl in found.items():
         run = results.ours(by_impl)[0]
         last = run["epochs"][-1]
@@ -202,14 +173,10 @@ def _on_memory(found: Groups, title: str) -> list[str]:
             continue
         values = [epoch["held_out"] for epoch in run["epochs"]]
         best = values.index(min(values))
-        risen = (
-            "never saw, lowest after the last epoch."
-            if best == len(values) - 1
-            else f"never saw; the latter was lowest after epoch {best + 1} ({values[best]:.3f}) "
-            "and has risen since."
-        )
-        said.append(
+        since = f"; the latter was lowest after epoch {best + 1} ({values[best]:.3f}) and has risen"
+        risen = ", lowest after the last epoch." if best == len(values) - 1 else f"{since} since."
+        yield (
             f"{cell.upper()}, {sampling}, {title}, seed {run['seed']}: perplexity "
-            f"{last.perplexity:.3f} on what it was trained on, {values[-1]:.3f} on what it {risen}"
+            f"{last.perplexity:.3f} on what it was trained on, "
+            f"{values[-1]:.3f} on what it never saw{risen}"
         )
-    return said
