@@ -1,9 +1,5 @@
-"""``python -m examples SYSTEM``, from the root of a checkout; `--help` after it lists its options.
-
-python -m examples reuters --cell lstm --steps 100 --impl fusedrnn torch
-python -m examples all --quick      # every system, and the page of their results
-python -m examples page DIR         # the page again, from results that are there
-"""
+"""``python -m examples SYSTEM``, from the root of a checkout; `--help` after it lists its options,
+README.md has more commands."""
 
 import sys
 

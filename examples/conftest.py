@@ -28,8 +28,6 @@ from examples.gradient_flow import model as gradient_flow
 from examples.seq2seq import model as seq2seq
 from examples.time_machine import model as time_machine
 
-Rows = list[list[int]]
-
 
 @dataclass(frozen=True)
 class Corpus:
@@ -40,7 +38,7 @@ class Corpus:
             rows are one part, cut in order (Reuters).
     """
 
-    rows: Rows
+    rows: list[list[int]]
     labels: list[int]
     train: int = 0
 
@@ -63,8 +61,7 @@ class Corpus:
         rng.shuffle(found[: self.train or None])
         if self.train:
             rng.shuffle(found[self.train :])
-        order: list[int] = found.tolist()
-        return order
+        return list(found.tolist())
 
     def values(self, row: int, num_words: int) -> list[int]:
         """load_data(num_words=...)'s own steps, one value at a time."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -25,7 +25,7 @@ from examples.data.keras_set import SPLIT_SEED, Ints, KerasSet, Set, read_flat, 
 from examples.data.keras_set import decode as decode
 from examples.driver.errors import CorruptFile, MissingData
 
-Synthetic = Literal["never", "fallback", "always"]
+Synthetic = bool | Literal["fallback"]
 SYNTHETIC = "synthetic"
 
 NUM_WORDS = 10_000  # Reuters
@@ -72,6 +72,9 @@ class Text:
     def __str__(self) -> str:
         return f"{len(self.tokens):,} characters, {len(self.symbols)} symbols"
 
+    def to(self, device: torch.device) -> Text:
+        return replace(self, tokens=self.tokens.to(device))
+
     def encode(self, text: str) -> list[int]:
         return [self.symbols.index(c) if c in self.symbols else 0 for c in text]
 
@@ -87,35 +90,30 @@ def kind(source: str) -> str:
     return SYNTHETIC if source == SYNTHETIC else "real"
 
 
-def mode(synthetic: bool) -> Synthetic:
-    """Of ``--synthetic``."""
-    return "always" if synthetic else "never"
-
-
 def _choose(mode: Synthetic, real: Callable[[], Corpus], synthetic: Callable[[], Corpus]) -> Corpus:
-    if mode == "always":
+    if mode is True:
         return synthetic()
     try:
         return real()
     except MissingData:
-        if mode == "never":
+        if not mode:
             raise
         return synthetic()
 
 
-def reuters(data_dir: str | Path | None = None, synthetic: Synthetic = "never") -> Reuters:
+def reuters(data_dir: str | Path | None = None, synthetic: Synthetic = False) -> Reuters:
     """The Reuters newswires.
 
     Args:
         data_dir: looked at before the other places (see ``fetch.places``).
-        synthetic: "never" raises MissingData when there is no data, "fallback" then gives
-            synthetic newswires (not in place of a damaged file), "always" looks for none.
+        synthetic: False raises MissingData when there is no data, "fallback" then gives synthetic
+            newswires (not in place of a damaged file), True looks for none.
     """
     read = partial(_keras, Reuters, fetch.REUTERS, data_dir, [""])
     return _choose(synthetic, read, synthetic_reuters)
 
 
-def imdb(data_dir: str | Path | None = None, synthetic: Synthetic = "never") -> Imdb:
+def imdb(data_dir: str | Path | None = None, synthetic: Synthetic = False) -> Imdb:
     """The IMDB film reviews (Maas et al., ACL 2011); arguments as for `reuters`."""
     read = partial(_keras, Imdb, fetch.IMDB, data_dir, ["_train", "_test"])
     return _choose(synthetic, read, synthetic_imdb)
@@ -157,7 +155,7 @@ def words(asset: fetch.Asset, data_dir: str | Path | None = None) -> dict[int, s
 
 def time_machine(
     data_dir: str | Path | None = None,
-    synthetic: Synthetic = "never",
+    synthetic: Synthetic = False,
     length: int | None = MAX_CHARACTERS,
 ) -> Text:
     """The first `length` characters of The Time Machine, or all; other arguments as for `reuters`.
@@ -175,9 +173,8 @@ def time_machine(
 def text_corpus(text: str, source: str, length: int | None = MAX_CHARACTERS) -> Text:
     """d2l's preparation: each line's runs of non-letters become one space, ends cut, lower case;
     lines joined with nothing between; the vocabulary is that of the whole text."""
-    characters = "".join(
-        re.sub("[^A-Za-z]+", " ", line).strip().lower() for line in text.splitlines()
-    )
+    lines = (re.sub("[^A-Za-z]+", " ", line).strip() for line in text.splitlines())
+    characters = "".join(lines).lower()
     symbols = (UNKNOWN, *(symbol for symbol, _ in Counter(characters).most_common()))
     index = {symbol: i for i, symbol in enumerate(symbols)}
     tokens = torch.tensor([index[c] for c in characters[:length]])

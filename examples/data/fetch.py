@@ -120,9 +120,8 @@ def locate(asset: Asset, data_dir: str | Path | None = None, *alternatives: str)
     try:
         return download(asset, cache_dir() / asset.path)
     except WorkloadError as error:
-        tried = "; ".join(
-            f"{name} ({directory or 'not given'})" for name, directory in places(data_dir)
-        )
+        looked = places(data_dir)
+        tried = "; ".join(f"{name} ({directory or 'not given'})" for name, directory in looked)
         wanted = " or ".join((*alternatives, asset.path))
         raise MissingData(
             f"found no {wanted} in: {tried}; nor by download: {error}. "

@@ -27,9 +27,8 @@ def read(
     try:
         with zipfile.ZipFile(path) as archive:
             rows = _object_array(archive.read(f"{x}.npy"))
-            labels = np.lib.format.read_array(
-                io.BytesIO(archive.read(f"{y}.npy")), allow_pickle=False
-            )
+            stream = io.BytesIO(archive.read(f"{y}.npy"))
+            labels = np.lib.format.read_array(stream, allow_pickle=False)
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(rows):
             raise ValueError(f"{y} must be {len(rows)} integers, got {labels.dtype} {labels.shape}")
         lengths = np.array([*map(len, rows)], np.int32)

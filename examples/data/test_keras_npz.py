@@ -118,11 +118,11 @@ NO_INTS: list[Any] = [[[1, "two"]], [[1, 2.0]], [(1, 2)], [[True]], [[[1]]], [No
 @pytest.mark.parametrize(
     ("pickled", "rows", "labels", "message"),
     [
-        *((pickle.dumps(objects(rows), 2), 1, 1, "") for rows in NO_INTS),
-        (b"", 1, 1, ""),
-        (b"garbage", 1, 1, ""),
+        *((pickle.dumps(objects(rows), 2), 1, 1, "is corrupt") for rows in NO_INTS),
+        (b"", 1, 1, "is corrupt"),
+        (b"garbage", 1, 1, "is corrupt"),
         (pickle.dumps([[1]]), 1, 1, "its pickle is not an array of objects"),
-        (TWO[:-20], 2, 2, ""),
+        (TWO[:-20], 2, 2, "is corrupt"),
         (TWO, 2, 3, "y must be 2 integers"),
         (TWO, 3, 3, "x announces 3 rows and has 2"),
     ],

@@ -86,9 +86,7 @@ class Checkpoints:
                 _set_state(generator, state["generators"][name])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise WorkloadError(
-                f"{path} does not fit this model: {reason}; give another --checkpoints"
-            ) from error
+            raise _Other(path, f"does not fit this model: {reason}") from error
         run.random_state = state["random_state"]
         self.saved[path] = len(run.history)
 
@@ -104,6 +102,11 @@ class Checkpoints:
         )
 
 
+class _Other(WorkloadError):
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} {why}; give another --checkpoints")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,28 +115,22 @@ def _read(path: Path) -> dict[str, Any]:
             raise CorruptFile(path, f"{damaged} has another checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WorkloadError(
-            f"{path} is no checkpoint of a workload: it holds more than tensors and numbers; "
-            "give another --checkpoints"
-        ) from error
+        more = "it holds more than tensors and numbers"
+        raise _Other(path, f"is no checkpoint of a workload: {more}") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CorruptFile(path, error) from error
     found = set(state) if isinstance(state, Mapping) else set()
     if found != KEYS:
         names = ", ".join(sorted(map(str, found))[:4]) or type(state).__name__
-        raise WorkloadError(
-            f"{path} is no checkpoint of a workload: expected {', '.join(sorted(KEYS))}, "
-            f"got {names}; give another --checkpoints"
-        )
+        expected = ", ".join(sorted(KEYS))
+        raise _Other(path, f"is no checkpoint of a workload: expected {expected}, got {names}")
     return dict(state)
 
 
 def _agree(path: Path, here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
     for key in (*here, *(key for key in there if key not in here)):
         expected, got = here.get(key), there.get(key)
-        if isinstance(expected, dict) and isinstance(got, dict):
-            _agree(path, expected, got)
-        elif expected != got:
+        if expected != got:
             raise WorkloadError(
                 f"{path} is of another training: expected {key} {expected}, got {got}; "
                 "give the options it was made with, or another --checkpoints"

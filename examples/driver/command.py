@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,14 +96,12 @@ def _train_group(
     chosen: Workload, group: Group, say: Console, every: int, files: Checkpoints | None
 ) -> None:
     def report(run: training.Run, number: int, epoch: training.Epoch) -> None:
-        if number % every == 0 or number == group.epochs:
-            line = chosen.told(run, number, epoch, group.epochs)
-            if line:
-                say(line)
+        due = number % every == 0 or number == group.epochs
+        line = chosen.told(run, number, epoch, group.epochs) if due else ""
+        if line:
+            say(line)
 
-    def fit(runs: Sequence[training.Run]) -> None:
-        training.fit(runs, group.epochs, report, checkpoints=files)
-
+    fit = partial(training.fit, epochs=group.epochs, report=report, checkpoints=files)
     chosen.run(group, fit, say)
 
 

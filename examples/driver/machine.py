@@ -19,14 +19,9 @@ def cpu_name() -> str:
 
 def git(*arguments: str) -> str:
     """What git prints; nothing when there is no git or no repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 

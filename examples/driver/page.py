@@ -23,7 +23,7 @@ from examples.driver import results
 from examples.driver.errors import WorkloadError
 from examples.driver.options import parser
 from examples.driver.plots import Chart
-from examples.driver.tables import Headline, Summary, Table
+from examples.driver.tables import Summary, Table
 from examples.driver.workload import WORKLOADS, Workload, workload
 
 PAGE = "results.md"  # beside the results
@@ -62,7 +62,7 @@ class Result:
 
 def load(directory: Path) -> list[Result]:
     """The results in `directory`, in the page's order; other JSON files are passed over."""
-    found = [result for path in sorted(directory.glob("*.jsonl")) for result in _read(path)]
+    found = list(filter(None, map(_read, sorted(directory.glob("*.jsonl")))))
     if not found:
         raise WorkloadError(
             f"expected results (JSONL) in {directory}, got none: python -m examples all makes them"
@@ -70,19 +70,19 @@ def load(directory: Path) -> list[Result]:
     return sorted(found, key=lambda r: (WORKLOADS.index(r.record["workload"]), r.stem))
 
 
-def _read(path: Path) -> Iterable[Result]:
+def _read(path: Path) -> Result | None:
     try:
         record = results.read(path)
     except ValueError as error:
         raise WorkloadError(str(error)) from error
     name = record.get("workload")
     if name is None:
-        return
+        return None
     if name not in WORKLOADS:
         raise WorkloadError(f"{path}: expected one of {', '.join(WORKLOADS)}, got {name!r}")
     made = workload(name)
     try:
-        yield Result(path.with_suffix(""), record, made, made.summarise(record), made.draw(record))
+        return Result(path.with_suffix(""), record, made, made.summarise(record), made.draw(record))
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise WorkloadError(
             f"{path} is not what {name} writes ({type(error).__name__}: {error}): run it again"
@@ -143,11 +143,11 @@ def section(result: Result, page: Path) -> str:
 
 def headline_table(found: Sequence[Result]) -> str:
     """The table of all systems: each one's rows, and where they were measured."""
-    rows: list[Headline] = [
+    rows: list[tuple[str, ...]] = [
         (row[0] + result.marks, *row[1:]) for result in found for row in result.summary.headline
     ]
     place = where(result.record for result in found)
-    return "\n\n".join([Table("", HEAD, [*rows]).markdown(), place])
+    return f"{Table('', HEAD, rows).markdown()}\n\n{place}"
 
 
 def render(found: Sequence[Result], page: Path) -> str:
@@ -160,10 +160,9 @@ def with_table(path: Path, table: str) -> str:
     """The text of `path` with the table between its markers."""
     text = path.read_text("utf-8")
     for marker in MARKERS:
-        if text.count(marker) != 1:
-            raise WorkloadError(
-                f"{path}: expected {marker} once, got it {text.count(marker)} times"
-            )
+        times = text.count(marker)
+        if times != 1:
+            raise WorkloadError(f"{path}: expected {marker} once, got it {times} times")
     head, rest = text.split(MARKERS[0])
     tail = rest.split(MARKERS[1])[-1]
     return f"{head}{MARKERS[0]}\n{table}\n{MARKERS[1]}{tail}"
@@ -200,9 +199,8 @@ def write(directory: Path, readme: Path | None, check: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """``python -m examples page``."""
-    options = argparse.ArgumentParser(
-        prog="python -m examples page", description=f"Write DIR/{PAGE} and the plots it shows."
-    )
+    about = f"Write DIR/{PAGE} and the plots it shows."
+    options = argparse.ArgumentParser(prog="python -m examples page", description=about)
     options.add_argument("results", type=Path, help="directory of the results (JSONL)")
     options.add_argument("--readme", type=Path, help="write the table between this file's markers")
     options.add_argument("--check", action="store_true", help="write nothing; fail unless it is so")

@@ -87,12 +87,8 @@ def start(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     try:
         store, rank, size = _meeting()
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=PrefixStore("workload", store),
-            rank=rank,
-            world_size=size,
-        )
+        backend, own = "nccl" if device.type == "cuda" else "gloo", PrefixStore("workload", store)
+        dist.init_process_group(backend, store=own, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WorkloadError(f"the processes do not meet: {reason}; start with torchrun") from error

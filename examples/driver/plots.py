@@ -27,7 +27,7 @@ class Chart:
         caption: a sentence that stands below it.
         series: by the name in the legend; values without places are of epochs 1, 2, ...
         x, y: what stands at the axes; ticks of an `x` of whole places are whole.
-        log_x, log_y: logarithmic axes; what is not positive is then left out.
+        log_y: a logarithmic axis; what is not positive is then left out.
         styles: matplotlib's format of a series: "--" dashed, "C1:" dotted in the second colour;
             when not given, solid in the next colour.
     """
@@ -38,7 +38,6 @@ class Chart:
     y: str
     series: Mapping[str, list[float] | Points]
     x: str = "epoch"
-    log_x: bool = False
     log_y: bool = False
     styles: Mapping[str, str] = field(default_factory=dict)
 
@@ -69,8 +68,7 @@ class Chart:
             axes.plot(places, values, style, marker=marker, markersize=4, label=name)
         axes.set(xlabel=self.x, ylabel=self.y, title=prefix + self.title)
         axes.set_yscale("log" if self.log_y else "linear")
-        axes.set_xscale("log" if self.log_x else "linear")
-        if whole and not self.log_x:
+        if whole:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

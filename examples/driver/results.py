@@ -23,6 +23,7 @@ from examples.driver.training import Epoch
 DIGITS = 8
 
 Record = Mapping[str, Any]  # a file's: its header, and each kind's records as a list
+Figure = Callable[[Sequence[Record]], float]
 Runs = Sequence[Record]  # one model under one implementation, over the seeds
 Groups = dict[tuple[Any, ...], dict[str, list[Record]]]  # by what tells models apart, then by impl
 
@@ -173,11 +174,7 @@ def scores(
 
 
 def times(
-    title: str,
-    keys: Sequence[str],
-    found: Groups,
-    spec: str = ".2f",
-    figure: Callable[[Runs], float] = seconds,
+    title: str, keys: Sequence[str], found: Groups, spec: str = ".2f", figure: Figure = seconds
 ) -> Table:
     """What each implementation took for each group, beside each other, and the speed of both; the
     `figure` of its runs is shown as `spec` says."""

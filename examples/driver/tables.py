@@ -29,9 +29,8 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.head):
-                raise ValueError(
-                    f"table {self.title!r} has {len(self.head)} columns, got the row {row}"
-                )
+                columns = f"{len(self.head)} columns"
+                raise ValueError(f"table {self.title!r} has {columns}, got the row {row}")
 
     def text(self) -> str:
         """The title, then columns as wide as their widest entry; figures to the right."""

@@ -86,13 +86,11 @@ def losses(run: dict[str, Any]) -> list[float]:
 def test_shares_make_up_the_batch_and_weights_its_mean_loss(size: int, total: int) -> None:
     logits, y = torch.randn(total, 4, dtype=torch.float64), torch.randint(4, (total,))
     losses, rows = [], []
-    for rank in range(size):
-        group = Processes(rank, size)
+    for group in (Processes(rank, size) for rank in range(size)):
         weight = group.weight(total)
         losses.append(F.cross_entropy(group.share(logits), group.share(y)) * weight)
         assert len(group.share(y)) > 0
-        if weight:
-            rows.append(group.share(torch.arange(total)))
+        rows += [group.share(torch.arange(total))] if weight else []
     assert torch.equal(torch.cat(rows).sort().values, torch.arange(total))
     torch.testing.assert_close(torch.stack(losses).mean(), F.cross_entropy(logits, y))
 

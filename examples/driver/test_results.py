@@ -38,9 +38,8 @@ def test_targets_of_equal_epochs_stand_once(tmp_path: Path) -> None:
 
 
 def test_figures_are_found_by_name_and_averaged_over_seeds() -> None:
-    runs = [
-        {"impl": "torch", "cell": "rnn", "epochs": [Epoch(1.0, 8, 2.0, {"x": x})]} for x in (3, 5)
-    ]
+    about = {"impl": "torch", "cell": "rnn"}
+    runs = [about | {"epochs": [Epoch(1.0, 8, 2.0, {"x": x})]} for x in (3, 5)]
     (by_impl,) = results.groups(runs, "cell").values()
     assert results.curve(by_impl["torch"], "x") == [4.0]
     assert results.last(by_impl["torch"], "loss") == [1.0, 1.0]

@@ -81,7 +81,7 @@ def test_the_same_lines_give_the_same_file_and_others_another(tmp_path: Path) ->
     files: list[bytes] = []
     for last in (1.0, 1.0, 1.5):
         lines = {"a": ([1, 2, 3], [3.0, 2.0, last])}
-        Chart("", "", "t", "y", lines, log_x=True).write(tmp_path / "p.png")
+        Chart("", "", "t", "y", lines).write(tmp_path / "p.png")
         files.append((tmp_path / "p.png").read_bytes())
     assert files[0] == files[1] != files[2]
     assert files[0].startswith(b"\x89PNG")

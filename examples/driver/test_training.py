@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,18 +30,8 @@ def small_run(seed: int = 0, **changes: Any) -> training.Run:
             optimizer.step()
             yield loss.detach(), 5
 
-    made: dict[str, Any] = {
-        "workload": "test",
-        "name": "small",
-        "impl": "torch",
-        "seed": seed,
-        "model": model,
-        "optimizer": optimizer,
-        "updates": updates,
-        "fields": {"T": 5},
-        "generators": {"data": generator},
-    }
-    return training.Run(**made | changes)
+    about = ("test", "small", "torch", seed, {"T": 5}, model, optimizer, updates)
+    return replace(training.Run(*about, generators={"data": generator}), **changes)
 
 
 def giving(*updates: tuple[float, int]) -> training.Run:

@@ -60,14 +60,12 @@ class Run:
 
     Args:
         name: unique among the runs of one implementation; it names the checkpoint.
-        impl: "fusedrnn" or "torch".
         fields: what tells it from the workload's other runs (cell, length, ...), as JSON takes it.
         updates: the updates of one epoch.
         sizes: what else a checkpoint must agree on to be resumed; neither `impl` nor the number of
             epochs.
         generators: where random numbers come from besides torch's global generator.
         after: figures after an epoch, such as a validation accuracy; its time is not counted.
-        history: one entry per epoch trained.
     """
 
     workload: str
@@ -107,6 +105,9 @@ class Run:
         return {**about, "parameters": self.parameters, **figures, "epochs": self.history}
 
 
+Report = Callable[[Run, int, Epoch], None]
+
+
 def step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None) -> Tensor:
     """One update by the gradient of `loss`, whose norm is cut to `clip`; the loss, detached."""
     optimizer.zero_grad()
@@ -132,17 +133,13 @@ def _timed(epochs: Sequence[Epoch]) -> Sequence[Epoch]:
 
 
 def fit(
-    runs: Sequence[Run],
-    epochs: int,
-    report: Callable[[Run, int, Epoch], None],
-    *,
-    checkpoints: Checkpoints | None = None,
+    runs: Sequence[Run], epochs: int, report: Report, checkpoints: Checkpoints | None = None
 ) -> None:
     """Trains every run to `epochs` passes, in turn epoch by epoch, and fills its history; Diverged
     where a loss is nan or infinite.
 
     Args:
-        report: called after every epoch with the run, the epoch's number from 1, and its figures.
+        report: called after every epoch with the run, the epoch's number from 1, and the epoch.
         checkpoints: where runs are saved after every epoch, and gone on from.
     """
     if checkpoints is not None:
@@ -157,9 +154,7 @@ def fit(
     try:
         with tqdm(unit="update", leave=False, disable=None if processes().leader else True) as bar:
             for number in range(1, epochs + 1):
-                for run in runs:
-                    if len(run.history) >= number:
-                        continue
+                for run in (run for run in runs if len(run.history) < number):
                     bar.set_description(f"{run.name} {run.impl} epoch {number}/{epochs}")
                     epoch = _epoch(run, number, bar, checkpoints)
                     run.history.append(epoch)

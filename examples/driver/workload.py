@@ -1,4 +1,4 @@
-"""What the driver asks of a system: a `Workload`, and the jobs and groups of runs it makes."""
+"""What the driver asks of a system: a `Workload`, with the types that its methods take and give."""
 
 from __future__ import annotations
 
@@ -9,20 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from examples.driver.plots import Chart
-from examples.driver.results import Record
-from examples.driver.tables import Summary
-from examples.driver.training import Epoch, Run
+from examples.driver.plots import Chart as Chart
+from examples.driver.results import Record as Record
+from examples.driver.tables import Summary as Summary
+from examples.driver.training import Epoch as Epoch
+from examples.driver.training import Run as Run
 
-WORKLOADS = (  # in the order of the page, from the smallest to the largest idea
-    "hello",
-    "from_scratch",
-    "time_machine",
-    "reuters",
-    "imdb",
-    "seq2seq",
-    "gradient_flow",
-)
+# In the order of the page, from the smallest to the largest idea.
+WORKLOADS = ("hello", "from_scratch", "time_machine", "reuters", "imdb", "seq2seq", "gradient_flow")
 Say = Callable[[str], None]
 
 

@@ -36,35 +36,32 @@ def build_models(
     """The written-out model, drawn from torch's global generator, and one of each of `impls` with
     the same weights, by implementation."""
     scratch = WrittenOut(cell, vocabulary, config.hidden)
-    models: dict[str, nn.Module] = {SCRATCH: scratch}
-    for impl in impls:
-        models[impl] = time_machine.build_model(cell, impl, vocabulary, config)
-        models[impl].load_state_dict(layer_state(scratch))
-        freeze(models[impl])
-    return models
+    return {SCRATCH: scratch, **{impl: layers_of(scratch, impl, config) for impl in impls}}
+
+
+def layers_of(
+    scratch: WrittenOut, impl: str, config: time_machine.Config
+) -> time_machine.LanguageModel:
+    """The language model of `impl` with the weights of `scratch`."""
+    model = time_machine.build_model(scratch.cell, impl, scratch.vocabulary, config)
+    model.to(next(scratch.parameters()).dtype).load_state_dict(layer_state(scratch))
+    freeze(model)
+    return model
 
 
 def new_run(
     cell: str, impl: str, seed: int, model: nn.Module, text: data.Text, config: time_machine.Config
 ) -> training.Run:
-    """The training of one of the models, on its device."""
-    tokens = text.tokens.to(next(model.parameters()).device)
+    """The training of one of the models, on the device of `text`."""
     optimizer = time_machine.build_optimizer(model, config)
     rng = random.Random(seed)
     # Its parameters have other names than a layer's: a checkpoint of its own.
     form = "written out" if impl == SCRATCH else "layer"
-    return training.Run(
-        workload="from_scratch",
-        name=f"{cell}-{form.replace(' ', '-')}-seed{seed}",
-        impl=impl,
-        seed=seed,
-        fields={"cell": cell, "form": form},
-        model=model,
-        optimizer=optimizer,
-        updates=partial(time_machine.epoch, model, optimizer, tokens, "sequential", rng, config),
-        sizes={"data": data.kind(text.source), **asdict(config)},
-        generators={"batches": rng},
-    )
+    fields = {"cell": cell, "form": form}
+    updates = partial(time_machine.epoch, model, optimizer, text.tokens, "sequential", rng, config)
+    about = ("from_scratch", f"{cell}-{form.replace(' ', '-')}-seed{seed}", impl, seed)
+    sizes = {"data": data.kind(text.source), **asdict(config)}
+    return training.Run(*about, fields, model, optimizer, updates, sizes, {"batches": rng})
 
 
 def compare(

@@ -1,64 +1,64 @@
-"""From scratch: equal weights and batches for all, and what the record says of losses and times."""
+"""From scratch: the written-out cells' tensors, that a layer of the same weights is the same, equal
+batches for all, and what the record says of losses and times."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from examples import data
-from examples.driver.layers import IMPLEMENTATIONS, count_parameters
+from examples.driver.errors import WorkloadError
+from examples.driver.layers import IMPLEMENTATIONS, State, count_parameters
 from examples.driver.training import Epoch
 from examples.from_scratch import model as from_scratch
+from examples.from_scratch.model import layers_of
 from examples.from_scratch.workload import WORKLOAD, compared_losses, drift
-from examples.from_scratch.written_out import WrittenOut, layer_state
+from examples.from_scratch.written_out import (
+    WrittenOut,
+    freeze,
+    layer_state,
+    load_layer_state,
+)
 from examples.time_machine import model as time_machine
 
 CONFIG = replace(from_scratch.CONFIG, hidden=12, batch=4, steps=9)
+V = 28
 TEXT = data.synthetic_text(500)  # 13 updates an epoch
 ALL = ("scratch", *IMPLEMENTATIONS)
 
 
-def made_up(
-    seconds: dict[str, float], later: dict[str, list[float]], double: float = 0.0
-) -> dict[str, Any]:
-    """A record of one LSTM: seconds and losses of the epochs by implementation, float64 losses of
-    the layers a share `double` from the written-out cell's."""
-    single = {impl: [2.0 * (1 + 1e-7 * (impl != "scratch")), 1.0] for impl in seconds}
-    exact = {impl: [2.0, 1.0 + double * (impl != "scratch")] for impl in seconds}
+def made_up(last: float = 0.5, double: float = 0.0) -> dict[str, Any]:
+    """A record of one LSTM whose layers' float64 losses are a share `double` from the written-out
+    cell's, and whose last epoch of torch.nn has the loss `last`, 0.5 elsewhere."""
+    single = {impl: [2.0 * (1 + 1e-7 * (impl != "scratch")), 1.0] for impl in ALL}
+    exact = {impl: [2.0, 1.0 + double * (impl != "scratch")] for impl in ALL}
     tensors = {name: list(p.shape) for name, p in WrittenOut("lstm", 28, 12).named_parameters()}
     about = {"cell": "lstm", "seed": 0, "tensors": tensors, "count": 2}
     first = {"float32": single, "float64": exact}
-    epochs = {
-        impl: [Epoch(loss, 8, time) for loss in later[impl]] for impl, time in seconds.items()
-    }
+    runs: list[dict[str, Any]] = []
+    for impl, seconds in (("scratch", 0.6), ("fusedrnn", 0.2), ("torch", 0.3)):
+        ends = (2.0, 1.0, last if impl == "torch" else 0.5)
+        history = [Epoch(loss, 8, seconds) for loss in ends]
+        runs.append({"cell": "lstm", "impl": impl, "seed": 0, "epochs": history})
+        if impl != "scratch":
+            runs[-1]["drift"] = drift(history, runs[0]["epochs"])
     return {
-        "options": {"impl": [i for i in seconds if i != "scratch"], "seed": [0]},
-        "config": {"hidden": 12, "batch": 4, "steps": 9, "epochs": len(later["scratch"])},
+        "options": {"impl": list(IMPLEMENTATIONS), "seed": [0]},
+        "config": {"hidden": 12, "batch": 4, "steps": 9, "epochs": 3},
         "compared": [about | compared_losses(dtype, losses) for dtype, losses in first.items()],
-        "runs": [
-            {"cell": "lstm", "impl": impl, "seed": 0, "epochs": history}
-            | ({} if impl == "scratch" else {"drift": drift(history, epochs["scratch"])})
-            for impl, history in epochs.items()
-        ],
+        "runs": runs,
     }
-
-
-SECONDS = {"scratch": 0.6, "fusedrnn": 0.2, "torch": 0.3}
-TOGETHER = {impl: [2.0, 1.0, 0.5] for impl in ALL}
 
 
 def test_first_losses_are_the_same_for_equal_weights(cell: str) -> None:
-    models = from_scratch.build_models(cell, IMPLEMENTATIONS, 28, CONFIG)
-    scratch = WrittenOut(cell, 28, CONFIG.hidden)
-    with torch.no_grad():  # a deviation of a hundredth is too little for the recurrence to show
-        for p in scratch.parameters():
-            p.normal_(0.0, 0.2)
-    models["scratch"] = scratch
-    for impl in IMPLEMENTATIONS:
-        models[impl].load_state_dict(layer_state(scratch))
+    scratch = written_out(cell).float()
+    models = {"scratch": scratch, **{i: layers_of(scratch, i, CONFIG) for i in IMPLEMENTATIONS}}
     found = from_scratch.compare(models, TEXT.tokens, CONFIG, seed=0, count=20)
     for dtype, rel in (("float32", 1e-4), ("float64", 1e-9)):
         expected = found[dtype]["scratch"]
@@ -107,12 +107,8 @@ def test_a_run_names_the_tensors_and_compares_as_many_updates_as_it_says(
     options = ("--quick", "--epochs=2", "--cell", "rnn", "lstm", "--seed", "1", "2")
     found = record("from_scratch", *options)
     assert "in 14 tensors: W_xi [28, 12], W_hi [12, 12], b_i [12]," in capsys.readouterr().out
-    assert [(r["cell"], r["impl"], r["seed"]) for r in found["runs"]] == [
-        (cell, impl, seed)
-        for cell in ("rnn", "lstm")
-        for seed in (1, 2)
-        for impl in ("scratch", "fusedrnn")
-    ]
+    expected = product(("rnn", "lstm"), (1, 2), ("scratch", "fusedrnn"))
+    assert [(r["cell"], r["seed"], r["impl"]) for r in found["runs"]] == list(expected)
     assert {c["count"] for c in found["compared"]} == {8}
     for entry in found["compared"]:
         assert 0 <= entry["apart"]["fusedrnn"] < {"float32": 1e-4, "float64": 1e-9}[entry["dtype"]]
@@ -130,18 +126,124 @@ def test_too_short_a_text_is_an_error(fails: Any, monkeypatch: pytest.MonkeyPatc
     [(1e-15, "rounding, not another formula"), (1e-6, "the two do not compute the same")],
 )
 def test_losses_apart_in_float64_are_not_called_rounding(double: float, verdict: str) -> None:
-    found = WORKLOAD.summarise(made_up(SECONDS, TOGETHER, double))
+    found = WORKLOAD.summarise(made_up(double=double))
     assert found.remarks[1].endswith(f"{verdict}.")
     assert found.tables[1].rows[0] == ("LSTM", "float32", "2.000000", "1.000000", *["1.0e-07"] * 2)
 
 
-@pytest.mark.parametrize(
-    ("last", "expected"), [(0.5001, "for all 3 epochs"), (0.51, "for 2 epochs")]
-)
+@pytest.mark.parametrize(("last", "expected"), [(0.5001, "all 3 epochs"), (0.51, "2 epochs")])
 def test_the_summary_says_how_long_losses_stay_together(last: float, expected: str) -> None:
-    later = TOGETHER | {"torch": [2.0, 1.0, last]}
-    assert WORKLOAD.summarise(made_up(SECONDS, later)).remarks[2].endswith(f"{expected}.")
+    assert WORKLOAD.summarise(made_up(last)).remarks[2].endswith(f"for {expected}.")
 
 
 def test_the_task_is_that_of_time_machine() -> None:
     assert replace(from_scratch.CONFIG, epochs=time_machine.CONFIG.epochs) == time_machine.CONFIG
+
+
+def written_out(cell: str) -> WrittenOut:
+    """A model with every tensor drawn, the biases too: a bias gone astray shows."""
+    torch.manual_seed(0)
+    model = WrittenOut(cell, V, CONFIG.hidden).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0.0, 0.2)  # larger, and the RNN would amplify rounding
+    return model
+
+
+def states(state: State) -> list[Tensor]:
+    return [state] if isinstance(state, Tensor) else list(state)
+
+
+def test_the_lstm_handles_sixteen_tensors_of_which_fourteen_are_trained() -> None:
+    model = WrittenOut("lstm", V, 256)
+    assert len(list(model.parameters())) == 14
+    H, C = model.initial_states(32)
+    assert torch.equal(H, torch.zeros(32, 256))
+    assert torch.equal(C, H)
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", "h"), ("gru", "rzh"), ("lstm", "ifco")])
+def test_every_gate_has_its_own_tensors_in_the_layers_order(cell: str, gates: str) -> None:
+    expected = [f"{part}{gate}" for gate in gates for part in ("W_x", "W_h", "b_")]
+    names = [name for name, _ in WrittenOut(cell, V, 256).named_parameters()]
+    assert names == [*expected, "W_hq", "b_q"]
+
+
+def test_weights_are_gaussian_of_a_hundredth_and_biases_zero(cell: str) -> None:
+    for name, p in WrittenOut(cell, V, 256).named_parameters():
+        if name.startswith("b_"):
+            assert not p.any()
+        else:
+            assert p.std().item() == pytest.approx(0.01, rel=0.05)
+            assert p.mean().abs() < 0.001
+
+
+def test_a_layer_with_the_same_weights_gives_the_same_logits_and_states(
+    cell: str, impl: str
+) -> None:
+    model = written_out(cell)
+    layers = layers_of(model, impl, CONFIG)
+    x = torch.randint(V, (CONFIG.batch, CONFIG.steps))
+    ours, theirs = None, None
+    for _ in range(2):  # the second time from the state of the first
+        logits, ours = model(x, ours)
+        expected, theirs = layers(x, theirs)
+        torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-12)
+        for a, b in zip(states(ours), states(theirs), strict=True):
+            torch.testing.assert_close(a, b.squeeze(0), rtol=1e-10, atol=1e-12)
+
+
+def test_updates_keep_the_written_out_cell_and_the_layer_together(cell: str, impl: str) -> None:
+    model = written_out(cell)
+    layers = layers_of(model, impl, CONFIG)
+    losses = []
+    for trained in (layers, model):
+        optimizer = time_machine.build_optimizer(trained, CONFIG)
+        about = (trained, optimizer, TEXT.tokens, "sequential")
+        updates = time_machine.epoch(*about, random.Random(0), CONFIG)
+        losses.append([loss.item() for loss, _ in updates])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert len(set(losses[0])) == len(losses[0]) > 10
+    torch.testing.assert_close(dict(layers.state_dict()), layer_state(model), rtol=1e-7, atol=1e-9)
+
+
+def test_weights_come_back_from_a_layer(cell: str) -> None:
+    model = written_out(cell)
+    copy = WrittenOut(cell, V, CONFIG.hidden).double()
+    load_layer_state(copy, layers_of(model, "torch", CONFIG).state_dict())
+    torch.testing.assert_close(copy.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_the_layers_two_biases_come_back_as_their_sum(cell: str) -> None:
+    layers = time_machine.build_model(cell, "torch", V, CONFIG).double()
+    if cell == "gru":
+        with torch.no_grad():
+            layers.get_parameter("rnn.bias_hh_l0")[2 * CONFIG.hidden :] = 0
+    model = WrittenOut(cell, V, CONFIG.hidden).double()
+    load_layer_state(model, layers.state_dict())
+    x = torch.randint(V, (CONFIG.batch, CONFIG.steps))
+    torch.testing.assert_close(model(x)[0], layers(x)[0], rtol=1e-10, atol=1e-12)
+
+
+def test_a_gru_whose_second_bias_reaches_its_candidate_is_refused() -> None:
+    layers = time_machine.build_model("gru", "torch", V, CONFIG)
+    with pytest.raises(WorkloadError, match=r"must be zero in its last third .* got values up to"):
+        load_layer_state(WrittenOut("gru", V, CONFIG.hidden), layers.state_dict())
+
+
+def test_loading_leaves_the_two_models_apart(cell: str) -> None:
+    model = written_out(cell)
+    before = {name: tensor.clone() for name, tensor in layer_state(model).items()}
+    layers_of(model, "torch", CONFIG).linear.weight.data.zero_()
+    torch.testing.assert_close(layer_state(model), before, rtol=0, atol=0)
+
+
+def test_a_frozen_bias_is_neither_drawn_nor_trained(impl: str) -> None:
+    model = time_machine.build_model("lstm", impl, V, CONFIG)
+    bias = model.get_parameter("rnn.bias_hh_l0")
+    assert bias.any()
+    freeze(model)
+    assert not bias.any()
+    expected = 4 * CONFIG.hidden * (V + CONFIG.hidden + 1) + V * (CONFIG.hidden + 1)
+    assert count_parameters(model) == expected
+    assert count_parameters(WrittenOut("lstm", V, CONFIG.hidden)) == expected

@@ -18,11 +18,9 @@ from examples import data
 from examples.driver import results
 from examples.driver.layers import CELLS, NAMES
 from examples.driver.options import positive, sized
-from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record
 from examples.driver.tables import Headline, Summary, Table, ratio
-from examples.driver.training import Epoch, Run
-from examples.driver.workload import Group, Job, Say, Workload
+from examples.driver.workload import Chart, Epoch, Group, Job, Run, Say, Workload
 from examples.from_scratch import model
 from examples.from_scratch.model import SCRATCH
 from examples.from_scratch.written_out import GATES
@@ -51,7 +49,7 @@ class FromScratch(Workload):
         add("--log-every", type=positive, default=10, help="epochs between printed lines")
 
     def configs(self, args: argparse.Namespace) -> Job:
-        text = data.time_machine(args.data_dir, data.mode(args.synthetic))
+        text = data.time_machine(args.data_dir, args.synthetic).to(args.device)
         config = sized(args, model.CONFIG, replace(model.CONFIG, epochs=4))
         return Job(args, config, text, text.source, [str(text)])
 
@@ -68,8 +66,7 @@ class FromScratch(Workload):
             ]
             tensors = {name: list(p.shape) for name, p in models[SCRATCH].named_parameters()}
             about = {"cell": cell, "seed": seed, "tensors": tensors, "count": count}
-            tokens = text.tokens.to(args.device)
-            losses = model.compare(models, tokens, config, seed, count)
+            losses = model.compare(models, text.tokens, config, seed, count)
             compared += [about | compared_losses(dtype, of) for dtype, of in losses.items()]
             shapes = ", ".join(f"{name} {shape}" for name, shape in tensors.items())
             more = f" in {len(tensors)} tensors: {shapes}"
@@ -110,10 +107,8 @@ class FromScratch(Workload):
             styles[name] = f"C{cells.index(run['cell'])}{line}"
         same = "Perplexity while training; lines that cannot be told apart lie on each other."
         title = "Time Machine, written out and as layers"
-        far = (
-            "How far the layers' losses have been from the written-out cell's: rounding, grown "
-            "by every update."
-        )
+        rounding = "rounding, grown by every update."
+        far = f"How far the layers' losses have been from the written-out cell's: {rounding}"
         against = "losses per epoch, against the written-out cell's"
         y, grown = "largest relative difference so far", any(v[-1] for v in drifts.values())
         return [
@@ -163,11 +158,8 @@ def _losses(record: Record, found: Groups) -> Table:
         far = (_share(_apart(record, dtype, cell, impl)) for impl in impls)
         rows.append((cell.upper(), dtype, f"{entry['first']:.6f}", f"{entry['last']:.6f}", *far))
     count = record["compared"][0]["count"]
-    return Table(
-        f"Losses of the first {count} updates, and how far the layers' are from them",
-        ("cell", "dtype", "first", "last", *(NAMES[impl] for impl in impls)),
-        rows,
-    )
+    title = f"Losses of the first {count} updates, and how far the layers' are from them"
+    return Table(title, ("cell", "dtype", "first", "last", *(NAMES[impl] for impl in impls)), rows)
 
 
 def _share(value: float) -> str:
@@ -190,9 +182,8 @@ def _tensors(record: Record) -> Table:
         rows.append((cell.upper(), f"{shapes}: not trained", ", ".join(states.values())))
         total = f"{len(tensors) + len(states)} tensors, {len(tensors)} of them trained"
         rows.append((cell.upper(), total, "matrices transposed; bias_hh stays zero"))
-    return Table(
-        "The tensors, and where the layer has them", ("cell", "written out", "layer"), rows
-    )
+    head = ("cell", "written out", "layer")
+    return Table("The tensors, and where the layer has them", head, rows)
 
 
 def _shapes(names: tuple[str, ...], shapes: Mapping[str, list[int]]) -> str:

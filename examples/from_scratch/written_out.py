@@ -33,12 +33,7 @@ class WrittenOut(nn.Module):
     """Logits [T*B, V] of the next character, time first, and the last state.
 
     In place of `time_machine.LanguageModel`, with states that have no layer dimension. Drawn from
-    torch's global generator.
-
-    Args:
-        cell: "rnn", "gru" or "lstm".
-        vocabulary: V, inputs and outputs.
-        hidden: H, units of the state.
+    torch's global generator; V = `vocabulary` inputs and outputs, H = `hidden` units of the state.
     """
 
     def __init__(self, cell: str, vocabulary: int, hidden: int) -> None:

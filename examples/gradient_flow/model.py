@@ -131,27 +131,21 @@ def gradient_norm(model: nn.Module) -> Tensor:
 
 
 def new_run(
-    cell: str,
-    impl: str,
-    start: str,
-    clipping: str,
-    seed: int,
-    text: data.Text,
-    config: Config,
-    device: torch.device | str = "cpu",
+    cell: str, impl: str, start: str, clipping: str, seed: int, text: data.Text, config: Config
 ) -> training.Run:
     """The model in its initial state with its updates, which keep the norm of every gradient."""
     torch.manual_seed(seed)
-    model = build_model(cell, impl, len(text.symbols), GAINS[start], config).to(device)
+    model = build_model(cell, impl, len(text.symbols), GAINS[start], config)
+    model.to(text.tokens.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
-    tokens = text.tokens.to(device)
     rng = random.Random(seed)
+    cut = (config.batch, config.train_steps)
     norms: list[Tensor] = []
 
     def updates() -> training.Updates:
         norms.clear()
         state: State | None = None
-        for x, y in time_machine.sequential_batches(tokens, config.batch, config.train_steps, rng):
+        for x, y in time_machine.sequential_batches(text.tokens, *cut, rng):
             optimizer.zero_grad()
             logits, state = model(x, state)
             loss = F.cross_entropy(logits, y.t().flatten())
@@ -172,16 +166,6 @@ def new_run(
 
     sizes = asdict(config) | {"data": data.kind(text.source)}
     del sizes["steps"]  # measured over, before and after
-    return training.Run(
-        workload="gradient_flow",
-        name=f"{cell}-{start}-{clipping}-seed{seed}",
-        impl=impl,
-        seed=seed,
-        fields={"cell": cell, "start": start, "clipping": clipping},
-        model=model,
-        optimizer=optimizer,
-        updates=updates,
-        sizes=sizes,
-        generators={"batches": rng},
-        after=after,
-    )
+    fields = {"cell": cell, "start": start, "clipping": clipping}
+    about = ("gradient_flow", f"{cell}-{start}-{clipping}-seed{seed}", impl, seed)
+    return training.Run(*about, fields, model, optimizer, updates, sizes, {"batches": rng}, after)

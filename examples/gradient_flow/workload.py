@@ -16,13 +16,12 @@ from typing import Any
 from examples import data
 from examples.driver import results
 from examples.driver.errors import Diverged, WorkloadError
-from examples.driver.layers import CELLS, NAMES
+from examples.driver.layers import CELLS, IMPLEMENTATIONS, NAMES
 from examples.driver.options import sized
 from examples.driver.plots import Chart, Points
-from examples.driver.results import Record
 from examples.driver.tables import Summary, Table, ratio
 from examples.driver.training import Epoch, Run, seconds_per_epoch
-from examples.driver.workload import Group, Job, Say, Workload
+from examples.driver.workload import Group, Job, Record, Say, Workload
 from examples.gradient_flow import model
 from examples.gradient_flow.model import CLIPPING, CONFIG, GAINS, Norms, distances
 
@@ -58,15 +57,15 @@ class GradientFlow(Workload):
     def configs(self, args: argparse.Namespace) -> Job:
         config = sized(args, CONFIG, model.QUICK)
         config = replace(config, steps=args.steps or config.steps)
-        text = data.time_machine(args.data_dir, data.mode(args.synthetic))
-        x, y = (t.to(args.device) for t in model.windows(text.tokens, config))
+        text = data.time_machine(args.data_dir, args.synthetic).to(args.device)
+        x, y = model.windows(text.tokens, config)
         return Job(args, config, (text, x, y), text.source, [str(text)])
 
     def build(self, job: Job) -> Iterator[Group]:
         args, config = job.args, job.config
         initial = job.extra.setdefault("initial", [])
         for seed, cell, start, clipping in product(args.seed, args.cell, GAINS, CLIPPING):
-            about = (start, clipping, seed, job.data[0], config, args.device)
+            about = (start, clipping, seed, job.data[0], config)
             runs = [model.new_run(cell, impl, *about) for impl in args.impl]
             if clipping == "clipped":  # both begin with the same model
                 initial += self._initial(job, runs)
@@ -98,38 +97,37 @@ class GradientFlow(Workload):
         return None
 
     def told(self, run: Run, number: int, epoch: Epoch, final: int) -> str:
-        if number < final:
-            return ""
         largest = max(e["largest_norm"] for e in run.history)
-        return f"{run.name}, {run.impl}: loss {epoch.loss:.4f}, largest norm {largest:.3g}"
+        said = f"{run.name}, {run.impl}: loss {epoch.loss:.4f}, largest norm {largest:.3g}"
+        return said if number == final else ""
 
     def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
         _, x, y = job.data
         first = group.runs[0]
-        ended = len(run.history) == group.epochs
-        found: dict[str, Any] = {"trained": model.measured(run.model, x, y) if ended else None}
-        if run is not first and ended and len(first.history) == group.epochs:
+        if len(run.history) < group.epochs:
+            return {"trained": None}
+        found: dict[str, Any] = {"trained": model.measured(run.model, x, y)}
+        if run is not first and len(first.history) == group.epochs:
             found["apart"] = abs(run.history[-1].loss - first.history[-1].loss)
         return found
 
     def summarise(self, record: Record) -> Summary:
         T = record["config"]["steps"]
-        usual = {
-            impl: ", ".join(
+        both = [
+            ", ".join(
                 f"{r['cell'].upper()} {r['norms']['h'][-1] / r['norms']['h'][0]:.0e}"
                 for r in _first(record, "initial", impl)
                 if r["start"] == "usual"
             )
-            for impl in record["options"]["impl"]
-        }
+            for impl in IMPLEMENTATIONS
+        ]
         clipped = _ratio([r for r in record["runs"] if r["clipping"] == "clipped"])
-        both = usual.get("fusedrnn", ""), usual.get("torch", "")
         return Summary(
             title="Gradient flow",
             text=TEXT,
             tables=[flow_table(record), training_table(record)],
             remarks=[*_remarks_before(record), *_remarks_free(record), *_remarks_apart(record)],
-            headline=[(f"Gradient flow: norm at h_1 / norm at h_{T}", *both, clipped)],
+            headline=[(f"Gradient flow: norm at h_1 / norm at h_{T}", both[0], both[1], clipped)],
         )
 
     def draw(self, record: Record) -> list[Chart]:
@@ -212,9 +210,9 @@ def _series(record: Record) -> tuple[dict[str, Points], dict[str, Points], dict[
 def factor(T: int, norms: Sequence[float]) -> float:
     """What the gradient is multiplied by from one step to the one before: the geometric mean from
     10 steps before the last (or half of a shorter T) to the first."""
-    places, values = points(T, norms)
+    reached = dict(zip(*points(T, norms), strict=True))
     begin = min(10, (T - 1) // 2)
-    near, far = values[places.index(begin)], values[-1]
+    near, far = reached[begin], norms[-1]
     return float((far / near) ** (1 / (T - 1 - begin))) if near else 0.0
 
 
@@ -225,14 +223,13 @@ def flow_table(record: Record) -> Table:
     rows = []
     for r in _first(record, "initial"):
         for state, norms in r["norms"].items():
-            places, values = points(T, norms)
-            reached = [f"{values[places.index(d)] / values[0]:.1e}" for d in shown]
+            reached = dict(zip(*points(T, norms), strict=True))
+            shares = [f"{reached[d] / norms[0]:.1e}" for d in shown]
             by = f"{factor(T, norms):.3f}"
-            rows.append((r["cell"].upper(), state, r["start"], by, *reached))
+            rows.append((r["cell"].upper(), state, r["start"], by, *shares))
     head = ("model", "state", "start", "factor per step", *(f"T - {d}" for d in shown))
-    return Table(
-        f"Before training: norm at step T - d relative to the last step's, T={T}", head, rows
-    )
+    title = f"Before training: norm at step T - d relative to the last step's, T={T}"
+    return Table(title, head, rows)
 
 
 def _ended(record: Record, r: Record) -> bool:
@@ -264,7 +261,7 @@ def _ratio(runs: Sequence[Record]) -> str:
 
 def training_table(record: Record) -> Table:
     """What training with and without clipping did, a row per cell, start and clipping."""
-    T, impls = record["config"]["steps"], record["options"]["impl"]
+    T = record["config"]["steps"]
     rows = []
     for first in _first(record, "runs"):
         same = [r for r in record["runs"] if r["name"] == first["name"]]
@@ -274,11 +271,9 @@ def training_table(record: Record) -> Table:
         speed = _ratio(same) if first["clipping"] == "clipped" else ""
         about = (first["cell"].upper(), first["start"], first["clipping"])
         rows.append((*about, *(_loss(record, r) for r in same), *norms, by, speed))
-    head = (
-        *("model", "start", "training"),
-        *(f"loss, {NAMES[impl]}" for impl in impls),
-        *("norm above clip", "largest norm", "factor per step, trained", "speed"),
-    )
+    losses = [f"loss, {NAMES[impl]}" for impl in record["options"]["impl"]]
+    measured = ("norm above clip", "largest norm", "factor per step, trained")
+    head = ("model", "start", "training", *losses, *measured, "speed")
     return Table("Training, with the norm clipped and free", head, rows)
 
 
@@ -297,20 +292,17 @@ def _remarks_before(record: Record) -> Iterator[str]:
 def _remarks_free(record: Record) -> Iterator[str]:
     """What the norm did where it was not clipped, and where clipping had nothing to do."""
     runs = {(r["cell"], r["start"], r["clipping"]): r for r in _first(record, "runs")}
+    spared = []
     for (cell, start, clipping), r in runs.items():
-        largest, above = _norms(r)
-        ended = _ended(record, r)
+        (largest, above), ended = _norms(r), _ended(record, r)
+        if clipping == "clipped" and not above:
+            spared.append(f"{cell.upper()} {start} start")
         if clipping == "clipped" or (ended and not above):
             continue
         met = f"a norm of up to {largest:.0e} and a last loss of " if ended else ""
         twin = _loss(record, runs[cell, start, "clipped"])
         free = f"{cell.upper()}, {start} start, without clipping: {met}{_loss(record, r)}"
         yield f"{free}; the same with clipping ends at a loss of {twin}."
-    spared = [
-        f"{cell.upper()} {start} start"
-        for (cell, start, clipping), r in runs.items()
-        if clipping == "clipped" and not _norms(r)[1]
-    ]
     if spared:
         yield f"No update was clipped for: {', '.join(spared)}."
 

@@ -82,18 +82,10 @@ def new_run(cell: str, impl: str, seed: int, config: Config, device: torch.devic
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     x, y = encode(WORD[:-1]).to(device), encode(WORD[1:]).to(device)
 
+    after = partial(figures, model, x, y)
+
     def updates() -> training.Updates:
         yield train_step(model, optimizer, x, y), len(y)
 
-    return training.Run(
-        workload="hello",
-        name=f"{cell}-seed{seed}",
-        impl=impl,
-        seed=seed,
-        fields={"cell": cell},
-        model=model,
-        optimizer=optimizer,
-        updates=updates,
-        sizes=asdict(config),
-        after=partial(figures, model, x, y),
-    )
+    about = ("hello", f"{cell}-seed{seed}", impl, seed, {"cell": cell})
+    return training.Run(*about, model, optimizer, updates, asdict(config), after=after)

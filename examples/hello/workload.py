@@ -11,11 +11,9 @@ from itertools import pairwise, product
 from examples.driver import results
 from examples.driver.layers import CELLS, NAMES
 from examples.driver.options import sized
-from examples.driver.plots import Chart
 from examples.driver.results import Record, Runs
 from examples.driver.tables import Summary, Table
-from examples.driver.training import Epoch, Run
-from examples.driver.workload import Group, Job, Workload
+from examples.driver.workload import Chart, Epoch, Group, Job, Run, Workload
 from examples.hello import model
 from examples.hello.model import LETTERS, WORD, said
 

@@ -10,17 +10,20 @@ and states fade, and a small LSTM is right about 67 % of the reviews where this 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.optim import Optimizer
 
 from examples import data
 from examples.driver import parallel, training
 from examples.driver.layers import Layer, layer_class
 
+Batch = tuple[Tensor, Tensor | None, Tensor]  # x [B, T], lengths [B] or None, y [B]
 LAYOUTS = ("packed", "padded")
 POOL = 50  # batches cut from one sorted pool: 1 % of their values pad; unsorted, 29 % would
 
@@ -54,10 +57,7 @@ class Reviews:
     y: Tensor  # float32 [N]: 1 is positive
     packed: bool
 
-    def to(self, device: torch.device) -> Reviews:
-        return replace(self, x=self.x.to(device), y=self.y.to(device))
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def batch(self, rows: Tensor) -> Batch:
         """(x [B, T'], lengths [B] or None when padded, y [B]) of this process's share of `rows`.
 
         T' is the longest of all `rows`, so that padding is the same for any number of processes.
@@ -116,11 +116,11 @@ def build_model(cell: str, impl: str = "fusedrnn", config: Config | None = None)
 
 
 def split(
-    corpus: data.Imdb, T: int, layout: str = "packed", limit: int | None = None
+    corpus: data.Imdb, T: int, layout: str = "packed", limit: int | None = None, device: Any = "cpu"
 ) -> tuple[Reviews, Reviews]:
     """The training and the test reviews; the first `limit` of each when given."""
     packed = layout == "packed"
-    x, y = map(torch.from_numpy, corpus.padded(T, front=not packed))
+    x, y = (torch.from_numpy(array).to(device) for array in corpus.padded(T, front=not packed))
     lengths = torch.from_numpy(corpus.lengths(T))
     n = corpus.n_train
     train, test = (
@@ -151,16 +151,10 @@ def batches(lengths: Tensor, size: int, generator: torch.Generator | None = None
 
 
 def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    lengths: Tensor | None,
-    y: Tensor,
-    *,
-    clip: float,
-    weight: float = 1.0,
+    model: nn.Module, optimizer: Optimizer, batch: Batch, clip: float, weight: float = 1.0
 ) -> Tensor:
-    """One update on x [B, T], y [B]; the mean cross-entropy times `weight`, detached."""
+    """One update on a batch; the mean cross-entropy times `weight`, detached."""
+    x, lengths, y = batch
     loss = F.binary_cross_entropy_with_logits(model(x, lengths), y) * weight
     return training.step(optimizer, loss, clip)
 
@@ -208,20 +202,10 @@ def new_run(
     def updates() -> training.Updates:
         for rows in batches(train.lengths, config.batch, order):
             weight = together.weight(len(rows))
-            x, lengths, y = train.batch(rows)
-            loss = train_step(wrapped, optimizer, x, lengths, y, clip=config.clip, weight=weight)
-            yield loss, len(rows)
+            batch = train.batch(rows)
+            yield train_step(wrapped, optimizer, batch, config.clip, weight), len(rows)
 
-    return training.Run(
-        workload="imdb",
-        name=f"{cell}-{layout}-seed{seed}",
-        impl=impl,
-        seed=seed,
-        fields={"cell": cell, "layout": layout},
-        model=model,
-        optimizer=optimizer,
-        updates=updates,
-        sizes={"data": source, "reviews": len(train.y), **asdict(config)},
-        generators={"order": order},
-        after=(lambda: {"accuracy": evaluate(model, test)}) if follow else None,
-    )
+    after = (lambda: {"accuracy": evaluate(model, test)}) if follow else None
+    about = ("imdb", f"{cell}-{layout}-seed{seed}", impl, seed, {"cell": cell, "layout": layout})
+    sizes = {"data": source, "reviews": len(train.y), **asdict(config)}
+    return training.Run(*about, model, optimizer, updates, sizes, {"order": order}, after)

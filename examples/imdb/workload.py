@@ -13,11 +13,9 @@ from examples import data
 from examples.data import fetch
 from examples.driver import results
 from examples.driver.options import positive
-from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, mean_std
-from examples.driver.training import Run
-from examples.driver.workload import Group, Job, Say, Workload
+from examples.driver.workload import Chart, Group, Job, Run, Say, Workload
 from examples.imdb import model
 
 GOAL = 85.0  # % of the test reviews, of the LSTM
@@ -47,15 +45,13 @@ class Imdb(Workload):
         add("--follow", action="store_true", help="score after every epoch; a third more time")
 
     def configs(self, args: argparse.Namespace) -> Job:
-        corpus = data.imdb(args.data_dir, data.mode(args.synthetic))
+        corpus = data.imdb(args.data_dir, args.synthetic)
         limit = args.limit or (3_000 if args.quick else None)
         small = {"hidden": 48, "steps": 64, "batch": 32} if args.quick else {}
         sizes: dict[str, Any] = small | ({"steps": args.steps} if args.steps else {})
         configs = {cell: replace(model.CONFIGS[cell], **sizes) for cell in args.cell}
-        reviews = {}
-        for layout in args.layout:
-            parts = model.split(corpus, configs[args.cell[0]].steps, layout, limit)
-            reviews[layout] = tuple(part.to(args.device) for part in parts)
+        T = configs[args.cell[0]].steps
+        reviews = {x: model.split(corpus, T, x, limit, args.device) for x in args.layout}
         train, test = reviews[args.layout[0]]
         counts = {"train": len(train.y), "test": len(test.y)}
         lines = [f"{counts['train']:,} reviews to train, {counts['test']:,} to test"]
@@ -80,7 +76,7 @@ class Imdb(Workload):
         return {"accuracy": model.evaluate(run.model, test)}
 
     def summarise(self, record: Record) -> Summary:
-        counts, found = record["reviews"], _groups(record)
+        counts, found = record["reviews"], results.groups(record["runs"], "cell", "layout")
         what, shown = "test accuracy", _accuracy
         part = record["options"]["limit"] and not record["options"]["quick"]
         if part:  # what so few reviews teach is no result, their times are
@@ -105,7 +101,8 @@ class Imdb(Workload):
         )
 
     def draw(self, record: Record) -> list[Chart]:
-        lines, which = (_groups(record), "{} {}"), "solid fusedrnn, dashed torch.nn"
+        lines = (results.groups(record["runs"], "cell", "layout"), "{} {}")
+        which = "solid fusedrnn, dashed torch.nn"
         title, caption = "IMDB sentiment", f"Training loss; {which}, one line where both agree."
         charts = [results.chart("", caption, title, "training loss", *lines, "loss")]
         if all("accuracy" in e.figures for run in record["runs"] for e in run["epochs"]):
@@ -115,10 +112,6 @@ class Imdb(Workload):
 
 
 WORKLOAD = Imdb()
-
-
-def _groups(record: Record) -> Groups:
-    return results.groups(record["runs"], "cell", "layout")
 
 
 def _name(record: Record, cell: str) -> str:

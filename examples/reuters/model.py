@@ -7,8 +7,9 @@ and cut in front, so the last step is always a word and needs no packing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,6 @@ class Split:
     y_test: Tensor
     source: str  # a path, or "synthetic"
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Split:
-        """The same rows, every tensor changed."""
-        x, y = change(self.x_train), change(self.y_train)
-        return Split(x, y, change(self.x_test), change(self.y_test), self.source)
-
 
 class Classifier(nn.Module):
     """Topic logits [B, topics] of token matrices [B, T]."""
@@ -82,11 +78,13 @@ def build_optimizer(model: nn.Module, config: Config = CONFIG) -> torch.optim.Op
     return torch.optim.Adam(model.parameters(), lr=config.learning_rate)
 
 
-def split(corpus: data.Reuters, T: int) -> Split:
-    """`corpus` padded to T, in training and test rows."""
-    x, y = (torch.from_numpy(array) for array in corpus.padded(T))
+def split(
+    corpus: data.Reuters, T: int, limit: int | None = None, device: torch.device | str = "cpu"
+) -> Split:
+    """`corpus` padded to T, in training and test rows; the first `limit` of each when given."""
+    x, y = (torch.from_numpy(array).to(device) for array in corpus.padded(T))
     n = corpus.n_train
-    return Split(x[:n], y[:n], x[n:], y[n:], corpus.source)
+    return Split(x[:n][:limit], y[:n][:limit], x[n:][:limit], y[n:][:limit], corpus.source)
 
 
 def batches(
@@ -141,24 +139,16 @@ def new_run(
     group = processes()
     wrapped = group.wrap(model)
 
+    scores = partial(evaluate, model, rows.x_test, rows.y_test)
+
     def updates() -> training.Updates:
         for x, y in batches(rows.x_train, rows.y_train, config.batch, order):
             weight = group.weight(len(y))
             yield train_step(wrapped, optimizer, group.share(x), group.share(y), weight), len(y)
 
-    return training.Run(
-        workload="reuters",
-        name=f"{cell}-T{T}-seed{seed}",
-        impl=impl,
-        seed=seed,
-        fields={"cell": cell, "T": T},
-        model=model,
-        optimizer=optimizer,
-        updates=updates,
-        sizes={"data": data.kind(rows.source), "rows": len(rows.x_train), **asdict(config)},
-        generators={"order": order},
-        after=lambda: evaluate(model, rows.x_test, rows.y_test),
-    )
+    about = ("reuters", f"{cell}-T{T}-seed{seed}", impl, seed, {"cell": cell, "T": T})
+    sizes = {"data": data.kind(rows.source), "rows": len(rows.x_train), **asdict(config)}
+    return training.Run(*about, model, optimizer, updates, sizes, {"order": order}, scores)
 
 
 def majority(rows: Split) -> float:

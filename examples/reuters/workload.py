@@ -17,10 +17,9 @@ from examples import data
 from examples.data import fetch
 from examples.driver import results
 from examples.driver.options import positive, sized
-from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record
 from examples.driver.tables import Summary, Table
-from examples.driver.workload import Group, Job, Workload
+from examples.driver.workload import Chart, Group, Job, Workload
 from examples.reuters import model
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -30,6 +29,7 @@ TEXT = (
     "the state after the last word into one figure per topic, whose softmax is the answer. RMSE is "
     "taken between these probabilities and the right answer (1 for the topic, 0 elsewhere)."
 )
+SHOWN = {"training loss": "loss", "test loss": "test_loss", "RMSE": "rmse", "accuracy": "accuracy"}
 CLEAR = 3  # standard errors: of few seeds, two come by chance (Student's t of 3 + 3: 2.8 at 5 %)
 
 
@@ -48,10 +48,8 @@ class Reuters(Workload):
     def configs(self, args: argparse.Namespace) -> Job:
         config = sized(args, model.CONFIG, replace(model.CONFIG, epochs=2))
         limit = args.limit or (512 if args.quick else None)
-        corpus = data.reuters(args.data_dir, data.mode(args.synthetic))
-        splits = {
-            T: model.split(corpus, T).map(lambda t: t[:limit].to(args.device)) for T in args.steps
-        }
+        corpus = data.reuters(args.data_dir, args.synthetic)
+        splits = {T: model.split(corpus, T, limit, args.device) for T in args.steps}
         part = f", only the first {limit} of each used" if limit else ""
         tested = len(corpus.labels) - corpus.n_train
         lines = [f"{corpus.n_train} newswires to train, {tested} to test{part}"]
@@ -77,9 +75,7 @@ class Reuters(Workload):
         found = results.groups(record["runs"], "cell", "T")
         seconds = f"Seconds per epoch of {record['rows']['train']:,} newswires"
         after = f"After {record['config']['epochs']} epochs ({results.over(record)})"
-        names = ("training loss", "test loss", "RMSE", "accuracy")
-        figures = ("loss", "test_loss", "rmse", "accuracy")
-        columns = {n: results.score(f, 4) for n, f in zip(names, figures, strict=True)}
+        columns = {name: results.score(figure, 4) for name, figure in SHOWN.items()}
         keys = ("model", "T")
         cells = dict.fromkeys(cell for cell, _ in found)
         return Summary(
@@ -112,36 +108,33 @@ WORKLOAD = Reuters()
 
 def derivation(cell: str, config: Mapping[str, Any]) -> Table:
     """Where the parameters of a model are, from its sizes alone, layer by layer."""
-    V, E, H, C = (config[size] for size in ("vocabulary", "embedding", "hidden", "topics"))
-    gates = GATES[cell]
-    shapes: list[tuple[str, str, tuple[int, ...]]] = [("embedding.weight", "V x E", (V, E))]
-    rows = f"{gates}H" if gates > 1 else "H"
+    names = {"V": "vocabulary", "E": "embedding", "H": "hidden", "C": "topics"}
+    sizes: dict[str, int] = {symbol: config[name] for symbol, name in names.items()}
+    gates = f"{GATES[cell]}H" if GATES[cell] > 1 else "H"
+    sizes[gates] = GATES[cell] * sizes["H"]
+    shapes = [("embedding.weight", "V x E")]
     for layer in range(config["layers"]):
-        inputs, size = ("H", H) if layer else ("E", E)
-        shapes += [
-            (f"rnn.weight_ih_l{layer}", f"{rows} x {inputs}", (gates * H, size)),
-            (f"rnn.weight_hh_l{layer}", f"{rows} x H", (gates * H, H)),
-            (f"rnn.bias_ih_l{layer}", rows, (gates * H,)),
-            (f"rnn.bias_hh_l{layer}", rows, (gates * H,)),
-        ]
-    shapes += [("linear.weight", "C x H", (C, H)), ("linear.bias", "C", (C,))]
-    entries = [
-        (name, symbols, " x ".join(f"{size:,}" for size in shape), f"{math.prod(shape):,}")
-        for name, symbols, shape in shapes
-    ]
-    total = sum(math.prod(shape) for _, _, shape in shapes)
+        shapes += [(f"rnn.weight_ih_l{layer}", f"{gates} x {'H' if layer else 'E'}")]
+        shapes += [(f"rnn.weight_hh_l{layer}", f"{gates} x H")]
+        shapes += [(f"rnn.bias_ih_l{layer}", gates), (f"rnn.bias_hh_l{layer}", gates)]
+    shapes += [("linear.weight", "C x H"), ("linear.bias", "C")]
+    rows, total = [], 0
+    for name, symbols in shapes:
+        shape = [sizes[symbol] for symbol in symbols.split(" x ")]
+        total += math.prod(shape)
+        shown = " x ".join(f"{size:,}" for size in shape)
+        rows.append((name, symbols, shown, f"{math.prod(shape):,}"))
     return Table(
         f"{cell.upper()}: parameters (V words, E embedding, H hidden, C topics)",
         ("parameter", "shape", "sizes", "values"),
-        [*entries, ("total", "", "", f"{total:,}")],
+        [*rows, ("total", "", "", f"{total:,}")],
     )
 
 
 def remarks(record: Record, found: Groups) -> Iterator[str]:
     """What the figures say on length, cell and chance; of fusedrnn's models where there are any."""
-    scores = {
-        group: results.last(results.ours(by_impl), "accuracy") for group, by_impl in found.items()
-    }
+    runs = {group: results.ours(by_impl) for group, by_impl in found.items()}
+    scores = {group: results.last(of_seeds, "accuracy") for group, of_seeds in runs.items()}
     cells = list(dict.fromkeys(cell for cell, _ in scores))
     lengths = sorted({T for _, T in scores})
     low, high = lengths[0], lengths[-1]
@@ -161,9 +154,7 @@ def verdict(before: Sequence[float], after: Sequence[float]) -> str:
     change = statistics.mean(after) - statistics.mean(before)
     if min(len(before), len(after)) < 2:
         return f"a change of {change:+.3f} from one seed, which says little"
-    error = math.sqrt(
-        statistics.variance(before) / len(before) + statistics.variance(after) / len(after)
-    )
+    error = math.sqrt(sum(statistics.variance(s) / len(s) for s in (before, after)))
     if abs(change) <= CLEAR * error:
         return f"no clear change ({change:+.3f}, standard error {error:.3f})"
     return f"clearly {'better' if change > 0 else 'worse'} ({change:+.3f} ± {error:.3f})"

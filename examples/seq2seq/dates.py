@@ -87,9 +87,6 @@ class Rows:
         x, y = self.x[at, : int(lengths.max())], self.y[at, : int(targets.max())]
         return Rows(x, y, lengths, targets)
 
-    def to(self, device: torch.device | str) -> Rows:
-        return Rows(self.x.to(device), self.y.to(device), self.lengths, self.targets)
-
 
 def cardinal(n: int) -> str:
     """1..99 in words: ``ninety-eight``."""
@@ -208,13 +205,10 @@ def text(row: Sequence[int]) -> str:
     return "".join(SYMBOLS[i] for i in ended)
 
 
-def rows(chosen: Sequence[Pair]) -> Rows:
+def rows(chosen: Sequence[Pair], device: torch.device | str = "cpu") -> Rows:
     """`chosen` as padded symbols."""
     x = [torch.tensor(symbols(pair.spelling)) for pair in chosen]
     y = [torch.tensor([*symbols(pair.iso), END]) for pair in chosen]
-    return Rows(
-        rnn.pad_sequence(x, batch_first=True, padding_value=PAD),
-        rnn.pad_sequence(y, batch_first=True, padding_value=PAD),
-        torch.tensor([len(row) for row in x]),
-        torch.tensor([len(row) for row in y]),
-    )
+    padded = (rnn.pad_sequence(part, batch_first=True, padding_value=PAD) for part in (x, y))
+    lengths = (torch.tensor([len(row) for row in part]) for part in (x, y))
+    return Rows(*(part.to(device) for part in padded), *lengths)

@@ -169,7 +169,7 @@ class Data:
 def load(config: Config = CONFIG, device: torch.device | str = "cpu") -> Data:
     """The pairs of ``config.task_seed``."""
     train, test = dates.pairs(config.train, config.test, config.task_seed)
-    return Data(dates.rows(train).to(device), dates.rows(test).to(device), test)
+    return Data(dates.rows(train, device), dates.rows(test, device), test)
 
 
 def new_run(
@@ -191,17 +191,11 @@ def new_run(
             loss = train_step(model, optimizer, rows, ratio, coins, config.clip)
             yield loss, int(rows.targets.sum())
 
-    run = training.Run(
-        workload="seq2seq",
-        name=f"{cell}-forcing{forcing}-seed{seed}",
-        impl=impl,
-        seed=seed,
-        fields={"cell": cell, "forcing": forcing},
-        model=model,
-        optimizer=optimizer,
-        updates=updates,
-        sizes=asdict(config),
-        generators={"order": order, "coins": coins},
-        after=lambda: {"exact": exact(translations(model, data.test), data.test_pairs)},
-    )
+    def after() -> dict[str, float]:
+        return {"exact": exact(translations(model, data.test), data.test_pairs)}
+
+    fields = {"cell": cell, "forcing": forcing}
+    about = ("seq2seq", f"{cell}-forcing{forcing}-seed{seed}", impl, seed)
+    generators = {"order": order, "coins": coins}
+    run = training.Run(*about, fields, model, optimizer, updates, asdict(config), generators, after)
     return run

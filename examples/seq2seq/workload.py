@@ -18,8 +18,7 @@ from examples.driver.options import sized
 from examples.driver.plots import Chart, Points
 from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, Table
-from examples.driver.training import Run
-from examples.driver.workload import Group, Job, Say, Workload
+from examples.driver.workload import Group, Job, Run, Say, Workload
 from examples.seq2seq import dates, model
 
 TEXT = (
@@ -80,7 +79,7 @@ class Seq2Seq(Workload):
         return {"by_form": by_form, "examples": [first[form] for form in by_form]}
 
     def summarise(self, record: Record) -> Summary:
-        config, found = record["config"], _groups(record)
+        config, found = record["config"], results.groups(record["runs"], "cell", "forcing")
         keys, last = ("model", "forcing"), next(reversed(found))[1]
         title = f"Exact match on {config['test']:,} test pairs after {config['epochs']} epochs "
         columns = {
@@ -105,7 +104,8 @@ class Seq2Seq(Workload):
         )
 
     def draw(self, record: Record) -> list[Chart]:
-        found, first = _groups(record), record["options"]["impl"][0]
+        found = results.groups(record["runs"], "cell", "forcing")
+        first = record["options"]["impl"][0]
         against, styles = _against(found)
         over = {}
         for (cell, forcing), by_impl in found.items():
@@ -136,10 +136,6 @@ def _forcing(text: str) -> str:
     return str(ratio)
 
 
-def _groups(record: Record) -> Groups:
-    return results.groups(record["runs"], "cell", "forcing")
-
-
 def _against(found: Groups) -> tuple[dict[str, Any], dict[str, str]]:
     """Exact matches over constant forcing ratios, and across them of a scheduled one; styles."""
     series: dict[str, Points] = {}
@@ -164,7 +160,8 @@ def _against(found: Groups) -> tuple[dict[str, Any], dict[str, str]]:
 def remarks(record: Record) -> Iterator[str]:
     """What the figures say on forcing, forms and calls, of the first implementation."""
     impl = record["options"]["impl"][0]
-    found = {group: by_impl[impl] for group, by_impl in _groups(record).items()}
+    groups = results.groups(record["runs"], "cell", "forcing")
+    found = {group: by_impl[impl] for group, by_impl in groups.items()}
     for cell in record["options"]["cell"]:
         of_cell = {forcing: runs for (c, forcing), runs in found.items() if c == cell}
         yield from _forcing_remarks(cell.upper(), of_cell, record["config"]["test"])
@@ -183,9 +180,8 @@ def _forcing_remarks(cell: str, of_cell: Mapping[str, Runs], n: int) -> Iterator
         return
     full = results.last(of_cell["1.0"], "exact")
     before = statistics.mean(full)
-    for forcing, runs in of_cell.items():
-        if forcing == "1.0":
-            continue
+    others = {forcing: runs for forcing, runs in of_cell.items() if forcing != "1.0"}
+    for forcing, runs in others.items():
         shares = results.last(runs, "exact")
         after = statistics.mean(shares)
         error = math.hypot(_error(full, n), _error(shares, n))

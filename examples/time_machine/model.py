@@ -25,6 +25,7 @@ from examples.driver.errors import WorkloadError
 from examples.driver.layers import Layer, State, layer_class
 
 SAMPLINGS = ("sequential", "random")
+Batches = Iterator[tuple[Tensor, Tensor]]
 PREFIXES = ("time traveller", "traveller")
 
 
@@ -76,9 +77,7 @@ def build_optimizer(model: nn.Module, config: Config = CONFIG) -> torch.optim.Op
     return torch.optim.SGD(model.parameters(), lr=config.learning_rate)
 
 
-def sequential_batches(
-    tokens: Tensor, B: int, T: int, rng: random.Random
-) -> Iterator[tuple[Tensor, Tensor]]:
+def sequential_batches(tokens: Tensor, B: int, T: int, rng: random.Random) -> Batches:
     """(x, y) each [B, T], y one character ahead; row b of a batch goes on in row b of the next.
 
     A random start of 0..T characters is left out, so that epochs cut the text differently.
@@ -90,9 +89,7 @@ def sequential_batches(
         yield x[:, at : at + T], y[:, at : at + T]
 
 
-def random_batches(
-    tokens: Tensor, B: int, T: int, rng: random.Random
-) -> Iterator[tuple[Tensor, Tensor]]:
+def random_batches(tokens: Tensor, B: int, T: int, rng: random.Random) -> Batches:
     """(x, y) each [B, T], y one character ahead; disjoint subsequences in random order."""
     start = rng.randint(0, T - 1)
     starts = [start + T * i for i in range((len(tokens) - start - 1) // T)]
@@ -110,7 +107,7 @@ def batches(
     sampling: str = "sequential",
     rng: random.Random | None = None,
     config: Config = CONFIG,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Batches:
     """One epoch of (x, y), each [batch, steps], cut from tokens [N]."""
     return BATCHES[sampling](tokens, config.batch, config.steps, rng or random.Random(0))
 
@@ -177,36 +174,20 @@ def evaluate(model: nn.Module, tokens: Tensor, B: int = CONFIG.batch) -> float:
 
 
 def new_run(
-    corpus: str,
-    cell: str,
-    impl: str,
-    sampling: str,
-    text: data.Text,
-    config: Config = CONFIG,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
+    corpus: str, cell: str, impl: str, sampling: str, seed: int, text: data.Text, config: Config
 ) -> training.Run:
-    """One training, not begun; `corpus`, "first" or "whole", is for its name."""
+    """One training, not begun, on the device of `text`; `corpus`, "first" or "whole", names it."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    model = build_model(cell, impl, len(text.symbols), config).to(device)
+    model = build_model(cell, impl, len(text.symbols), config).to(text.tokens.device)
     optimizer = build_optimizer(model, config)
     cut = len(text.tokens) - int(len(text.tokens) * config.held_out)
-    tokens, held_out = text.tokens[:cut].to(device), text.tokens[cut:].to(device)
+    tokens, held_out = text.tokens[:cut], text.tokens[cut:]
 
-    def after() -> dict[str, float]:
-        return {"held_out": evaluate(model, held_out, config.batch)}
-
-    return training.Run(
-        workload="time_machine",
-        name=f"{corpus}-{cell}-{sampling}-seed{seed}",
-        impl=impl,
-        seed=seed,
-        fields={"corpus": corpus, "cell": cell, "sampling": sampling},
-        model=model,
-        optimizer=optimizer,
-        updates=partial(epoch, model, optimizer, tokens, sampling, rng, config),
-        sizes={"data": data.kind(text.source), **asdict(config)},
-        generators={"batches": rng},
-        after=after if config.held_out else None,
-    )
+    score = partial(evaluate, model, held_out, config.batch)
+    after = (lambda: {"held_out": score()}) if config.held_out else None
+    fields = {"corpus": corpus, "cell": cell, "sampling": sampling}
+    updates = partial(epoch, model, optimizer, tokens, sampling, rng, config)
+    about = ("time_machine", f"{corpus}-{cell}-{sampling}-seed{seed}", impl, seed)
+    sizes = {"data": data.kind(text.source), **asdict(config)}
+    return training.Run(*about, fields, model, optimizer, updates, sizes, {"batches": rng}, after)

@@ -12,11 +12,9 @@ from examples import data
 from examples.driver import results
 from examples.driver.layers import CELLS, NAMES
 from examples.driver.options import positive, sized
-from examples.driver.plots import Chart
 from examples.driver.results import Groups, Record
 from examples.driver.tables import Headline, Summary, Table
-from examples.driver.training import Run
-from examples.driver.workload import Group, Job, Say, Workload
+from examples.driver.workload import Chart, Group, Job, Run, Say, Workload
 from examples.time_machine import model
 from examples.time_machine.model import CORPORA, PREFIXES, QUICK, SAMPLINGS
 
@@ -52,8 +50,8 @@ class TimeMachine(Workload):
         configs, texts = {}, {}
         for corpus in args.corpus:
             configs[corpus] = config = sized(args, CORPORA[corpus], QUICK[corpus])
-            where = (args.data_dir, data.mode(args.synthetic))
-            texts[corpus] = data.time_machine(*where, config.characters)
+            text = data.time_machine(args.data_dir, args.synthetic, config.characters)
+            texts[corpus] = text.to(args.device)
         source = next(iter(texts.values())).source
         said = ", ".join(f"{corpus}: {text}" for corpus, text in texts.items())
         return Job(args, configs, texts, source, [said])
@@ -62,7 +60,7 @@ class TimeMachine(Workload):
         args = job.args
         for corpus, config in job.config.items():
             for cell, sampling, seed in product(args.cell, args.sampling, args.seed):
-                about = (sampling, job.data[corpus], config, args.device, seed)
+                about = (sampling, seed, job.data[corpus], config)
                 runs = [model.new_run(corpus, cell, impl, *about) for impl in args.impl]
                 title = f"{cell.upper()}, {corpus}, {sampling}, seed {seed}"
                 yield Group(runs, config.epochs, title)
@@ -78,7 +76,7 @@ class TimeMachine(Workload):
         remarks: list[str] = []
         headline: list[Headline] = []
         for corpus, config in record["config"].items():
-            found, title, figure = _of(record, corpus)
+            found, title, figure, kind = _of(record, corpus)
             per_second = f"Characters trained on per second, {title}"
             tables += [
                 _perplexities(found, config, title),
@@ -91,7 +89,7 @@ class TimeMachine(Workload):
             first = next(iter(found))[1]  # the sampling asked for first; tables have the others
             headline += results.headline(
                 {key: by_impl for key, by_impl in found.items() if key[1] == first},
-                f"Time Machine, {part}, {{}}, {{}}: {_kind(figure)} perplexity",
+                f"Time Machine, {part}, {{}}, {{}}: {kind} perplexity",
                 results.score(figure, 3),
             )
         return Summary(
@@ -105,8 +103,7 @@ class TimeMachine(Workload):
     def draw(self, record: Record) -> list[Chart]:
         charts = []
         for corpus in record["config"]:
-            found, title, figure = _of(record, corpus)
-            kind = _kind(figure)
+            found, title, figure, kind = _of(record, corpus)
             caption = f"{kind.capitalize()} perplexity after each epoch, {title}, mean over seeds; "
             about = (f"-{corpus}", caption + "dashed: torch.nn.", f"Time Machine, {title}")
             lines = (found, "{} {}", figure)
@@ -117,17 +114,13 @@ class TimeMachine(Workload):
 WORKLOAD = TimeMachine()
 
 
-def _of(record: Record, corpus: str) -> tuple[Groups, str, str]:
-    """A corpus' runs by cell and sampling, its title, and the figure that counts: the perplexity
-    of what is held out, where something is."""
+def _of(record: Record, corpus: str) -> tuple[Groups, str, str, str]:
+    """A corpus' runs by cell and sampling, its title, and the figure that counts, with its name:
+    the perplexity of what is held out, where something is."""
     config = record["config"][corpus]
     runs = [run for run in record["runs"] if run["corpus"] == corpus]
-    figure = "held_out" if config["held_out"] else "perplexity"
-    return results.groups(runs, "cell", "sampling"), TITLES[corpus].format(**config), figure
-
-
-def _kind(figure: str) -> str:
-    return "held-out" if figure == "held_out" else "training"
+    figure = ("held_out", "held-out") if config["held_out"] else ("perplexity", "training")
+    return results.groups(runs, "cell", "sampling"), TITLES[corpus].format(**config), *figure
 
 
 def _perplexities(found: Groups, config: Record, title: str) -> Table:
