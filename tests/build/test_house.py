@@ -96,8 +96,8 @@ def cells_told_apart_in_cxx(source: str) -> Iterator[str]:
         part = text[body : closing(text, body)]
         if "case Cell::" in part and "default:" in part:
             yield "default: over cells"
-    for found in re.finditer(r"[!=]=\s*\"(\w+)\"", source):
-        if found[1] in CELLS:
+    for found in re.finditer(r"[!=]=\s*\"(\w+)\"|\"(\w+)\"\s*[!=]=", source):
+        if found[1] in CELLS or found[2] in CELLS:
             yield found[0]
 
 
@@ -117,13 +117,18 @@ def functions_in_python(source: str) -> Iterator[Function]:
         yield Function(node.name, 0, end - node.lineno + 1 - documented, text)
 
 
+def names_a_cell(node: ast.AST) -> bool:
+    return any(isinstance(c, ast.Constant) and c.value in CELLS for c in ast.walk(node))
+
+
 def cells_told_apart_in_python(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Compare):
-            for side in (node.left, *node.comparators):
-                if any(isinstance(c, ast.Constant) and c.value in CELLS for c in ast.walk(side)):
-                    yield ast.unparse(node)
-                    break
+        compares = isinstance(node, ast.Compare) and any(
+            map(names_a_cell, (node.left, *node.comparators))
+        )
+        begins = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("startswith")
+        if compares or (begins and names_a_cell(node)):
+            yield ast.unparse(node)
 
 
 # --- the limits
@@ -177,8 +182,10 @@ NINE = "a, b, c, d, e, f, g, h, i".replace(", ", ", int ")
         ("csrc/a.h", "bool g(Cell c) { return c == Cell::kLstm; }\n", "apart: == Cell::kLstm"),
         ("csrc/a.h", "switch (c) { case Cell::kGru: break; default: g(); }\n", "default: over"),
         ("csrc/a.h", 'bool g() { return mode == "LSTM"; }\n', 'apart: == "LSTM"'),
+        ("csrc/a.h", 'bool g() { return "MGU" != mode; }\n', 'apart: "MGU" !='),
         ("fusedrnn/a.py", "def f():\n" + " pass\n" * 60, "f has more than 60 lines"),
         ("fusedrnn/a.py", 'c = mode in ("LSTM", "GRU")\n', "apart: mode in ('LSTM', 'GRU')"),
+        ("fusedrnn/a.py", 'c = mode.startswith("RNN")\n', "apart: mode.startswith('RNN')"),
     ],
 )
 def test_a_planted_breach_is_found(path: str, source: str, what: str) -> None:

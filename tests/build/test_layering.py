@@ -172,65 +172,6 @@ def import_breaches(package: Path) -> list[str]:
     return breaches
 
 
-# A test of which cell it is: C++ compares or switches, Python compares the mode.
-CELL_TESTS = re.compile(
-    r"""[=!]=\s*(Cell::k|["'](LSTM|GRU|RNN))|Cell::k\w+\s*[=!]=|case\s+Cell::k"""
-    r"""|["'](LSTM|GRU|RNN)\w*["']\s*[=!]=|startswith\(["']RNN"""
-)
-# Where cells are told apart: the table, their mathematics, the definition, and the kernels' own
-# instances, a file a cell.
-CELLS_STAND_IN = (
-    "csrc/model/cell.h",
-    "csrc/cells/",
-    "csrc/cuda/instances/",
-    "fusedrnn/reference.py",
-)
-
-
-def cell_tests(root: Path) -> list[str]:
-    """Each `file: line` that asks for a cell by its name."""
-    found = []
-    for path in sorted([*code(root / "csrc"), *(root / "fusedrnn").rglob("*.py")]):
-        name = path.relative_to(root).as_posix()
-        if not name.startswith(CELLS_STAND_IN):
-            lines = path.read_text().splitlines()
-            found += [f"{name}: {line.strip()}" for line in lines if CELL_TESTS.search(line)]
-    return found
-
-
-MOST_PARAMETERS = 8
-# Where argument lists are as long as a schema.
-SCHEMAS = ("ops/schema.h",)
-
-
-def parameters(declaration: str) -> int:
-    """How many parameters a function has, by the commas of its first pair of brackets."""
-    while declaration != (shorter := re.sub(r"<[^<>]*>", "", declaration)):
-        declaration = shorter
-    count, depth = 1, 0
-    for letter in declaration:
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        count += letter == "," and depth == 1
-        if letter == ")" and depth == 0:
-            break
-    return count
-
-
-def long_lists(csrc: Path) -> list[str]:
-    """Each `file: function` of the operators that has too many parameters."""
-    found = []
-    for path in code(csrc):
-        name = path.relative_to(csrc).as_posix()
-        if not name.startswith("ops/") or name in SCHEMAS:
-            continue
-        for piece in re.split(r"\n(?=[\w}])", path.read_text()):
-            head = re.split(r"[{;]", piece, maxsplit=1)[0]
-            function = re.match(r"[\w:<>&*, ]*?(\w+)\(", head)
-            if function and parameters(head) > MOST_PARAMETERS:
-                found.append(f"{name}: {function[1]}")
-    return found
-
-
 def plant(root: Path, name: str, text: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,38 +181,6 @@ def plant(root: Path, name: str, text: str) -> None:
 def test_each_source_includes_only_what_its_folder_may() -> None:
     assert code(ROOT / "csrc")
     assert include_breaches(ROOT / "csrc") == []
-
-
-def test_no_source_asks_for_a_cell_by_its_name() -> None:
-    assert cell_tests(ROOT) == []
-
-
-def test_argument_lists_are_long_in_schemas_alone() -> None:
-    assert long_lists(ROOT / "csrc") == []
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("csrc/ops/stack.cpp", "const bool lstm = p.cell == Cell::kLstm;"),
-        ("csrc/cuda/dispatch.cu", "    case Cell::kGru:"),
-        ("fusedrnn/ops.py", 'if mode == "LSTM":'),
-        ("fusedrnn/_ops/fake.py", 'if "GRU" != mode:'),
-    ],
-)
-def test_a_planted_test_of_a_cell_is_found(tmp_path: Path, name: str, line: str) -> None:
-    plant(tmp_path, name, line)
-    plant(tmp_path, "csrc/model/cell.h", line)
-    assert cell_tests(tmp_path) == [f"{name}: {line.strip()}"]
-
-
-def test_a_planted_argument_list_is_found(tmp_path: Path) -> None:
-    nine = ",\n  ".join(f"const std::tuple<int, int>& x{i}" for i in range(9))
-    eight = ", ".join(f"int x{i}" for i in range(8))
-    text = f"Tensor fits({eight}) {{\n}}\nTensor run(\n  {nine}) {{\n}}\n"
-    plant(tmp_path, "ops/run.cpp", text)
-    plant(tmp_path, "ops/schema.h", text)
-    assert long_lists(tmp_path) == ["ops/run.cpp: run"]
 
 
 def test_no_two_sources_share_an_object_file() -> None:
