@@ -191,6 +191,11 @@ def test_tools_that_need_a_class_of_torchs_are_refused_with_what_to_do() -> None
     module, x = MGU(3, 5), torch.randn(4, 2, 3)
     program = torch.export.export(module, (x,))
     torch.testing.assert_close(program.module()(x), module(x))
+
+
+def test_onnx_refuses_it_by_name() -> None:
+    pytest.importorskip("onnxscript")
+    module, x = MGU(3, 5), torch.randn(4, 2, 3)
     with pytest.raises(torch.onnx.errors.OnnxExporterError) as caught:
         torch.onnx.export(module, (x,), dynamo=True)
     errors: list[str] = []
