@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from . import reference
-from ._ops.stack import run
 from .cells import check_cell_dim, step
-from .modules import _Recurrent
+from .modules import _OneState
 from .tools import Tools, as_leaf
 
 
-class MGU(_Recurrent):
+class MGU(_OneState):
     r"""Multi-layer minimal gated unit (Zhou et al., 2016): a GRU with one gate in place of two.
 
     .. math::
@@ -88,26 +86,6 @@ class MGU(_Recurrent):
 
     def flatten_parameters(self) -> None:
         """Do nothing: cuDNN, for which torch.nn's layers gather weights, has no such layer."""
-
-    @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
-    @overload
-    def forward(
-        self, input: PackedSequence, hx: Tensor | None = None
-    ) -> tuple[PackedSequence, Tensor]: ...
-    def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run all layers over whole sequences; see the class for shapes."""
-        # Here TorchScript stops: it cannot compile this.
-        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
-            return node  # type: ignore[return-value]
-        weights = self._current_weights()
-        self._check(input, hx)
-        return run("MGU", input, (hx, None), weights, self._flags(), self.batch_first)[:2]
-
-    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
-        __call__ = forward
 
 
 class MGUCell(Tools, nn.RNNCellBase):

@@ -87,7 +87,32 @@ def _refuse_projection(proj_size: int | None) -> None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
-class RNN(_Recurrent, nn.RNN):
+class _OneState(_Recurrent):
+    """What the layers without c share: forward."""
+
+    @overload
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: Tensor | None = None
+    ) -> tuple[PackedSequence, Tensor]: ...
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run all layers over whole sequences; see the class for shapes."""
+        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
+            return node  # type: ignore[return-value]
+        weights = self._current_weights()
+        self._check(input, hx)
+        # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
+        return run(self.mode, input, (hx, None), weights, self._flags(), self.batch_first)[:2]
+
+    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
+        __call__ = forward
+
+
+class RNN(_OneState, nn.RNN):
     r"""Multi-layer Elman RNN (Elman, 1990), in place of :class:`torch.nn.RNN`.
 
     .. math::
@@ -152,27 +177,6 @@ class RNN(_Recurrent, nn.RNN):
             device=device,
             dtype=dtype,
         )
-
-    @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
-    @overload
-    def forward(
-        self, input: PackedSequence, hx: Tensor | None = None
-    ) -> tuple[PackedSequence, Tensor]: ...
-    def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run all layers over whole sequences; see the class for shapes."""
-        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
-        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
-            return node  # type: ignore[return-value]
-        weights = self._current_weights()
-        self._check(input, hx)
-        # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
-        return run(self.mode, input, (hx, None), weights, self._flags(), self.batch_first)[:2]
-
-    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
-        __call__ = forward
 
 
 class LSTM(_Recurrent, nn.LSTM):
@@ -297,7 +301,7 @@ class LSTM(_Recurrent, nn.LSTM):
         __call__ = forward
 
 
-class GRU(_Recurrent, nn.GRU):
+class GRU(_OneState, nn.GRU):
     r"""Multi-layer GRU (Cho et al., 2014), in place of :class:`torch.nn.GRU`.
 
     .. math::
@@ -360,23 +364,3 @@ class GRU(_Recurrent, nn.GRU):
             device=device,
             dtype=dtype,
         )
-
-    @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
-    @overload
-    def forward(
-        self, input: PackedSequence, hx: Tensor | None = None
-    ) -> tuple[PackedSequence, Tensor]: ...
-    def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run all layers over whole sequences; see the class for shapes."""
-        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
-        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
-            return node  # type: ignore[return-value]
-        weights = self._current_weights()
-        self._check(input, hx)
-        return run("GRU", input, (hx, None), weights, self._flags(), self.batch_first)[:2]
-
-    if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
-        __call__ = forward

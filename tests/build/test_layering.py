@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "layers": {"cells", "modules", "tools"},
     "cells": {"_ops.cells", "_ops.refusals", "tools"},
     "modules": {"_ops.refusals", "_ops.stack", "tools"},
-    "mgu": {"_ops.stack", "cells", "modules", "reference", "tools"},
+    "mgu": {"cells", "modules", "reference", "tools"},
     "onnx_export": {"_ops.operands", "ops"},
     "tools": set[str](),
     "functional": {"_ops.per_sample", "_ops.refusals", "_ops.stack", "ops"},
