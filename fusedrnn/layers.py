@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import cells, modules
-from .tools import Tools
+from .tools import Tools, is_own
 
 # Those that torch.nn has, too.
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
@@ -113,5 +113,4 @@ def _layer(name: str, module: nn.Module) -> Layer | None:
 def _is_ours(cls: type) -> bool:
     """Whether a class is one of this package's layers or cells; a base of several is none."""
     public = not cls.__name__.startswith("_")
-    own = cls.__module__.partition(".")[0] == __package__
-    return public and own and issubclass(cls, Tools) and issubclass(cls, nn.Module)
+    return public and is_own(cls) and issubclass(cls, Tools) and issubclass(cls, nn.Module)

@@ -18,8 +18,7 @@ class Tools:
     def _get_name(self) -> str:
         """What ``print(model)`` shows: whose layer it is."""
         cls = type(self)
-        ours = cls.__module__.partition(".")[0] == __package__
-        return f"{__package__}.{cls.__name__}" if ours else cls.__name__
+        return f"{__package__}.{cls.__name__}" if is_own(cls) else cls.__name__
 
     def __prepare_scriptable__(self) -> Tools:
         """Called by torch.jit.script on each module of a model."""
@@ -65,5 +64,9 @@ def as_leaf(module: Any, *arguments: Any) -> fx.Proxy | None:
 
 def _has_our_forward(module: Any) -> bool:
     """Whether a subclass has left forward as it was."""
-    forward: Any = type(module).forward
-    return forward.__module__.partition(".")[0] == __package__  # type: ignore[no-any-return]
+    return is_own(type(module).forward)
+
+
+def is_own(defined: Any) -> bool:
+    """Whether a class or function was defined in this package."""
+    return bool(defined.__module__.partition(".")[0] == __package__)
