@@ -16,6 +16,7 @@ from support.gpu import KERNELS, NAMES, NEEDS_GPU, OF_MODULE, OWN, Force, can_ru
 from support.oracle import pair, tensors_of, without_cudnn
 from support.planning import only
 from support.problems import MODES, Problem, check, run
+from support.theirs import SMOOTH
 
 pytestmark = NEEDS_GPU
 
@@ -121,7 +122,7 @@ def test_sequences_in_pieces_are_as_accurate_as_cudnn(
 
 @pytest.mark.parametrize("kernel", OWN)
 # Relu's slope jumps where TF32 moves a sum past zero.
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "RNN_RELU"])
+@pytest.mark.parametrize("mode", SMOOTH)
 def test_errors_in_tf32_are_at_most_twice_cudnns(mode: str, kernel: str, force: Force) -> None:
     force(kernel)
     H = {"block": 100, "cluster": 400}.get(kernel, 60)

@@ -28,7 +28,7 @@ from fusedrnn import _C
 from support.accuracy import assert_as_accurate_as
 from support.oracle import tensors_of
 from support.problems import MODES, SHORT, Problem, build, inputs
-from support.theirs import THEIRS, name_of
+from support.theirs import SMOOTH, THEIRS, name_of
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 HUGE = {F32: 1e30, F64: 1e300, BF16: 1e30, F16: 3e4}
@@ -185,7 +185,7 @@ def test_operands_below_the_least_normal_number_are_not_lost(p: Problem) -> None
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere they cost nothing")
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "RNN_RELU"])
+@pytest.mark.parametrize("mode", SMOOTH)
 def test_a_gradient_that_vanishes_does_not_pass_through_numbers_below_the_normal_ones(
     mode: str,
 ) -> None:
@@ -306,7 +306,7 @@ def test_open_gates_carry_state_and_gradient_through_ten_thousand_steps(
     check(fusedrnn.RNN(1, H, nonlinearity="relu", dtype=dtype), 0, [0], recurrent=1)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "RNN_RELU"])
+@pytest.mark.parametrize("mode", SMOOTH)
 def test_gates_saturated_for_ten_thousand_steps_give_torchs_results(mode: str) -> None:
     p = Problem(mode, T=LONG, B=2, I=3, H=5, hx="grad")
 

@@ -190,10 +190,9 @@ TRAINED = [
 
 @pytest.mark.parametrize("problem", TRAINED)
 def test_training_takes_at_most_the_memory_that_torch_takes(problem: str) -> None:
-    # torch.nn's peak differs from run to run, and from machine to machine with the products that
-    # oneDNN picks (GRU T20 B16 H1024: 48.7 to 49.4 MiB on one, 50.2 to 51.0 on another; ours 50.0
-    # to 50.2 on both). So 4 % more, or 1 MiB, counts as the same; and where one run of each does
-    # not tell, the median of five does.
+    # torch.nn's peak differs from run to run and from machine to machine (GRU T20 B16 H1024: 48.7
+    # to 49.4 MiB on one, 50.2 to 51.0 on another; ours 50.0 to 50.2 on both). So 4 % more, or 1
+    # MiB, counts as the same; and where one run of each does not tell, the median of five does.
     def peaks(by: str, runs: int) -> list[float]:
         return [float(run(PEAK.format(problem=problem, by=by))) for _ in range(runs)]
 

@@ -14,6 +14,7 @@ from fusedrnn import reference
 
 TORCHS = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")  # modes of torch.nn
 MODES = (*TORCHS, "MGU")
+SMOOTH = tuple(mode for mode in MODES if mode != "RNN_RELU")  # whose slopes do not jump
 GATES = {"LSTM": 4, "GRU": 3, "MGU": 2, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
