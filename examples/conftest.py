@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from examples import data
+from examples.cost import model as cost
 from examples.data import fetch
 from examples.driver import command, results
 from examples.driver.layers import CELLS, IMPLEMENTATIONS
@@ -102,21 +103,23 @@ def reviews() -> Corpus:
 SMALL = {
     "hello": "--epochs 3",
     "from_scratch": "--epochs 3 --log-every 1",
-    "time_machine": "--epochs 1 --log-every 1 --corpus first",
-    "reuters": "--epochs 1 --limit 70 --steps 8 12",
-    "imdb": "--quick --epochs 2 --limit 70 --steps 9 --layout padded packed",
+    "time_machine": "--epochs 3 --log-every 1 --corpus first",
+    "cost": "--epochs 3 --hidden 5 8",
+    "reuters": "--epochs 3 --limit 70 --steps 8 12",
+    "imdb": "--quick --limit 70 --steps 9 --layout padded packed",
     "seq2seq": "--quick --forcing 1.0 scheduled",
     "gradient_flow": "--quick --epochs 2 --steps 12",
 }
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small models and synthetic data for what `train` runs."""
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Small models and synthetic data for what `train` runs, and its options by system."""
     text, reviews = data.synthetic_text(500), data.synthetic_imdb(200)
     sizes: dict[str, Any] = {"hidden": 12, "batch": 4, "steps": 9}
     monkeypatch.setattr(data, "synthetic_text", lambda *_: text)
     monkeypatch.setattr(data, "synthetic_imdb", lambda: reviews)
+    monkeypatch.setattr(cost, "CONFIG", replace(cost.CONFIG, **sizes))
     monkeypatch.setattr(from_scratch, "CONFIG", replace(from_scratch.CONFIG, **sizes))
     for corpora in (time_machine.CORPORA, time_machine.QUICK):
         for corpus, config in corpora.items():
@@ -125,10 +128,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradient_flow, "QUICK", replace(gradient_flow.QUICK, **flow))
     dates: dict[str, Any] = {"train": 96, "test": 40, "embedding": 8, "hidden": 16, "batch": 32}
     monkeypatch.setattr(seq2seq, "QUICK", replace(seq2seq.CONFIG, **dates, fall=2, epochs=2))
+    return SMALL
 
 
 @pytest.fixture
-def train(small: None, tmp_path: Path) -> Callable[..., int]:
+def train(small: dict[str, str], tmp_path: Path) -> Callable[..., int]:
     """train("reuters", *options): the exit status of a small run that writes to tmp_path/out."""
 
     def train(name: str, *options: str) -> int:

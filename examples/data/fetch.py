@@ -99,6 +99,11 @@ def places(data_dir: str | Path | None) -> Iterator[tuple[str, Path | None]]:
     yield "the cache", cache_dir()
 
 
+def tried(data_dir: str | Path | None) -> list[str]:
+    """Every place, in order, as a message names it."""
+    return [f"{name} ({directory or 'not given'})" for name, directory in places(data_dir)]
+
+
 def locate(asset: Asset, data_dir: str | Path | None = None, *alternatives: str) -> Path:
     """The path of `asset`, or of one of the `alternatives` to it, downloaded if need be.
 
@@ -120,11 +125,9 @@ def locate(asset: Asset, data_dir: str | Path | None = None, *alternatives: str)
     try:
         return download(asset, cache_dir() / asset.path)
     except WorkloadError as error:
-        looked = places(data_dir)
-        tried = "; ".join(f"{name} ({directory or 'not given'})" for name, directory in looked)
         wanted = " or ".join((*alternatives, asset.path))
         raise MissingData(
-            f"found no {wanted} in: {tried}; nor by download: {error}. "
+            f"found no {wanted} in: {'; '.join(tried(data_dir))}; nor by download: {error}. "
             "Put the file in one of these, or use --synthetic"
         ) from error
 

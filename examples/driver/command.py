@@ -20,14 +20,14 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from examples.driver import machine, page, parallel, results, suite, training
+from examples.driver import machine, options, page, parallel, plots, results, suite, training
 from examples.driver.checkpoint import Checkpoints
 from examples.driver.errors import WorkloadError
 from examples.driver.layers import fusedrnn
-from examples.driver.options import parser
 from examples.driver.workload import WORKLOADS, Group, Job, Workload, workload
 
 NOTHING = "no results were written"  # outside of fit, which says what is kept
+QUICK = "\n--quick: small models, few epochs; that it runs is true, its accuracies teach nothing"
 USAGE = f"""usage: python -m examples {{{",".join((*WORKLOADS, "all", "page"))}}} [options]
 `--help` after one of them lists its options"""
 
@@ -74,7 +74,7 @@ class Console:
 
 def train(chosen: Workload, argv: Sequence[str]) -> None:
     """The command of one workload; after Ctrl-C a KeyboardInterrupt says what is kept."""
-    args = parser(chosen).parse_args(argv)
+    args = options.parser(chosen).parse_args(argv)
     prepare(args, shares=chosen.shares)
     say = Console(args.synthetic)
     job = chosen.configs(args)
@@ -107,36 +107,29 @@ def _train_group(
 
 def finish(chosen: Workload, job: Job, runs: list[dict[str, Any]], say: Console) -> None:
     """Writes the results, draws their plots, and prints what they say."""
-    stem = _stem(chosen.name, job.args)
-    path = stem.with_name(f"{stem.name}.jsonl")
+    name = options.stem(chosen, vars(job.args))
+    stem = Path(job.args.out) / name
+    path = stem.with_name(f"{name}.jsonl")
     results.write(path, header(chosen.name, job), {"runs": runs, **job.extra})
     record = results.read(path)
-    charts = chosen.draw(record)
+    charts = plots.readable(chosen.draw(record))
     for chart in charts:
         chart.write(chart.path(stem), say.prefix)
     say("\n" + chosen.summarise(record).console())
+    if job.args.quick:
+        say(QUICK)
     say("\nwritten: " + ", ".join(map(str, [path, *(chart.path(stem) for chart in charts)])))
-
-
-def _stem(name: str, args: argparse.Namespace) -> Path:
-    """The path of this command's result files, without their suffix."""
-    words = [name, *args.impl, *getattr(args, "layout", [])]
-    if getattr(args, "limit", None) and not args.quick:
-        words.append(f"first{args.limit}")
-    words += [mark for mark in ("quick", "synthetic") if getattr(args, mark)]
-    return Path(args.out) / "-".join(words)
 
 
 def header(name: str, job: Job) -> dict[str, Any]:
     """How the runs were made: the first line of the results."""
     args, config = job.args, job.config
-    places = ("out", "checkpoints", "resume", "data_dir")  # where files lie makes no figure
     on_gpu = args.device.type == "cuda"
     return {
         "workload": name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": machine.commit(),
-        "options": {key: value for key, value in vars(args).items() if key not in places},
+        "options": {key: value for key, value in vars(args).items() if key not in options.PLACES},
         "torch": torch.__version__,
         "fusedrnn": fusedrnn().__version__ if "fusedrnn" in args.impl else None,
         "machine": platform.machine(),

@@ -10,7 +10,6 @@ plots cannot part from them; ``--check`` says whether they have.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 from collections.abc import Iterable, Sequence
@@ -19,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from examples.data.fetch import replacing
-from examples.driver import results
+from examples.driver import options, plots, results
 from examples.driver.errors import WorkloadError
-from examples.driver.options import parser
 from examples.driver.plots import Chart
 from examples.driver.tables import Summary, Table
 from examples.driver.workload import WORKLOADS, Workload, workload
 
 PAGE = "results.md"  # beside the results
 MARKERS = "<!-- workloads:begin -->", "<!-- workloads:end -->"
+# Options that choose among what the course publishes; any other makes a result another one.
+CHOICES = ("impl", "cell", "seed", "device", "threads", "layout", "sampling", "corpus", "forcing")
 HEAD = ("system", "fusedrnn", "torch.nn", "speed")
 
 INTRODUCTION = """# What the examples learn
@@ -54,7 +54,11 @@ class Result:
     def marks(self) -> str:
         """How it is not what the course publishes, after the title and each headline."""
         words = {"quick": "reduced size", "synthetic": "synthetic data"}
-        return "".join(f", {words[key]}" for key in words if self.record["options"].get(key))
+        given = options.given(self.workload, self.record["options"])
+        said = (
+            words.get(k, f"{options.flag(k)[2:]} {v}") for k, v in given.items() if k not in CHOICES
+        )
+        return "".join(f", {mark}" for mark in said)
 
     def plots(self) -> list[tuple[Chart, Path]]:
         return [(chart, chart.path(self.stem)) for chart in self.charts]
@@ -82,7 +86,13 @@ def _read(path: Path) -> Result | None:
         raise WorkloadError(f"{path}: expected one of {', '.join(WORKLOADS)}, got {name!r}")
     made = workload(name)
     try:
-        return Result(path.with_suffix(""), record, made, made.summarise(record), made.draw(record))
+        return Result(
+            path.with_suffix(""),
+            record,
+            made,
+            made.summarise(record),
+            plots.readable(made.draw(record)),
+        )
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise WorkloadError(
             f"{path} is not what {name} writes ({type(error).__name__}: {error}): run it again"
@@ -91,15 +101,11 @@ def _read(path: Path) -> Result | None:
 
 def command(result: Result) -> str:
     """The command that makes the record: the options that are not the workload's defaults."""
-    defaults = vars(parser(result.workload).parse_args([]))
     processes = result.record.get("processes", 1)
     start = ["torchrun", "--nproc-per-node", str(processes)] if processes > 1 else ["python"]
     words = [*start, "-m", "examples", result.record["workload"]]
-    for name, value in result.record["options"].items():
-        default = json.loads(json.dumps(defaults.get(name), default=str))
-        if value is None or value is False or value == default:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
+    for name, value in options.given(result.workload, result.record["options"]).items():
+        words.append(options.flag(name))
         if value is not True:
             words += map(str, value if isinstance(value, list) else [value])
     return shlex.join(words)
@@ -200,9 +206,10 @@ def write(directory: Path, readme: Path | None, check: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """``python -m examples page``."""
     about = f"Write DIR/{PAGE} and the plots it shows."
-    options = argparse.ArgumentParser(prog="python -m examples page", description=about)
-    options.add_argument("results", type=Path, help="directory of the results (JSONL)")
-    options.add_argument("--readme", type=Path, help="write the table between this file's markers")
-    options.add_argument("--check", action="store_true", help="write nothing; fail unless it is so")
-    args = options.parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m examples page", description=about)
+    add = parser.add_argument
+    add("results", type=Path, help="directory of the results (JSONL)")
+    add("--readme", type=Path, help="write the table between this file's markers")
+    add("--check", action="store_true", help="write nothing; fail unless it is so")
+    args = parser.parse_args(argv)
     write(args.results, args.readme, args.check)

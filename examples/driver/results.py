@@ -120,6 +120,12 @@ def curve(runs: Runs, figure: str) -> list[float]:
     return [statistics.fmean(epoch[figure] for epoch in of_seeds) for of_seeds in epochs]
 
 
+def spread(runs: Runs, figure: str) -> list[float]:
+    """That figure's standard deviation over the seeds, after each epoch."""
+    epochs = zip(*(run["epochs"] for run in runs), strict=True)
+    return [statistics.stdev(epoch[figure] for epoch in of_seeds) for of_seeds in epochs]
+
+
 def seconds(runs: Runs) -> float:
     """Seconds per epoch: the median over seeds."""
     return statistics.median(training.seconds_per_epoch(run["epochs"]) for run in runs)
@@ -130,9 +136,9 @@ def speed(runs: Runs) -> float:
     return statistics.median(training.per_second(run["epochs"]) for run in runs)
 
 
-def speedup(by_impl: Mapping[str, Runs]) -> str:
+def speedup(by_impl: Mapping[str, Runs], time: Figure = seconds) -> str:
     """torch.nn's time over fusedrnn's; nothing where one was not trained."""
-    theirs, ours = (seconds(by_impl[i]) if i in by_impl else None for i in ("torch", "fusedrnn"))
+    theirs, ours = (time(by_impl[i]) if i in by_impl else None for i in ("torch", "fusedrnn"))
     return ratio(theirs, ours)
 
 
@@ -174,17 +180,44 @@ def scores(
 
 
 def times(
-    title: str, keys: Sequence[str], found: Groups, spec: str = ".2f", figure: Figure = seconds
+    title: str,
+    keys: Sequence[str],
+    found: Groups,
+    spec: str = ".2f",
+    figure: Figure = seconds,
+    time: Figure = seconds,
 ) -> Table:
-    """What each implementation took for each group, beside each other, and the speed of both; the
-    `figure` of its runs is shown as `spec` says."""
+    """What each implementation took for each group, beside each other, and the speed of both: the
+    `figure` of its runs is shown as `spec` says, the speed is the ratio of their `time`."""
     impls = list(dict.fromkeys(impl for by_impl in found.values() for impl in by_impl))
     compared = ["speed"] if {"fusedrnn", "torch"} <= {*impls} else []
     rows: list[tuple[str, ...]] = []
     for key, by_impl in found.items():
         shown = (format(figure(by_impl[impl]), spec) for impl in impls)
-        rows.append((*map(word, key), *shown, *(speedup(by_impl) for _ in compared)))
+        rows.append((*map(word, key), *shown, *(speedup(by_impl, time) for _ in compared)))
     return Table(title, (*keys, *(NAMES[impl] for impl in impls), *compared), rows)
+
+
+def charts(
+    by: int,
+    suffix: str,
+    caption: str,
+    title: str,
+    y: str,
+    found: Groups,
+    label: str,
+    figure: str,
+    log_y: bool = False,
+) -> list[Chart]:
+    """A `chart` for each value at place `by` of the groups' keys: it ends the suffix, and fills
+    `title`."""
+    parts: dict[Any, Groups] = {}
+    for key, by_impl in found.items():
+        parts.setdefault(key[by], {})[key] = by_impl
+    return [
+        chart(f"{suffix}-{v}", caption, title.format(word(v)), y, part, label, figure, log_y)
+        for v, part in parts.items()
+    ]
 
 
 def chart(
@@ -197,12 +230,14 @@ def chart(
     figure: str,
     log_y: bool = False,
 ) -> Chart:
-    """A figure after each epoch: a colour for each group, named by `label` filled with its key's
-    values; torch.nn's dashed."""
-    series, styles = {}, {}
+    """A figure after each epoch, the mean over the seeds and its deviation as bars: a colour for
+    each group, named by `label` filled with its key's values; torch.nn's dashed."""
+    series, styles, errors = {}, {}, {}
     for i, (key, by_impl) in enumerate(found.items()):
         for impl, runs in by_impl.items():
             name = f"{label.format(*map(word, key))}, {impl}"
             series[name] = curve(runs, figure)
+            if len(runs) > 1:
+                errors[name] = spread(runs, figure)
             styles[name] = f"C{i}" + ("--" if impl == "torch" else "-")
-    return Chart(suffix, caption, title, y, series, log_y=log_y, styles=styles)
+    return Chart(suffix, caption, title, y, series, log_y=log_y, styles=styles, errors=errors)

@@ -27,7 +27,7 @@ FULL = {"reuters": ["--seed", "0", "1", "2"], "imdb": ["--layout", "padded"]}
 
 def commands(argv: Sequence[str] | None) -> tuple[dict[str, list[str]], Path]:
     """How each chosen workload is started, and where all write to; exits on a bad option."""
-    parser = common("python -m examples all", "Train all workloads, and write the results page.")
+    parser = common("all", "Train all workloads, and write the results page.", "all --quick")
     parser.set_defaults(impl=list(IMPLEMENTATIONS))
     full = parser.add_argument("--full", action="store_true", help="the published sizes")
     only = parser.add_argument("--only", nargs="+", choices=WORKLOADS, help="these; else all")

@@ -22,7 +22,7 @@ MACHINE = {"torch": "2.13.0", "fusedrnn": "0.1.0", "cpu": "A CPU", "device": "cp
 
 
 class MadeUp(Workload):
-    name, about, cells, epochs, unit = "reuters", "", ("lstm",), 1, "rows"
+    name, about, cells, epochs, unit, example = "reuters", "", ("lstm",), 1, "rows", ""
 
     def options(self, add: Any) -> None:
         add("--steps", type=int, default=10)
@@ -40,7 +40,7 @@ class MadeUp(Workload):
         )
 
     def draw(self, record: Record) -> list[Chart]:
-        return [Chart("-loss", "The loss.", "t", "loss", {"a": [record["accuracy"]]})]
+        return [Chart("-loss", "The loss.", "t", "loss", {"a": [1, 2, record["accuracy"]]})]
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +72,8 @@ def made(out: Path) -> str:
 def test_the_page_shows_system_command_machine_table_remark_and_plot(out: Path) -> None:
     text = made(out)
     for part in (
-        "| A system, LSTM | 0.75 | 0.75 | 1.50x |",
-        "## A system\n\nWhat it learns.",
+        "| A system, LSTM, steps 5 | 0.75 | 0.75 | 1.50x |",
+        "## A system, steps 5\n\nWhat it learns.",
         "python -m examples reuters --impl fusedrnn torch --seed 0 1 --steps 5\n",
         "A CPU, 2 threads, torch 2.13.0, fusedrnn 0.1.0 (abc), 2026-01-02.",
         "**Scores**\n\n| model | accuracy |",
@@ -95,7 +95,8 @@ def test_reduced_and_synthetic_results_say_so_in_title_and_table(out: Path) -> N
     write(out / "reuters.jsonl", {"quick": True})
     write(out / "z.jsonl", {"synthetic": True})
     text = made(out)
-    for part in ("## A system, reduced size", "| A system, LSTM, synthetic data |", "--quick"):
+    reduced, drawn = "steps 5, reduced size", "| A system, LSTM, steps 5, synthetic data |"
+    for part in (f"## A system, {reduced}", drawn, "--quick"):
         assert part in text
 
 

@@ -1,15 +1,9 @@
-"""Tables, means, ratios and plots: what every workload says its results with."""
+"""Tables, means and ratios: what every workload says its results with."""
 
 from __future__ import annotations
 
-import math
-import sys
-from pathlib import Path
-
 import pytest
 
-from examples.driver.errors import WorkloadError
-from examples.driver.plots import Chart
 from examples.driver.tables import Summary, Table, mean_std, ratio
 
 TABLE = Table(
@@ -70,33 +64,3 @@ def test_a_ratio_is_torchs_time_over_ours_and_empty_without_one_of_them() -> Non
 def test_the_console_shows_tables_and_then_remarks() -> None:
     shown = Summary("title", "text", [TABLE, TABLE], ["One.", "Two."]).console()
     assert shown == f"{TABLE.text()}\n\n{TABLE.text()}\n\nOne.\nTwo."
-
-
-def test_a_plots_name_goes_on_where_the_stem_ends() -> None:
-    chart = Chart("-loss", "", "t", "y", {})
-    assert chart.path(Path("runs/imdb.v2")) == Path("runs/imdb.v2-loss.png")
-
-
-def test_the_same_lines_give_the_same_file_and_others_another(tmp_path: Path) -> None:
-    files: list[bytes] = []
-    for last in (1.0, 1.0, 1.5):
-        lines = {"a": ([1, 2, 3], [3.0, 2.0, last])}
-        Chart("", "", "t", "y", lines).write(tmp_path / "p.png")
-        files.append((tmp_path / "p.png").read_bytes())
-    assert files[0] == files[1] != files[2]
-    assert files[0].startswith(b"\x89PNG")
-
-
-def test_logarithmic_axes_take_what_is_not_positive(tmp_path: Path) -> None:
-    chart = Chart("", "", "t", "y", {"a": [1.0, 0.0, math.nan]}, log_y=True)
-    chart.write(tmp_path / "p.png")
-    assert (tmp_path / "p.png").stat().st_size
-
-
-def test_without_matplotlib_a_plot_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(WorkloadError, match=r"pip install \.\[bench\]"):
-        Chart("", "", "t", "y", {"a": [1.0]}).write(tmp_path / "p.png")
-    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from examples.driver import training
 from examples.driver.errors import WorkloadError
@@ -110,3 +111,19 @@ def test_times_are_medians_without_the_first_of_three_epochs() -> None:
     assert training.per_second(epochs) == 5.0
     assert training.seconds_per_epoch(epochs[:2]) == 5.0
     assert training.seconds_per_epoch(epochs[:1]) == 9.0
+
+
+def test_the_progress_bar_counts_to_the_updates_that_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    totals: list[int | None] = []
+
+    def bar(total: int | None, **options: Any) -> Any:
+        totals.append(total)
+        return tqdm(total=total, **options)
+
+    monkeypatch.setattr(training, "tqdm", bar)
+    begun, fresh = small_run(0, length=3), small_run(1, length=3)
+    fit(begun, epochs=2)
+    fit(begun, fresh, epochs=5)
+    assert totals == [2 * 3, (3 + 5) * 3]

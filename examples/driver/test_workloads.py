@@ -31,11 +31,15 @@ Capture = pytest.CaptureFixture[str]
 EACH = pytest.mark.parametrize("name", WORKLOADS)
 ONE_CELL = {name: ["--cell", "rnn"] for name in WORKLOADS} | {"seq2seq": ["--cell", "gru"]}
 FILES = {  # of the charts, and what else stands in the name
-    "hello": ("", [""]),
-    "from_scratch": ("", ["", "-drift"]),
-    "time_machine": ("", ["-first"]),
-    "reuters": ("-first70", ["-accuracy", "-loss"]),
-    "imdb": ("-padded-packed-quick", [""]),
+    "hello": ("-epochs3", [""]),
+    "from_scratch": ("-epochs3", ["-drift", "-gru", "-lstm", "-rnn"]),
+    "time_machine": ("-first-epochs3", ["-first-random", "-first-sequential"]),
+    "cost": ("-hidden5+8-epochs3", ["-inference", "-training"]),
+    "reuters": (
+        "-steps8+12-limit70-epochs3",
+        ["-accuracy-lstm", "-accuracy-rnn", "-loss-lstm", "-loss-rnn", "-rmse"],
+    ),
+    "imdb": ("-padded+packed-steps9-limit70-quick", ["", "-2"]),
     "seq2seq": ("-quick", ["", "-epochs"]),
     "gradient_flow": ("-quick", ["", "-norms", "-trained"]),
 }
@@ -86,7 +90,7 @@ def test_one_implementation_alone_gets_no_ratio_and_a_deviation_of_its_seeds(
     summary = workload(name).summarise(found)
     assert {(ours, ratio) for _, ours, _, ratio in summary.headline} == {("", "")}
     assert "fusedrnn" not in summary.console()
-    if name not in ("hello", "gradient_flow"):
+    if name not in ("hello", "cost", "gradient_flow"):
         assert all("±" in theirs for _, _, theirs, _ in summary.headline)
 
 
@@ -130,6 +134,15 @@ def test_both_begin_with_the_same_parameters_and_a_checkpoint_knows_all_sizes(na
             twins = [r.model.state_dict() for r in group.runs if r.name == run.name]
             torch.testing.assert_close(twins[0], twins[-1], rtol=0, atol=0)
             assert sizes <= set(run.task)
+
+
+@EACH
+def test_the_progress_bar_knows_the_updates_of_an_epoch(name: str, small: dict[str, str]) -> None:
+    chosen = workload(name)
+    words = [*small[name].split(), "--synthetic", "--impl", "torch"]
+    groups = chosen.build(chosen.configs(parser(chosen).parse_args(words)))
+    run = next(groups).runs[-1]
+    assert abs(sum(1 for _ in run.updates()) - run.length) <= 1
 
 
 H, V, GATES = 256, 28, {"rnn": 1, "gru": 3, "lstm": 4}
@@ -235,7 +248,7 @@ def test_reuters_shows_the_newswire_the_counts_and_the_table(
     assert "synthetic" not in out
     for part in (
         *("8 newswires to train, 3 to test", "first newswire (", "1,351,982", "1,550,126"),
-        *("After 1 epochs (one seed)", "Always answering the most frequent topic scores"),
+        *("After 3 epochs (one seed)", "Always answering the most frequent topic scores"),
     ):
         assert part in out
     rows = [" ".join(line.split()[:3]) for line in out.splitlines()]

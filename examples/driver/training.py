@@ -65,6 +65,7 @@ class Run:
         sizes: what else a checkpoint must agree on to be resumed; neither `impl` nor the number of
             epochs.
         generators: where random numbers come from besides torch's global generator.
+        length: the updates of an epoch, to within one; the progress bar reckons with them.
         after: figures after an epoch, such as a validation accuracy; its time is not counted.
     """
 
@@ -79,6 +80,7 @@ class Run:
     sizes: Mapping[str, Any] = field(default_factory=dict)
     generators: Mapping[str, Generator] = field(default_factory=dict)
     after: Callable[[], Mapping[str, float]] | None = None
+    length: int = 0
     history: list[Epoch] = field(default_factory=list)
     random_state: list[Tensor] = field(init=False, repr=False)
 
@@ -150,9 +152,10 @@ def fit(
                     f"{run.name} ({run.impl}) has been trained for {len(run.history)} epochs, "
                     f"got --epochs {epochs}: give at least as many, or another --checkpoints"
                 )
-    left = sum(max(epochs - len(run.history), 0) for run in runs)
+    left = sum(max(epochs - len(run.history), 0) * run.length for run in runs)
+    quiet = None if processes().leader else True
     try:
-        with tqdm(unit="update", leave=False, disable=None if processes().leader else True) as bar:
+        with tqdm(total=left or None, unit="update", leave=False, disable=quiet) as bar:
             for number in range(1, epochs + 1):
                 for run in (run for run in runs if len(run.history) < number):
                     bar.set_description(f"{run.name} {run.impl} epoch {number}/{epochs}")
@@ -160,8 +163,6 @@ def fit(
                     run.history.append(epoch)
                     if checkpoints is not None:
                         checkpoints.save(run)
-                    if bar.total is None:  # the epochs of a fit have as many updates as its first
-                        bar.total = bar.n * left
                     bar.set_postfix(loss=f"{epoch.loss:.4f}", refresh=False)
                     report(run, number, epoch)
     except KeyboardInterrupt:

@@ -16,7 +16,16 @@ from examples.driver.training import Epoch as Epoch
 from examples.driver.training import Run as Run
 
 # In the order of the page, from the smallest to the largest idea.
-WORKLOADS = ("hello", "from_scratch", "time_machine", "reuters", "imdb", "seq2seq", "gradient_flow")
+WORKLOADS = (
+    "hello",
+    "from_scratch",
+    "time_machine",
+    "cost",
+    "reuters",
+    "imdb",
+    "seq2seq",
+    "gradient_flow",
+)
 Say = Callable[[str], None]
 
 
@@ -61,7 +70,11 @@ class Workload(Protocol):
 
     name: str  # of its folder, its results and its checkpoints
     about: str  # what the command does
-    cells: Sequence[str]
+    cells: Sequence[str]  # those that are trained when none is asked for
+    more_cells: Sequence[str] = ()  # what --cell takes besides
+    sizes: Any = None  # at full size, a dataclass: the options offer those in options.SIZES,
+    fixed: Sequence[str] = ()  # except these
+    example: str  # a command that is worth a try, after "python -m examples"
     epochs: int  # at full size, for the help text
     unit: str  # what a target is, in the plural
     measure: str = "loss"  # or "perplexity": what is said of an epoch's loss

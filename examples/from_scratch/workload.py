@@ -41,6 +41,8 @@ class FromScratch(Workload):
     name = "from_scratch"
     about = "Train the written-out RNN, GRU and LSTM beside layers of the same weights."
     cells = CELLS
+    example = "from_scratch --cell rnn --hidden 512 --epochs 500"
+    sizes, fixed = model.CONFIG, ("layers", "dropout")  # one layer is written out
     epochs = model.CONFIG.epochs
     unit = "tokens"
     measure = "perplexity"
@@ -97,22 +99,27 @@ class FromScratch(Workload):
         first = results.first_seed(record)
         cells = list(dict.fromkeys(run["cell"] for run in first))
         impls = _impls(results.groups(first, "cell"))
-        curves, drifts, styles = {}, {}, {}
+        curves: dict[str, dict[str, list[float]]] = {cell: {} for cell in cells}
+        drifts, styles = {}, {}
         for run in first:
             name = f"{run['cell'].upper()} {NAMES[run['impl']]}"
-            curves[name] = [epoch.perplexity for epoch in run["epochs"]]
+            curves[run["cell"]][name] = [epoch.perplexity for epoch in run["epochs"]]
             if "drift" in run:
                 drifts[name] = run["drift"]
             line = {impls[0]: "-", SCRATCH: "--"}.get(run["impl"], ":")
             styles[name] = f"C{cells.index(run['cell'])}{line}"
-        same = "Perplexity while training; lines that cannot be told apart lie on each other."
-        title = "Time Machine, written out and as layers"
+        same = "Perplexity while training, one line on the other: written out, and as layers."
+        title = "{}: the written-out cell and the layers learn alike"
         rounding = "rounding, grown by every update."
         far = f"How far the layers' losses have been from the written-out cell's: {rounding}"
         against = "losses per epoch, against the written-out cell's"
+        look: dict[str, Any] = {"log_y": True, "styles": styles}
         y, grown = "largest relative difference so far", any(v[-1] for v in drifts.values())
         return [
-            Chart("", same, title, "perplexity", curves, log_y=True, styles=styles),
+            *(
+                Chart(f"-{cell}", same, title.format(cell.upper()), "perplexity", lines, **look)
+                for cell, lines in curves.items()
+            ),
             Chart("-drift", far, against, y, drifts, log_y=grown, styles=styles),
         ]
 

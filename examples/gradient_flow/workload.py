@@ -46,6 +46,8 @@ TEXT = (
 class GradientFlow(Workload):
     name = "gradient_flow"
     about = "Measure how far a gradient reaches back in RNN, GRU and LSTM."
+    example = "gradient_flow --steps 100 --cell lstm"
+    sizes = CONFIG
     cells = CELLS
     epochs = CONFIG.epochs
     unit = "tokens"

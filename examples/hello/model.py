@@ -88,4 +88,4 @@ def new_run(cell: str, impl: str, seed: int, config: Config, device: torch.devic
         yield train_step(model, optimizer, x, y), len(y)
 
     about = ("hello", f"{cell}-seed{seed}", impl, seed, {"cell": cell})
-    return training.Run(*about, model, optimizer, updates, asdict(config), after=after)
+    return training.Run(*about, model, optimizer, updates, asdict(config), after=after, length=1)

@@ -91,6 +91,6 @@ def test_a_run_prints_the_steps_and_writes_what_the_summary_is_made_from(
         assert f"{impl}: epoch 1  loss " in printed
         last = next(line for line in printed.splitlines() if f"{impl}: epoch 40 " in line)
         assert last.endswith("h -> e, e -> l, l -> l, l -> o")
-    found = results.read(tmp_path / "out" / "hello-fusedrnn-torch.jsonl")
+    found = results.read(tmp_path / "out" / "hello-fusedrnn-torch-lstm-epochs40.jsonl")
     assert WORKLOAD.summarise(found).console() in printed
     assert found["data"] == "hello"

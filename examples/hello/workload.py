@@ -29,6 +29,8 @@ class Hello(Workload):
     name = "hello"
     about = "Train RNN, GRU and LSTM to spell hello."
     cells = CELLS
+    example = "hello --hidden 4 --seed 0 1 2"
+    sizes = model.CONFIG
     epochs = model.CONFIG.epochs
     unit = "letters"
 
@@ -72,7 +74,11 @@ class Hello(Workload):
     def draw(self, record: Record) -> list[Chart]:
         found = results.groups(results.first_seed(record), "cell")
         caption = "Loss while learning the word; first seed, dashed: torch.nn."
-        return [results.chart("", caption, WORD, "loss", found, "{}", "loss", log_y=True)]
+        return [
+            results.chart(
+                "", caption, "Learning to spell hello", "loss", found, "{}", "loss", log_y=True
+            )
+        ]
 
 
 WORKLOAD = Hello()

@@ -12,7 +12,7 @@ from typing import Any
 from examples import data
 from examples.data import fetch
 from examples.driver import results
-from examples.driver.options import positive
+from examples.driver.options import above_zero, positive, sized
 from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, mean_std
 from examples.driver.workload import Chart, Group, Job, Run, Say, Workload
@@ -33,8 +33,10 @@ TEXT = (
 class Imdb(Workload):
     name = "imdb"
     about = "Train a bidirectional LSTM and a plain RNN on the IMDB film reviews."
-    cells = tuple(model.CONFIGS)
-    epochs = 2
+    cells, more_cells = ("rnn", "lstm"), ("gru",)
+    example = "imdb --cell gru --layout padded --limit 3200 --follow"
+    sizes = model.CONFIGS["lstm"]
+    epochs = model.CONFIGS["lstm"].epochs
     unit = "reviews"
     shares = True
 
@@ -43,15 +45,26 @@ class Imdb(Workload):
         add("--steps", type=positive, help="length T; 256 at full size")
         add("--limit", type=positive, help="use only the first reviews of either part")
         add("--follow", action="store_true", help="score after every epoch; a third more time")
+        part = "train on four fifths of the training reviews, score on the last; to choose sizes by"
+        add("--held-out", action="store_true", help=part)
+        add("--vectors", type=above_zero, help="word vectors are drawn from minus to plus this")
+        add("--forget-bias", type=float, help="an LSTM's, at the start")
 
     def configs(self, args: argparse.Namespace) -> Job:
         corpus = data.imdb(args.data_dir, args.synthetic)
         limit = args.limit or (3_000 if args.quick else None)
-        small = {"hidden": 48, "steps": 64, "batch": 32} if args.quick else {}
-        sizes: dict[str, Any] = small | ({"steps": args.steps} if args.steps else {})
-        configs = {cell: replace(model.CONFIGS[cell], **sizes) for cell in args.cell}
+        quick: dict[str, Any] = {**model.QUICK}
+        own = {name: getattr(args, name) for name in ("steps", "vectors", "forget_bias")}
+        own = {name: value for name, value in own.items() if value is not None}
+        configs = {
+            cell: replace(sized(args, full, replace(full, **quick)), **own)
+            for cell, full in model.CONFIGS.items()
+            if cell in args.cell
+        }
         T = configs[args.cell[0]].steps
         reviews = {x: model.split(corpus, T, x, limit, args.device) for x in args.layout}
+        if args.held_out:
+            reviews = {x: model.held_out(train) for x, (train, _) in reviews.items()}
         train, test = reviews[args.layout[0]]
         counts = {"train": len(train.y), "test": len(test.y)}
         lines = [f"{counts['train']:,} reviews to train, {counts['test']:,} to test"]
@@ -69,7 +82,7 @@ class Imdb(Workload):
             model.new_run(cell, impl, seed, layout, parts, job.config[cell], **about)
             for cell, (layout, parts), seed, impl in each
         ]
-        yield Group(runs, args.epochs or (3 if args.quick else self.epochs))
+        yield Group(runs, job.config[args.cell[0]].epochs)
 
     def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
         _, test = job.data[run.fields["layout"]]

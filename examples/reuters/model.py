@@ -148,7 +148,9 @@ def new_run(
 
     about = ("reuters", f"{cell}-T{T}-seed{seed}", impl, seed, {"cell": cell, "T": T})
     sizes = {"data": data.kind(rows.source), "rows": len(rows.x_train), **asdict(config)}
-    return training.Run(*about, model, optimizer, updates, sizes, {"order": order}, scores)
+    run = training.Run(*about, model, optimizer, updates, sizes, {"order": order}, scores)
+    run.length = math.ceil(len(rows.x_train) / config.batch)
+    return run
 
 
 def majority(rows: Split) -> float:

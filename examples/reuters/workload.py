@@ -17,7 +17,8 @@ from examples import data
 from examples.data import fetch
 from examples.driver import results
 from examples.driver.options import positive, sized
-from examples.driver.results import Groups, Record
+from examples.driver.plots import Points
+from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, Table
 from examples.driver.workload import Chart, Group, Job, Workload
 from examples.reuters import model
@@ -36,7 +37,9 @@ CLEAR = 3  # standard errors: of few seeds, two come by chance (Student's t of 3
 class Reuters(Workload):
     name = "reuters"
     about = "Train RNN and LSTM on the Reuters newswires."
-    cells = model.CELLS
+    cells, more_cells = model.CELLS, ("gru",)
+    example = "reuters --cell lstm gru --steps 100 --seed 0 1 2"
+    sizes = model.CONFIG
     epochs = model.CONFIG.epochs
     unit = "newswires"
     shares = True
@@ -94,16 +97,46 @@ class Reuters(Workload):
 
     def draw(self, record: Record) -> list[Chart]:
         found = results.groups(record["runs"], "cell", "T")
-        loss = "Training loss after each epoch, mean over seeds; dashed: torch.nn."
-        accuracy = "Accuracy on the test rows after each epoch; dashed: torch.nn."
+        loss = "Training loss after each epoch, mean and deviation over seeds; dashed: torch.nn."
+        accuracy = "Accuracy on the test rows after each epoch, likewise."
         lines = (found, "{} T={}")
+        fit, right = (
+            "Reuters, {}: how well it fits, by T",
+            "Reuters, {}: how often it is right, by T",
+        )
         return [
-            results.chart("-loss", loss, "Reuters", "training loss", *lines, "loss"),
-            results.chart("-accuracy", accuracy, "Reuters", "test accuracy", *lines, "accuracy"),
+            *results.charts(0, "-loss", loss, fit, "training loss", *lines, "loss"),
+            *results.charts(0, "-accuracy", accuracy, right, "test accuracy", *lines, "accuracy"),
+            *_by_length(found),
         ]
 
 
 WORKLOAD = Reuters()
+
+
+def _by_length(found: Groups) -> list[Chart]:
+    """RMSE after the last epoch against T; nothing where there are not two lengths."""
+    by_name: dict[str, list[tuple[float, Runs]]] = {}
+    styles = {}
+    for (cell, T), by_impl in found.items():
+        for impl, runs in by_impl.items():
+            name = f"{cell.upper()}, {impl}"
+            by_name.setdefault(name, []).append((T, runs))
+            color = list(GATES).index(cell)
+            styles[name] = f"C{color}" + ("--" if impl == "torch" else "-")
+    series: dict[str, Points] = {}
+    errors = {}
+    for name, places in by_name.items():
+        values = [results.last(runs, "rmse") for _, runs in sorted(places, key=lambda p: p[0])]
+        series[name] = sorted(T for T, _ in places), [statistics.mean(v) for v in values]
+        if min(map(len, values)) > 1:
+            errors[name] = [statistics.stdev(v) for v in values]
+    if len({T for _, T in found}) < 2:
+        return []
+    caption = "RMSE on the test rows after the last epoch; bars: deviation over seeds."
+    title, y = "Reuters: more words, more or less error", "RMSE of the 46 probabilities"
+    about = ("-rmse", caption, title, y, series, "T, words read")
+    return [Chart(*about, styles=styles, errors=errors)]
 
 
 def derivation(cell: str, config: Mapping[str, Any]) -> Table:

@@ -41,6 +41,8 @@ class Seq2Seq(Workload):
         "Train an encoder and a decoder to write dates as ISO 8601. "
         "The dates are generated: --data-dir is not used, --synthetic only named."
     )
+    example = "seq2seq --cell gru --forcing 1.0 scheduled --hidden 32"
+    sizes = model.CONFIG
     cells = model.CELLS
     epochs = model.CONFIG.epochs
     unit = "symbols"

@@ -34,6 +34,8 @@ class Config:
     """The task's sizes and how it is trained."""
 
     hidden: int = 256
+    layers: int = 1
+    dropout: float = 0.0  # between layers
     batch: int = 32
     steps: int = 35
     learning_rate: float = 1.0
@@ -54,11 +56,12 @@ QUICK = {
 class LanguageModel(nn.Module):
     """Logits [T*B, V] of the next character, time first, and the last state."""
 
-    def __init__(self, layer: Layer, vocabulary: int, hidden: int) -> None:
+    def __init__(self, layer: Layer, vocabulary: int, config: Config) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        self.rnn = layer(vocabulary, hidden)
-        self.linear = nn.Linear(hidden, vocabulary)
+        size = {"num_layers": config.layers, "dropout": config.dropout}
+        self.rnn = layer(vocabulary, config.hidden, **size)
+        self.linear = nn.Linear(config.hidden, vocabulary)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         one_hot = F.one_hot(x.t(), self.vocabulary).to(self.linear.weight.dtype)  # [T, B, V]
@@ -70,7 +73,7 @@ def build_model(
     cell: str, impl: str = "fusedrnn", vocabulary: int = 28, config: Config = CONFIG
 ) -> LanguageModel:
     """The model in its initial state, drawn from torch's global generator."""
-    return LanguageModel(layer_class(cell, impl), vocabulary, config.hidden)
+    return LanguageModel(layer_class(cell, impl), vocabulary, config)
 
 
 def build_optimizer(model: nn.Module, config: Config = CONFIG) -> torch.optim.Optimizer:
@@ -110,6 +113,11 @@ def batches(
 ) -> Batches:
     """One epoch of (x, y), each [batch, steps], cut from tokens [N]."""
     return BATCHES[sampling](tokens, config.batch, config.steps, rng or random.Random(0))
+
+
+def updates(characters: int, config: Config) -> int:
+    """How many batches an epoch has, from the middle of the starts that it may have."""
+    return (characters - config.steps // 2 - 1) // (config.batch * config.steps)
 
 
 def train_step(
@@ -187,7 +195,10 @@ def new_run(
     score = partial(evaluate, model, held_out, config.batch)
     after = (lambda: {"held_out": score()}) if config.held_out else None
     fields = {"corpus": corpus, "cell": cell, "sampling": sampling}
-    updates = partial(epoch, model, optimizer, tokens, sampling, rng, config)
+    one_epoch = partial(epoch, model, optimizer, tokens, sampling, rng, config)
     about = ("time_machine", f"{corpus}-{cell}-{sampling}-seed{seed}", impl, seed)
     sizes = {"data": data.kind(text.source), **asdict(config)}
-    return training.Run(*about, fields, model, optimizer, updates, sizes, {"batches": rng}, after)
+    own = {"batches": rng}
+    run = training.Run(*about, fields, model, optimizer, one_epoch, sizes, own, after)
+    run.length = updates(len(tokens), config)
+    return run

@@ -35,6 +35,8 @@ class TimeMachine(Workload):
     name = "time_machine"
     about = "Train RNN, GRU and LSTM on the characters of The Time Machine."
     cells = CELLS
+    example = "time_machine --corpus first --cell lstm --hidden 512 --layers 2"
+    sizes = model.CONFIG
     epochs = model.CONFIG.epochs
     unit = "tokens"
     measure = "perplexity"
@@ -101,13 +103,14 @@ class TimeMachine(Workload):
         )
 
     def draw(self, record: Record) -> list[Chart]:
-        charts = []
+        charts: list[Chart] = []
         for corpus in record["config"]:
             found, title, figure, kind = _of(record, corpus)
             caption = f"{kind.capitalize()} perplexity after each epoch, {title}, mean over seeds; "
-            about = (f"-{corpus}", caption + "dashed: torch.nn.", f"Time Machine, {title}")
+            said = f"{kind} perplexity, {{}} sampling: {title}"
+            about = (f"-{corpus}", caption + "dashed: torch.nn.", said[0].upper() + said[1:])
             lines = (found, "{} {}", figure)
-            charts.append(results.chart(*about, f"{kind} perplexity", *lines, log_y=True))
+            charts += results.charts(1, *about, f"{kind} perplexity", *lines, log_y=True)
         return charts
 
 
