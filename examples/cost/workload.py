@@ -17,7 +17,7 @@ from examples.driver.options import positive, sized
 from examples.driver.plots import Points
 from examples.driver.results import Figure, Groups, Record, Runs
 from examples.driver.tables import Summary
-from examples.driver.workload import Chart, Group, Job, Workload
+from examples.driver.workload import Chart, Claim, Group, Job, Workload
 
 TEXT = (
     "An LSTM has four gates where an RNN has one, so its layer has four times the weights and does "
@@ -78,6 +78,11 @@ class Cost(Workload):
                 lambda runs: f"{training(runs):.2f}",
             ),
         )
+
+    def claims(self, record: Record) -> list[Claim]:
+        exercise = "exercise: the cost of an LSTM beside an RNN, in training and inference, by size"
+        found = results.groups(record["runs"], "hidden", "cell")
+        return [(exercise, " ".join(_remarks(record, found)))]
 
     def draw(self, record: Record) -> list[Chart]:
         found = results.groups(record["runs"], "hidden", "cell")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from examples.driver.tables import Summary, Table
 from examples.driver.workload import WORKLOADS, Workload, workload
 
 PAGE = "results.md"  # beside the results
-MARKERS = "<!-- workloads:begin -->", "<!-- workloads:end -->"
+MARKERS = ("workloads", "texts")  # <!-- workloads:begin -->, <!-- workloads:end -->, ...
 # Options that choose among what the course publishes; any other makes a result another one.
 CHOICES = ("impl", "cell", "seed", "device", "threads", "layout", "sampling", "corpus", "forcing")
+BARS = 10  # in the picture of speeds
 HEAD = ("system", "fusedrnn", "torch.nn", "speed")
 
 INTRODUCTION = """# What the examples learn
@@ -62,6 +64,10 @@ class Result:
 
     def plots(self) -> list[tuple[Chart, Path]]:
         return [(chart, chart.path(self.stem)) for chart in self.charts]
+
+
+def _prefix(result: Result) -> str:
+    return "synthetic | " * bool(result.record["options"].get("synthetic"))
 
 
 def load(directory: Path) -> list[Result]:
@@ -111,6 +117,18 @@ def command(result: Result) -> str:
     return shlex.join(words)
 
 
+def speed(found: Sequence[Result]) -> plots.Bars | None:
+    """A bar for each result that has speeds, the geometric mean of those of its headline."""
+    values: dict[str, float] = {}
+    for result in found:
+        ratios = [float(ratio[:-1]) for *_, ratio in result.summary.headline if ratio]
+        if ratios and len(values) < BARS:
+            name = result.summary.title.partition(":")[0] + result.marks
+            values[name] = statistics.geometric_mean(ratios)
+    caption = "Whole trainings, torch.nn's time divided by fusedrnn's: above 1, fusedrnn is faster."
+    return plots.Bars("", caption, "How much faster the examples train", values) if values else None
+
+
 def where(records: Iterable[dict[str, Any]]) -> str:
     """What was measured, where and when: a sentence, of several machines or versions in parts."""
     groups: dict[str, tuple[set[str], set[str]]] = {}
@@ -142,8 +160,7 @@ def section(result: Result, page: Path) -> str:
     if summary.remarks:
         blocks.append("\n".join(f"- {remark}" for remark in summary.remarks))
     for chart, png in result.plots():
-        link = Path(os.path.relpath(png, page.parent)).as_posix()
-        blocks += [f"![{chart.caption}]({link})", f"*{chart.caption}*"]
+        blocks += _shown(chart, png, page)
     return "\n\n".join(blocks)
 
 
@@ -156,22 +173,48 @@ def headline_table(found: Sequence[Result]) -> str:
     return f"{Table('', HEAD, rows).markdown()}\n\n{place}"
 
 
+def _shown(picture: plots.Picture, png: Path, page: Path) -> list[str]:
+    """A picture and its caption as Markdown of `page`."""
+    link = Path(os.path.relpath(png, page.parent)).as_posix()
+    return [f"![{picture.caption}]({link})", f"*{picture.caption}*"]
+
+
+def overview(found: Sequence[Result], directory: Path, page: Path) -> str:
+    """The table of all systems and the picture of their speeds, for `page`."""
+    bars = speed(found)
+    shown = _shown(bars, directory / "speed.png", page) if bars else []
+    return "\n\n".join([headline_table(found), *shown])
+
+
+def claims(found: Sequence[Result]) -> str:
+    """What the course texts say, beside what the results say, with the commands that made them."""
+    rows: list[tuple[str, ...]] = [
+        (text, ours, f"`{command(result)}`")
+        for result in found
+        for text, ours in result.workload.claims(result.record)
+    ]
+    return Table("", ("the texts", "here", "command"), rows).markdown()
+
+
 def render(found: Sequence[Result], page: Path) -> str:
     """The whole page."""
     sections = [section(result, page) for result in found]
-    return "\n\n".join([INTRODUCTION.strip(), headline_table(found), *sections]) + "\n"
+    blocks = [INTRODUCTION.strip(), overview(found, page.parent, page), *sections]
+    return "\n\n".join(blocks) + "\n"
 
 
-def with_table(path: Path, table: str) -> str:
-    """The text of `path` with the table between its markers."""
+def filled(path: Path, parts: Mapping[str, str]) -> str:
+    """The text of `path` with each part between the markers of its name."""
     text = path.read_text("utf-8")
-    for marker in MARKERS:
-        times = text.count(marker)
-        if times != 1:
-            raise WorkloadError(f"{path}: expected {marker} once, got it {times} times")
-    head, rest = text.split(MARKERS[0])
-    tail = rest.split(MARKERS[1])[-1]
-    return f"{head}{MARKERS[0]}\n{table}\n{MARKERS[1]}{tail}"
+    for name, part in parts.items():
+        begin, end = (f"<!-- {name}:{which} -->" for which in ("begin", "end"))
+        for marker in (begin, end):
+            times = text.count(marker)
+            if times != 1:
+                raise WorkloadError(f"{path}: expected {marker} once, got it {times} times")
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{part}\n{end}{rest.split(end)[-1]}"
+    return text
 
 
 def write(directory: Path, readme: Path | None, check: bool) -> None:
@@ -180,10 +223,14 @@ def write(directory: Path, readme: Path | None, check: bool) -> None:
     found, page = load(directory), directory / PAGE
     texts = {page: render(found, page)}
     if readme:
-        texts[readme] = with_table(readme, headline_table(found))
-    plots = [plot for result in found for plot in result.plots()]
+        parts = (overview(found, directory, readme), claims(found))
+        texts[readme] = filled(readme, dict(zip(MARKERS, parts, strict=True)))
+    pictures: list[tuple[plots.Picture, Path, str]]
+    pictures = [(chart, png, _prefix(r)) for r in found for chart, png in r.plots()]
+    if bars := speed(found):
+        pictures.append((bars, directory / "speed.png", ""))
     if check:
-        faults = [f"{png} is missing" for _, png in plots if not png.is_file()]
+        faults = [f"{png} is missing" for _, png, _ in pictures if not png.is_file()]
         faults += [
             f"{path} does not follow from the results"
             for path, text in texts.items()
@@ -194,10 +241,8 @@ def write(directory: Path, readme: Path | None, check: bool) -> None:
             made = f"python -m examples page {directory}{option}"
             raise WorkloadError("; ".join([*faults, f"run: {made}"]))
         return
-    for result in found:
-        prefix = "synthetic | " * bool(result.record["options"].get("synthetic"))
-        for chart, png in result.plots():
-            chart.write(png, prefix)
+    for picture, png, prefix in pictures:
+        picture.write(png, prefix)
     for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text, "utf-8")
@@ -209,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples page", description=about)
     add = parser.add_argument
     add("results", type=Path, help="directory of the results (JSONL)")
-    add("--readme", type=Path, help="write the table between this file's markers")
+    add("--readme", type=Path, help="write the tables between this file's markers")
     add("--check", action="store_true", help="write nothing; fail unless it is so")
     args = parser.parse_args(argv)
     write(args.results, args.readme, args.check)

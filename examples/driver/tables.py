@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+Claim = tuple[str, str]  # what a course text says, and what a record says
 Headline = tuple[str, str, str, str]  # system, fusedrnn's figure, torch.nn's ("": not run), ratio
 
 # A figure, with or without unit, deviation or factor: its column is aligned to the right.

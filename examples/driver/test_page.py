@@ -12,7 +12,7 @@ from examples.driver import page
 from examples.driver.errors import WorkloadError
 from examples.driver.plots import Chart
 from examples.driver.results import Record
-from examples.driver.tables import Summary, Table
+from examples.driver.tables import Claim, Summary, Table
 from examples.driver.workload import Workload
 
 OPTIONS = {"impl": ["fusedrnn", "torch"], "seed": [0, 1], "epochs": None, "device": "cpu"}
@@ -38,6 +38,9 @@ class MadeUp(Workload):
             ["A remark."],
             [("A system, LSTM", accuracy, accuracy, "1.50x")],
         )
+
+    def claims(self, record: Record) -> list[Claim]:
+        return [("an LSTM is right more than half of the time", f"{record['accuracy']:.2f}")]
 
     def draw(self, record: Record) -> list[Chart]:
         return [Chart("-loss", "The loss.", "t", "loss", {"a": [1, 2, record["accuracy"]]})]
@@ -116,14 +119,27 @@ def test_systems_stand_in_the_pages_order_not_that_of_names(out: Path) -> None:
     assert found == ["hello", "reuters", "gradient_flow"]
 
 
-def test_the_readmes_table_is_written_between_its_markers_and_checked(out: Path) -> None:
+MARKS = [f"<!-- {name}:{which} -->" for name in page.MARKERS for which in ("begin", "end")]
+
+
+def test_the_readmes_tables_are_written_between_its_markers_and_checked(out: Path) -> None:
     readme = out / "README.md"
-    begin, end = page.MARKERS
-    readme.write_text(f"above\n{begin}\nold\n{end}\nbelow\n", "utf-8")
+    begin, end, *texts = MARKS
+    readme.write_text(f"above\n{begin}\nold\n{end}\n{texts[0]}\n{texts[1]}\nbelow\n", "utf-8")
     make(out, "--readme", readme)
     text = readme.read_text("utf-8")
     assert text.startswith(f"above\n{begin}\n| system |")
-    assert text.endswith(f"2026-01-02.\n{end}\nbelow\n")
+    assert f"2026-01-02.\n\n![" in text
+    speed = (
+        "![Whole trainings, torch.nn's time divided by fusedrnn's: above 1, fusedrnn is faster.]"
+    )
+    assert f"{speed}(speed.png)" in text
+    assert (out / "speed.png").read_bytes().startswith(b"\x89PNG")
+    row = (
+        "| an LSTM is right more than half of the time | 0.75 | `python -m examples reuters --impl"
+    )
+    assert row in text.split(texts[0])[1]
+    assert text.endswith(f"{texts[1]}\nbelow\n")
     make(out, "--readme", readme, "--check")
     write(out / "reuters.jsonl", accuracy=0.25)
     with pytest.raises(WorkloadError) as failed:

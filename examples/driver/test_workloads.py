@@ -76,6 +76,7 @@ def test_both_implementations_are_trained_in_turn_and_compared(
     console = [line.removeprefix("synthetic | ") for line in lines]
     assert summary.console() in "\n".join(console)
     assert all(ratio.endswith("x") for *_, ratio in summary.headline)
+    assert all(text and ours for text, ours in workload(name).claims(found))
     page.write(tmp_path / "out", None, check=False)
     page.write(tmp_path / "out", None, check=True)
     assert f"-m examples {name} --impl" in (tmp_path / "out" / page.PAGE).read_text("utf-8")

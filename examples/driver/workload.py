@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from examples.driver.plots import Chart as Chart
 from examples.driver.results import Record as Record
+from examples.driver.tables import Claim as Claim
 from examples.driver.tables import Summary as Summary
 from examples.driver.training import Epoch as Epoch
 from examples.driver.training import Run as Run
@@ -113,6 +114,10 @@ class Workload(Protocol):
     @abstractmethod
     def summarise(self, record: Record) -> Summary:
         """What the results say: from the file alone."""
+
+    def claims(self, record: Record) -> list[Claim]:
+        """What the course texts claim or report of this system, and what this record says."""
+        return []
 
     @abstractmethod
     def draw(self, record: Record) -> list[Chart]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice, product
 
@@ -25,7 +25,7 @@ from examples.driver.errors import WorkloadError
 from examples.from_scratch.written_out import WrittenOut, freeze, layer_state
 from examples.time_machine import model as time_machine
 
-CONFIG = replace(time_machine.CONFIG, epochs=100)
+CONFIG = time_machine.CONFIG
 SCRATCH = "scratch"  # stands where the others have their implementation
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

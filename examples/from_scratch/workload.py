@@ -13,6 +13,7 @@ from itertools import accumulate, product
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from examples import data
 from examples.driver import results
@@ -20,12 +21,16 @@ from examples.driver.layers import CELLS, NAMES
 from examples.driver.options import positive, sized
 from examples.driver.results import Groups, Record
 from examples.driver.tables import Headline, Summary, Table, ratio
-from examples.driver.workload import Chart, Epoch, Group, Job, Run, Say, Workload
+from examples.driver.workload import Chart, Claim, Epoch, Group, Job, Run, Say, Workload
 from examples.from_scratch import model
 from examples.from_scratch.model import SCRATCH
 from examples.from_scratch.written_out import GATES
+from examples.time_machine import model as time_machine
 
 ROUNDING = 1e-9  # float64 losses further apart than this share of them are not rounding's
+# What the texts report, by cell and units.
+CLAIMED = {("rnn", 512): ": perplexity 1.1, 37,989 characters/s on their machine"}
+SHOWN = "time"  # whose letters are shown one-hot
 NEAR = 0.01  # share of a loss within which two are called near
 
 TEXT = """\
@@ -53,12 +58,17 @@ class FromScratch(Workload):
     def configs(self, args: argparse.Namespace) -> Job:
         text = data.time_machine(args.data_dir, args.synthetic).to(args.device)
         config = sized(args, model.CONFIG, replace(model.CONFIG, epochs=4))
-        return Job(args, config, text, text.source, [str(text)])
+        one_hot = F.one_hot(torch.tensor(text.encode(SHOWN)), len(text.symbols)).tolist()
+        extra = {
+            "one_hot": [{"symbol": s, "vector": v} for s, v in zip(SHOWN, one_hot, strict=True)]
+        }
+        return Job(args, config, text, text.source, [str(text)], extra=extra)
 
     def build(self, job: Job) -> Iterator[Group]:
         args, config, text = job.args, job.config, job.data
         count = 8 if args.quick else 40  # updates compared loss by loss
         compared = job.extra.setdefault("compared", [])
+        untrained = job.extra.setdefault("untrained", [])
         for cell, seed in product(args.cell, args.seed):
             torch.manual_seed(seed)
             models = model.build_models(cell, args.impl, len(text.symbols), config)
@@ -68,6 +78,8 @@ class FromScratch(Workload):
             ]
             tensors = {name: list(p.shape) for name, p in models[SCRATCH].named_parameters()}
             about = {"cell": cell, "seed": seed, "tensors": tensors, "count": count}
+            wrote = time_machine.generate(models[SCRATCH], text, time_machine.PREFIXES[0])
+            untrained.append({"cell": cell, "seed": seed, "text": wrote})
             losses = model.compare(models, text.tokens, config, seed, count)
             compared += [about | compared_losses(dtype, of) for dtype, of in losses.items()]
             shapes = ", ".join(f"{name} {shape}" for name, shape in tensors.items())
@@ -76,7 +88,10 @@ class FromScratch(Workload):
 
     def ended(self, job: Job, group: Group, run: Run, say: Say) -> dict[str, Any]:
         scratch = group.runs[0]
-        return {} if run is scratch else {"drift": drift(run.history, scratch.history)}
+        wrote = time_machine.generate(run.model, job.data, time_machine.PREFIXES[0])
+        say(wrote)
+        found = {} if run is scratch else {"drift": drift(run.history, scratch.history)}
+        return {"text": wrote, **found}
 
     def summarise(self, record: Record) -> Summary:
         found = results.groups(record["runs"], "cell")
@@ -89,11 +104,33 @@ class FromScratch(Workload):
                 results.times("Seconds per epoch, trained in turn", ("cell",), found, ".3f"),
                 _losses(record, found),
                 results.scores(title, ("cell",), found, columns),
+                _texts(record),
+                _one_hot(record),
                 _tensors(record),
             ],
             remarks=[*_remarks(record, found)],
             headline=[_headline(cell, by_impl) for (cell,), by_impl in found.items()],
         )
+
+    def claims(self, record: Record) -> list[Claim]:
+        found, H = results.groups(record["runs"], "cell"), record["config"]["hidden"]
+        epochs = record["config"]["epochs"]
+        rows = []
+        for (cell,), by_impl in found.items():
+            shown = results.score("perplexity", 2)
+            written = by_impl[SCRATCH]
+            claimed = f"{cell.upper()} from scratch, one-hot characters, {H} units, 500 epochs"
+            rate = f"{results.speed(written):,.0f} characters/s"
+            layers = [f"{NAMES[i]} {shown(by_impl[i])}" for i in _impls(found)]
+            said = f"perplexity {shown(written)} after {epochs}, {rate}; {', '.join(layers)}"
+            rows.append((claimed + CLAIMED.get((cell, H), ""), said))
+        if ("lstm",) in found:
+            claim = "an LSTM from scratch has 16 tensors"
+            tensors = next(e["tensors"] for e in record["compared"] if e["cell"] == "lstm")
+            rows.append((claim, f"{len(tensors)} trained and the states H, C: {len(tensors) + 2}"))
+        before, after = results.first_seed(record, "untrained")[0], results.first_seed(record)[0]
+        texts = f'"{before["text"]}", then "{after["text"]}"'
+        return [*rows, ("what the model writes before and after training", texts)]
 
     def draw(self, record: Record) -> list[Chart]:
         first = results.first_seed(record)
@@ -171,6 +208,28 @@ def _losses(record: Record, found: Groups) -> Table:
 
 def _share(value: float) -> str:
     return f"{value:.1e}" if value else "0"
+
+
+def _texts(record: Record) -> Table:
+    """What the first seed's models write after the first prefix, untrained and trained."""
+    rows: list[tuple[str, ...]] = [
+        (entry["cell"].upper(), "any: equal weights", "before", entry["text"])
+        for entry in results.first_seed(record, "untrained")
+    ]
+    rows += [
+        (run["cell"].upper(), NAMES[run["impl"]], "after", run["text"])
+        for run in results.first_seed(record)
+    ]
+    return Table("Text written before and after training", ("cell", "layers", "", "text"), rows)
+
+
+def _one_hot(record: Record) -> Table:
+    """Some letters as the layer gets them."""
+    rows: list[tuple[str, ...]] = [
+        (entry["symbol"], str(entry["vector"].index(1)), " ".join(map(str, entry["vector"])))
+        for entry in record["one_hot"]
+    ]
+    return Table("Letters one-hot: what a layer gets", ("letter", "number", "vector"), rows)
 
 
 def _tensors(record: Record) -> Table:

@@ -13,7 +13,7 @@ from examples.driver.layers import CELLS, NAMES
 from examples.driver.options import sized
 from examples.driver.results import Record, Runs
 from examples.driver.tables import Summary, Table
-from examples.driver.workload import Chart, Epoch, Group, Job, Run, Workload
+from examples.driver.workload import Chart, Claim, Epoch, Group, Job, Run, Workload
 from examples.hello import model
 from examples.hello.model import LETTERS, WORD, said
 
@@ -70,6 +70,14 @@ class Hello(Workload):
                 {last: found[last]}, f"{WORD}, {{}}: epochs until it spells the word", _learnt
             ),
         )
+
+    def claims(self, record: Record) -> list[Claim]:
+        found = results.groups(record["runs"], "cell")
+        learnt = (
+            f"{cell.upper()} {_learnt(results.ours(runs))}" for (cell,), runs in found.items()
+        )
+        claim = f"many to many: a small network learns to answer {WORD[:-1]} with {WORD[1:]}"
+        return [(claim, f"after epoch {', '.join(learnt)}")]
 
     def draw(self, record: Record) -> list[Chart]:
         found = results.groups(results.first_seed(record), "cell")

@@ -35,7 +35,7 @@ class Config:
 
     vocabulary: int = data.IMDB_WORDS
     embedding: int = 100
-    hidden: int = 256
+    hidden: int = 128
     layers: int = 2
     bidirectional: bool = True
     dropout: float = 0.5  # of word vectors, between layers and of the last states

@@ -15,7 +15,7 @@ from examples.driver import results
 from examples.driver.options import above_zero, positive, sized
 from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, mean_std
-from examples.driver.workload import Chart, Group, Job, Run, Say, Workload
+from examples.driver.workload import Chart, Claim, Group, Job, Run, Say, Workload
 from examples.imdb import model
 
 GOAL = 85.0  # % of the test reviews, of the LSTM
@@ -112,6 +112,19 @@ class Imdb(Workload):
             [*_remarks(record, found)],
             results.headline(named, f"IMDB, {{}}, {{}}: {what}", shown),
         )
+
+    def claims(self, record: Record) -> list[Claim]:
+        options = record["options"]
+        if options["limit"] or options.get("held_out"):
+            return []
+        found = results.groups(record["runs"], "cell", "layout")
+        return [
+            (
+                f"{_name(record, cell)}, {layout}" + f": more than {GOAL:.0f} %" * (cell != "rnn"),
+                _accuracy(results.ours(by_impl)),
+            )
+            for (cell, layout), by_impl in found.items()
+        ]
 
     def draw(self, record: Record) -> list[Chart]:
         lines = (results.groups(record["runs"], "cell", "layout"), "{} {}")

@@ -20,7 +20,7 @@ from examples.driver.options import positive, sized
 from examples.driver.plots import Points
 from examples.driver.results import Groups, Record, Runs
 from examples.driver.tables import Summary, Table
-from examples.driver.workload import Chart, Group, Job, Workload
+from examples.driver.workload import Chart, Claim, Group, Job, Workload
 from examples.reuters import model
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -31,6 +31,7 @@ TEXT = (
     "taken between these probabilities and the right answer (1 for the topic, 0 elsewhere)."
 )
 SHOWN = {"training loss": "loss", "test loss": "test_loss", "RMSE": "rmse", "accuracy": "accuracy"}
+SHORT = {figure: name for name, figure in SHOWN.items()}
 CLEAR = 3  # standard errors: of few seeds, two come by chance (Student's t of 3 + 3: 2.8 at 5 %)
 
 
@@ -94,6 +95,26 @@ class Reuters(Workload):
                 found, "Reuters, {}, T = {}: accuracy", results.score("accuracy", 3)
             ),
         )
+
+    def claims(self, record: Record) -> list[Claim]:
+        found = results.groups(record["runs"], "cell", "T")
+        config = record["config"]
+        rows = []
+        for cell in dict.fromkeys(cell for cell, _ in found):
+            total = derivation(cell, config).rows[-1][-1]
+            count = next(runs for (c, _), by in found.items() for runs in by.values() if c == cell)
+            formula = f"{GATES[cell]} (W x + W_h h + b + b) a layer"
+            said = f"{total} by formula, {count[0]['parameters']:,} in the model"
+            rows.append((f"parameters of the {cell.upper()} model, {formula}", said))
+            for figure, digits in (("rmse", 4), ("accuracy", 3)):
+                show = results.score(figure, digits)
+                by_length = (
+                    f"{show(results.ours(by_impl))} (T = {T})"
+                    for (c, T), by_impl in found.items()
+                    if c == cell
+                )
+                rows.append((f"{SHORT[figure]} of the {cell.upper()} by T", ", ".join(by_length)))
+        return rows
 
     def draw(self, record: Record) -> list[Chart]:
         found = results.groups(record["runs"], "cell", "T")
