@@ -25,7 +25,7 @@ from examples.texts.gru import GRU, negated, reset_after
 from examples.texts.swap import program
 from examples.time_machine import model as time_machine
 
-I, H, B, T = 8, 32, 16, 20
+INPUTS, H, B, T = 8, 32, 16, 20
 
 
 def of_simple_rnn(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,28 +62,28 @@ def loaded() -> list[tuple[str, str, float, float]]:
     """What is loaded, how, and how far the outputs and the slopes are then from the original's."""
     layers = fusedrnn()
     torch.manual_seed(0)
-    x = torch.randn(T, B, I).requires_grad_()
+    x = torch.randn(T, B, INPUTS).requires_grad_()
     found: list[tuple[str, str, float, float]] = []
 
-    simple = program("simple_rnn", "torch").SimpleRNN(I, H)
-    rnn = layers.RNN(I, H)
+    simple = program("simple_rnn", "torch").SimpleRNN(INPUTS, H)
+    rnn = layers.RNN(INPUTS, H)
     rnn.load_state_dict(of_simple_rnn(simple.state_dict()))
     last = simple.output(rnn(x)[0][-1])
     how = "two nn.Linear as weight and bias of input and state"
     found.append(("SimpleRNN, last output", how, *differences(simple(x.transpose(0, 1)), last, x)))
 
     def of_gru(what: str, how: str, gru: GRU, weights: Mapping[str, Tensor]) -> None:
-        ours = layers.GRU(I, H)
+        ours = layers.GRU(INPUTS, H)
         ours.load_state_dict(weights)
         found.append((what, how, *differences(gru(x)[0], ours(x)[0], x)))
 
-    gru = GRU(I, H, reset_before=False, z_keeps=False)
+    gru = GRU(INPUTS, H, reset_before=False, z_keeps=False)
     of_gru("GRU, h' = (1-z) h + z n", "gate z negated", gru, negated(gru.state_dict()))
     of_gru("GRU, h' = (1-z) h + z n", "as it is", gru, gru.state_dict())
-    gru = diagonal(GRU(I, H))
+    gru = diagonal(GRU(INPUTS, H))
     after = "bias moved out of the reset"
     of_gru("GRU, reset before, U diagonal", after, gru, reset_after(gru.state_dict()))
-    gru = GRU(I, H)
+    gru = GRU(INPUTS, H)
     of_gru("GRU, reset before", after, gru, reset_after(gru.state_dict()))
     return found
 
@@ -110,23 +110,29 @@ def best_fit(target: GRU, iterations: int, seed: int = 0) -> tuple[float, float]
     found.load_state_dict(reset_after(target.state_dict()))
 
     def error() -> Tensor:
-        return (found(x, h)[1] - expected).square().mean()
+        loss: Tensor = (found(x, h)[1] - expected).square().mean()
+        return loss
 
-    same = float(error().sqrt())
+    same = error().sqrt().item()
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    about = {"history_size": 30, "line_search_fn": "strong_wolfe", "tolerance_change": 1e-16}
-    search = torch.optim.LBFGS(found.parameters(), max_iter=iterations, **about)
+    search = torch.optim.LBFGS(
+        found.parameters(),
+        max_iter=iterations,
+        history_size=30,
+        tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure() -> float:
         search.zero_grad()
         loss = error()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     search.step(closure)
-    return same, float(error().sqrt())
+    return same, error().sqrt().item()
 
 
 @dataclass(frozen=True)
@@ -212,42 +218,52 @@ def _bce(logit: Tensor, label: Tensor) -> Tensor:
 
 def tables(text: data.Text, config: time_machine.Config, iterations: int) -> list[Table]:
     """Every conversion with its figures; computes them all."""
-    head = ("the text's", "loaded", "outputs", "slopes by x")
-    rows = [(what, how, f"{y:.0e}", f"{dx:.0e}") for what, how, y, dx in loaded()]
+    return [_loaded(), _fitted(iterations), _continued(text, config), _heads(20), _saturated()]
+
+
+Rows = list[tuple[str, ...]]
+
+
+def _loaded() -> Table:
+    rows: Rows = [(what, how, f"{y:.0e}", f"{dx:.0e}") for what, how, y, dx in loaded()]
     title = "Loaded into fusedrnn's layer: largest difference, as a share of the largest value"
-    found = [Table(title, head, rows)]
+    return Table(title, ("the text's", "loaded", "outputs", "slopes by x"), rows)
 
-    rows = []
+
+def _fitted(iterations: int) -> Table:
+    rows: Rows = []
     for name, mixed in (("full", True), ("diagonal", False)):
-        same, *best = (f"{v:.1e}" for v in best_fit(two_units(mixed=mixed), iterations))
-        rows.append((name, same, *best))
-    title = "One step of a GRU of 2 units, reset before the product, by one that resets after it"
-    found.append(Table(title, ("U", "same weights, RMS", f"after {iterations} steps"), rows))
+        rows.append((name, *(f"{v:.1e}" for v in best_fit(two_units(mixed=mixed), iterations))))
+    what = "One step of a GRU of 2 units, reset before the product, by one that resets after it"
+    head = ("U", "same weights", f"searched, {iterations} steps")
+    return Table(f"{what}: root mean square of the difference", head, rows)
 
-    went_on = continued(text, config)
-    rows = [
-        (str(n), f"{a:.3f}", f"{b:.3f}")
-        for n, a, b in zip(went_on.epochs, went_on.kept, went_on.ours, strict=True)
-    ]
-    title = (
-        f"Perplexity of The Time Machine's first {len(text.tokens):,} characters ({data.kind(text.source)}), "
-        f"H = {config.hidden}: after {config.epochs} epochs with the reset before the product"
-    )
-    found.append(Table(title, ("epochs more", "before, kept", "after, fusedrnn.GRU"), rows))
 
-    title = "SentimentLSTM's losses on one batch: sigmoid and BCELoss, logits and BCEWithLogitsLoss"
-    pairs = heads(20)
-    rows = [
+def _continued(text: data.Text, config: time_machine.Config) -> Table:
+    found = continued(text, config)
+    figures = zip(found.epochs, found.kept, found.ours, strict=True)
+    rows: Rows = [(str(n), f"{a:.3f}", f"{b:.3f}") for n, a, b in figures]
+    what = f"{len(text.tokens):,} characters ({data.kind(text.source)}), H = {config.hidden}"
+    before = f"epochs with the reset before the product: {config.epochs}"
+    title = f"Perplexity of The Time Machine's first {what}; {before}"
+    return Table(title, ("epochs more", "before, kept", "after, fusedrnn.GRU"), rows)
+
+
+def _heads(updates: int) -> Table:
+    rows: Rows = [
         (str(n), f"{a:.6f}", f"{b:.6f}", f"{abs(a - b) / b:.0e}")
-        for n, (a, b) in enumerate(pairs, 1)
+        for n, (a, b) in enumerate(heads(updates), 1)
         if n in (1, 2, 5, 10, 20)
     ]
-    found.append(Table(title, ("update", "sigmoid", "logits", "difference"), rows))
-    title = "The same, of a negative review with a given logit, in float32"
+    title = "SentimentLSTM's losses on one batch: sigmoid and BCELoss, logits and BCEWithLogitsLoss"
+    return Table(title, ("update", "sigmoid", "logits", "difference"), rows)
+
+
+def _saturated() -> Table:
+    logits = (0.0, 5.0, 10.0, 15.0, 20.0, 120.0)
+    rows: Rows = [tuple(f"{v:.5g}" for v in row) for row in saturated(logits)]
     head = ("logit", "loss, sigmoid", "slope, sigmoid", "loss, logits", "slope, logits")
-    rows = [tuple(f"{v:.5g}" for v in row) for row in saturated((0, 5, 10, 15, 20, 100))]
-    found.append(Table(title, head, rows))
-    return found
+    return Table("The same, of a negative review with a given logit, in float32", head, rows)
 
 
 def main(argv: Sequence[str]) -> None:

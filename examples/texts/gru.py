@@ -4,30 +4,34 @@ Texts differ in two things. The update gate: h' = z h + (1-z) n keeps the state 
 al. 2014, arXiv:1406.1078; d2l; Keras; torch and cuDNN), h' = (1-z) h + z n where z is 0 (Chung et
 al. 2014, arXiv:1412.3555). `negated` turns one into the other.
 
-The reset gate: before the product, n = tanh(W x + b + U (r h) + b_u) (Chung et al. 2014; d2l; Keras
-with reset_after=False), or after it, n = tanh(W x + b + r (U h + b_u)) (torch and cuDNN; Keras'
-default). fusedrnn's GRU computes the second alone; `GRU` below is written out and computes all four.
+The reset gate: before the product, n = tanh(W x + b + U (r h) + b_u) (the third version of Cho et
+al., Chung et al., d2l, Keras with reset_after=False), or after it,
+n = tanh(W x + b + r (U h + b_u)) (torch and cuDNN, Keras' default; the first version of Cho et al.,
+says Keras' documentation). fusedrnn's GRU computes the second alone, `GRU` below all four.
 
 When weights convert. If U is diagonal (with H = 1 it is), then U (r h) = r (U h), and it takes no
-more than `reset_after`: b_u joins b, where r does not multiply it. So too if r is one number for all
-units, whatever U is; and if r does not depend on x and h (W_r = U_r = 0), U diag(r) is
-diag(r) (1/diag(r) U diag(r)). In general no weights do. A proof
-with H = 2 and two inputs: let z be constant, n_1 = tanh(r_1 h_1 + r_2 h_2), r_1 = sigmoid(a x_1) and
-r_2 = sigmoid(b x_2), a and b not 0. What a reset after the product can make of h_1 is
+more than `reset_after`: b_u joins b, where r does not multiply it. So too if r is one number for
+all units, whatever U is. And if r does not depend on x and h (W_r = U_r = 0), U diag(r) is the same
+as diag(r) (1/diag(r) U diag(r)).
+
+In general no weights do. A proof with H = 2 and two inputs: let z be constant,
+n_1 = tanh(r_1 h_1 + r_2 h_2), r_1 = sigmoid(a x_1) and r_2 = sigmoid(b x_2), a and b not 0. What a
+reset after the product can make of h_1 is
 
     h_1' = Z h_1 + (1-Z) tanh(A),  A = w x + v + R (u h + c),
 
-with Z and R sigmoids of something linear in x and h. At h = 0 the state stays 0 for every x, so A is
-0 there: w x + v + c R(x, 0) = 0, which a line and a sigmoid are only if w = 0 and either c = v = 0
+with Z and R sigmoids of something linear in x and h. At h = 0 the state stays 0 for every x, so A
+is 0 there: w x + v + c R(x, 0) = 0. A line and a sigmoid cancel only if w = 0 and either c = v = 0
 or R(x, 0) does not depend on x. The slopes of h_1' at h = 0 are then, with constants k_1, k_2 and
 with P = R(x, 0) in the first case, P = 1 in the second,
 
     by h_2: (1-Z) P k_2 = (1-z) r_2(x_2),   by h_1: Z + (1-Z) P k_1 = z + (1-z) r_1(x_1).
 
-The first must not depend on x_1. The logarithm of its left side has the slope -p Z + q (1-P) by x_1,
-p and q those of the lines within Z and P. It is 0 for all x only if p = q = 0: else Z and 1-P, which
-both come as near to 1 as one likes, would be equal, so that p = q, but the line within 1-P has the
-slope -q. So neither Z nor P depends on x_1, and the second equation cannot hold: its right side does.
+The first must not depend on x_1. The logarithm of its left side has the slope -p Z + q (1-P) by
+x_1, p and q those of the lines within Z and P. It is 0 for all x only if p = q = 0: else Z and 1-P,
+which both come as near to 1 as one likes, would be equal, so that p = q, but the line within 1-P
+has the slope -q. So neither Z nor P depends on x_1, and the second equation cannot hold: its right
+side does.
 """
 
 from __future__ import annotations
@@ -90,7 +94,7 @@ def negated(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reset_after(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a one-layer `GRU` that resets before the product, for one that resets after it.
+    """Weights of a one-layer `GRU` that resets before the product, for one that resets after it.
 
     Gate n's bias_hh moves into its bias_ih. Exact where U is diagonal, else a start to train from.
     """

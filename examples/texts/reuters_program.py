@@ -35,7 +35,12 @@ def train(epochs: int, limit: int | None, **place: Any) -> Iterator[tuple[Any, .
     for T in (50, 100, 200):
         x, y = map(torch.from_numpy, newswires.padded(T))
         n = newswires.n_train
-        x_train, y_train, x_test, y_test = x[:n][:limit], y[:n][:limit], x[n:][:limit], y[n:][:limit]
+        x_train, y_train, x_test, y_test = (
+            x[:n][:limit],
+            y[:n][:limit],
+            x[n:][:limit],
+            y[n:][:limit],
+        )
         for name, layer in LAYERS.items():
             torch.manual_seed(0)
             model, criterion = Classifier(layer), nn.CrossEntropyLoss()
@@ -49,7 +54,9 @@ def train(epochs: int, limit: int | None, **place: Any) -> Iterator[tuple[Any, .
                     optimizer.step()
                     total += loss.item() * len(rows)
                 with torch.no_grad():
-                    chances = torch.cat([model.eval()(part).softmax(1) for part in x_test.split(256)])
+                    chances = torch.cat(
+                        [model.eval()(part).softmax(1) for part in x_test.split(256)]
+                    )
                 right = (chances.argmax(1) == y_test).double().mean().item()
                 error = chances - nn.functional.one_hot(y_test, TOPICS)
                 rmse = error.square().mean().sqrt().item()

@@ -44,7 +44,7 @@ class Layered(nn.Module):
         return self.output(self.rnn(x)[0][:, -1])
 
 
-MODELS = {
+MODELS: dict[str, Any] = {
     "SimpleRNN": SimpleRNN,
     "RNN": lambda: Layered(RNN),
     "LSTM": lambda: Layered(LSTM),

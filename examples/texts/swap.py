@@ -4,7 +4,6 @@ imports: the line ``from torch.nn import LSTM`` reads ``from fusedrnn import LST
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,21 +52,27 @@ Row = tuple[Any, ...]  # what the program's `train` yields: names, counts, then 
 
 
 def compared(found: dict[str, list[Row]], columns: Sequence[str]) -> Table:
-    """The implementations' rows, those of one implementation after those of the other, and how far
-    the figures are from the first one's at most, as a share of them."""
-    first = next(iter(found.values()))
-    rows = []
-    for at, row in enumerate(first):
-        for impl, of in found.items():
-            rows.append((*(_shown(v) for v in of[at]), NAMES[impl], f"{apart(row, of[at]):.0e}"))
-    title = f"Largest relative difference from {NAMES[next(iter(found))]} in the last column"
-    return Table(title, (*columns, "layers of", "difference"), rows)
+    """Each model's last epoch, by implementation, and how far its figures have ever been from the
+    first implementation's."""
+    first = next(iter(found))
+    at = columns.index("epoch")
+    models: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    for impl, rows in found.items():
+        for row in rows:
+            models.setdefault(row[:at], {}).setdefault(impl, []).append(row)
+    shown = [
+        (NAMES[impl], *map(_shown, rows[-1]), f"{max(map(apart, by_impl[first], rows)):.0e}")
+        for by_impl in models.values()
+        for impl, rows in by_impl.items()
+    ]
+    title = f"Last epochs; difference: the largest of all epochs' figures from {NAMES[first]}'s"
+    return Table(title, ("layers of", *columns, "difference"), shown)
 
 
 def apart(row: Row, other: Row) -> float:
     """The largest difference of two rows' figures, as a share of the first's."""
     pairs = [(a, b) for a, b in zip(row, other, strict=True) if isinstance(a, float)]
-    return max(abs(a - b) / abs(a) if a else abs(b) for a, b in pairs)
+    return float(max(abs(a - b) / abs(a) if a else abs(b) for a, b in pairs))
 
 
 def _shown(value: object) -> str:
@@ -104,4 +109,4 @@ def main(name: str, argv: Sequence[str]) -> None:
         for impl in args.impl
     }
     columns = program(name, "torch").COLUMNS
-    print(f"\n{compared(found, columns).text()}", file=sys.stdout)
+    print(f"\n{compared(found, columns).text()}")

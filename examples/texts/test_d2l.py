@@ -3,6 +3,7 @@ torch.nn's, to rounding."""
 
 from __future__ import annotations
 
+import importlib
 import random
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def test_a_scratch_model_takes_the_layers_as_functions(d2l: Any, cell: str, caps
     alike(trained(d2l, both(d2l, cell)[0], capsys), found[0])  # and as RNNModel
 
 
-DIGITS = "zéro un deux trois quatre cinq six sept huit neuf".split()
+DIGITS = ["zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf"]
 
 
 def translated(d2l: Any, patched: bool, capsys: Any) -> tuple[Any, ...]:
@@ -198,6 +199,7 @@ def test_the_command_trains_all_three_kinds_and_compares(
     out = capsys.readouterr().out
     table = out.rpartition("\n\n")[2].splitlines()
     assert [line.split()[0] for line in table[2:5]] == ["RNNModelScratch", "RNNModel", "RNNModel"]
+    assert table[5:] == ["RNNModel's texts are the same at the end."]
     figures = [float(line.split()[-4]) for line in table[2:5]]
     assert figures[1] == pytest.approx(figures[2], rel=1e-3)
     assert out.count("before: traveller") == 3
@@ -211,7 +213,7 @@ def test_without_the_package_the_command_says_what_to_install(
     def missing(_: str) -> None:
         raise ImportError("No module named 'd2l'")
 
-    monkeypatch.setattr(texts.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     assert command.run(["d2l"]) == 1
     assert capsys.readouterr().err.endswith("pip install d2l==0.16.5\n")
     with pytest.raises(SystemExit):
