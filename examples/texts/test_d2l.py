@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib
 import random
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -187,6 +189,27 @@ def test_train_seq2seq_initializes_by_type_and_so_needs_the_patch(d2l: Any, caps
     d2l.plt.close("all")
     assert not torch.equal(*weights[0])
     assert torch.equal(*weights[1])
+
+
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_an_empty_torchvision_stands_in_where_none_can_be_imported(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: str) -> None:
+        raise error("operator torchvision::nms does not exist")
+
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    with monkeypatch.context() as patching:
+        patching.setattr(importlib, "import_module", fails)
+        with texts._torchvision():
+            assert [*vars(sys.modules["torchvision"])][-1] == "transforms"
+        assert "torchvision" not in sys.modules
+
+    own = ModuleType("torchvision")
+    monkeypatch.setitem(sys.modules, "torchvision", own)
+    with texts._torchvision():
+        assert sys.modules["torchvision"] is own
+    assert sys.modules["torchvision"] is own
 
 
 def test_the_command_trains_all_three_kinds_and_compares(
