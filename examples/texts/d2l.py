@@ -16,7 +16,6 @@ The package is older than what it imports. Two things stand in for what it needs
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import io
 import random
@@ -99,13 +98,6 @@ def load(directory: Path | None = None) -> Any:
     return d2l
 
 
-def publish(d2l: Any, text: str, directory: Path) -> None:
-    """Puts `text` in place of The Time Machine, where `load` looks, with the checksum it has."""
-    (directory / "timemachine.txt").write_text(text)
-    url, _ = d2l.DATA_HUB["time_machine"]
-    d2l.DATA_HUB["time_machine"] = (url, hashlib.sha1(text.encode()).hexdigest())
-
-
 def scratch(d2l: Any, cell: str, vocabulary: int, hidden: int) -> Any:
     """d2l's RNNModelScratch of the cell written out, weights drawn with deviation 0.01."""
 
@@ -122,65 +114,16 @@ def scratch(d2l: Any, cell: str, vocabulary: int, hidden: int) -> Any:
             logits.append(states[0] @ W_hq + b_q)
         return torch.cat(logits), states
 
-    states = partial(_zeros, count=2 if cell == "lstm" else 1)
+    def states(batch: int, hidden: int, device: torch.device) -> tuple[Tensor, ...]:
+        return (torch.zeros(batch, hidden, device=device),) * (2 if cell == "lstm" else 1)
+
     device = torch.device("cpu")
     return d2l.RNNModelScratch(vocabulary, hidden, device, parameters, states, forward)
-
-
-def of_layer(d2l: Any, model: nn.Module) -> Any:
-    """d2l's RNNModelScratch, its functions those of an RNNModel's layer; trained by d2l's sgd."""
-    names = [name for name, _ in model.named_parameters()]
-    cell: Any = model.rnn
-
-    def forward(
-        inputs: Tensor, states: tuple[Tensor, ...], parameters: list[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        of = dict(zip(names, parameters, strict=True))
-        weights = {k.removeprefix("rnn."): v for k, v in of.items() if k.startswith("rnn.")}
-        state = states if len(states) == 2 else states[0]
-        output, state = torch.func.functional_call(cell, weights, (inputs, state))
-        logits = output.flatten(0, 1) @ of["linear.weight"].t() + of["linear.bias"]
-        return logits, state if isinstance(state, tuple) else (state,)
-
-    def parameters(*_: Any) -> list[nn.Parameter]:
-        return [*model.parameters()]
-
-    states = partial(_zeros, 1, count=2 if isinstance(cell, nn.LSTM) else 1)
-    sizes = (model.vocab_size, cell.hidden_size, torch.device("cpu"))
-    return d2l.RNNModelScratch(*sizes, parameters, states, forward)
-
-
-def _zeros(*shape: Any, count: int) -> tuple[Tensor, ...]:
-    *sizes, device = shape
-    return tuple(torch.zeros(sizes, device=device) for _ in range(count))
 
 
 def concise(d2l: Any, cell: str, impl: str, vocabulary: int, hidden: int) -> Any:
     """d2l's RNNModel of one layer of `impl`."""
     return d2l.RNNModel(layer_class(cell, impl)(vocabulary, hidden), vocabulary)
-
-
-class Decoder(nn.Module):
-    """A decoder as d2l's EncoderDecoder and train_seq2seq ask for it: logits [B, T, V].
-
-    The encoder's last state is the first one, and its last layer's stands beside every input.
-    """
-
-    def __init__(self, vocabulary: int, embedding: int, hidden: int, layers: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, embedding)
-        self.rnn = nn.GRU(embedding + hidden, hidden, layers)  # under a patch fusedrnn's
-        self.linear = nn.Linear(hidden, vocabulary)
-
-    def init_state(self, outputs: Any, *_: Any) -> tuple[Tensor, Tensor]:
-        return outputs[1], outputs[1][-1]
-
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Any]:
-        h, context = state
-        embedded = self.embedding(x).transpose(0, 1)
-        beside = context.expand(len(embedded), -1, -1)
-        output, h = self.rnn(torch.cat([embedded, beside], 2), h)
-        return self.linear(output).transpose(0, 1), (h, context)
 
 
 class Echo(io.StringIO):
@@ -256,7 +199,7 @@ def main(argv: Sequence[str]) -> None:
     sizes = (args.cell, args.hidden, args.epochs)
     rows = [train(d2l, kind, *sizes, shuffled=args.random) for kind in args.impl]
     title = f"{args.cell.upper()}, H = {args.hidden}, after {args.epochs} epochs of d2l's train_ch8"
-    head = ("model", "layer", "perplexity", "tokens/s", "training")
+    head = ("model", "layer", "perplexity", "tokens/s, last epoch", "training")
     print(f"\n{Table(title, head, [row[: len(head)] for row in rows]).text()}")
     texts = {row[len(head) :] for row in rows if row[0] == "RNNModel"}
     if {"torch", "fusedrnn"} <= {*args.impl}:

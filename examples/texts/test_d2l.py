@@ -3,6 +3,7 @@ torch.nn's, to rounding."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import random
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fusedrnn
 from examples import data
@@ -37,6 +38,13 @@ CPU = torch.device("cpu")
 HIDDEN, EPOCHS = 24, 20
 
 
+def publish(d2l: Any, text: str, directory: Path) -> None:
+    """Puts `text` in place of The Time Machine, where d2l looks, with the checksum it has."""
+    (directory / "timemachine.txt").write_text(text)
+    url, _ = d2l.DATA_HUB["time_machine"]
+    d2l.DATA_HUB["time_machine"] = (url, hashlib.sha1(text.encode()).hexdigest())
+
+
 @pytest.fixture
 def d2l(tmp_path: Path) -> Any:
     """The package, with The Time Machine if it is on this machine, else with random characters."""
@@ -44,7 +52,7 @@ def d2l(tmp_path: Path) -> Any:
         return texts.load(FOUND[0].parent)
     found = texts.load(tmp_path)
     synthetic = data.synthetic_text()
-    texts.publish(found, synthetic.decode(synthetic.tokens.tolist()), tmp_path)
+    publish(found, synthetic.decode(synthetic.tokens.tolist()), tmp_path)
     return found
 
 
@@ -124,14 +132,64 @@ def test_a_scratch_model_trains_as_a_layer_of_its_weights(d2l: Any, cell: str, c
         alike((*results[:2], [*layered.state_dict().values()]), (*written_results[:2], end))
 
 
+def of_layer(d2l: Any, model: Any) -> Any:
+    """d2l's RNNModelScratch, its functions those of an RNNModel's layer; trained by d2l's sgd."""
+    names = [name for name, _ in model.named_parameters()]
+    cell: Any = model.rnn
+
+    def forward(
+        inputs: Tensor, states: tuple[Tensor, ...], parameters: list[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        of = dict(zip(names, parameters, strict=True))
+        weights = {k.removeprefix("rnn."): v for k, v in of.items() if k.startswith("rnn.")}
+        state = states if len(states) == 2 else states[0]
+        output, state = torch.func.functional_call(cell, weights, (inputs, state))
+        logits = output.flatten(0, 1) @ of["linear.weight"].t() + of["linear.bias"]
+        return logits, state if isinstance(state, tuple) else (state,)
+
+    def parameters(*_: Any) -> list[nn.Parameter]:
+        return [*model.parameters()]
+
+    def states(batch: int, hidden: int, device: torch.device) -> tuple[Tensor, ...]:
+        zeros = torch.zeros(1, batch, hidden, device=device)
+        return (zeros, zeros) if isinstance(cell, nn.LSTM) else (zeros,)
+
+    sizes = (model.vocab_size, cell.hidden_size, CPU)
+    return d2l.RNNModelScratch(*sizes, parameters, states, forward)
+
+
 def test_a_scratch_model_takes_the_layers_as_functions(d2l: Any, cell: str, capsys: Any) -> None:
     found = []
     for model in both(d2l, cell):
-        functions = texts.of_layer(d2l, model)
+        functions = of_layer(d2l, model)
         assert isinstance(functions, d2l.RNNModelScratch)
         found.append(trained(d2l, functions, capsys))
     alike(*found)
     alike(trained(d2l, both(d2l, cell)[0], capsys), found[0])  # and as RNNModel
+
+
+class Decoder(nn.Module):
+    """A decoder as d2l's EncoderDecoder and train_seq2seq ask for it: logits [B, T, V].
+
+    The package has none. The encoder's last state is the first one, and its last layer's stands
+    beside every input.
+    """
+
+    def __init__(self, vocabulary: int, embedding: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        self.rnn = nn.GRU(embedding + hidden, hidden, layers)  # under a patch fusedrnn's
+        self.linear = nn.Linear(hidden, vocabulary)
+
+    def init_state(self, outputs: Any, *_: Any) -> tuple[Tensor, Tensor]:
+        return outputs[1], outputs[1][-1]
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Any]:
+        h, context = state
+        embedded = self.embedding(x).transpose(0, 1)
+        beside = context.expand(len(embedded), -1, -1)
+        output, h = self.rnn(torch.cat([embedded, beside], 2), h)
+        return self.linear(output).transpose(0, 1), (h, context)
 
 
 DIGITS = ["zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf"]
@@ -151,7 +209,7 @@ def translated(d2l: Any, patched: bool, capsys: Any) -> tuple[Any, ...]:
     ]
     torch.manual_seed(0)
     encoder = d2l.Seq2SeqEncoder(len(vocabs[0]), 16, 24, 2)
-    decoder = texts.Decoder(len(vocabs[1]), 16, 24, 2)
+    decoder = Decoder(len(vocabs[1]), 16, 24, 2)
     model = d2l.EncoderDecoder(encoder, decoder)
     for rnn in (encoder.rnn, decoder.rnn):
         assert type(rnn).__module__.startswith("fusedrnn") is patched
