@@ -146,7 +146,7 @@ class Continued:
 
 
 def continued(
-    text: data.Text, config: time_machine.Config, more: Sequence[int] = (0, 1, 2, 5, 10)
+    text: data.Text, config: time_machine.Config, more: Sequence[int] = (0, 1, 2, 5, 10, 20, 50)
 ) -> Continued:
     """Trains a model whose GRU resets before the product, hands its weights to fusedrnn.GRU, which
     resets after it, and trains both on."""
@@ -272,7 +272,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.texts conversions", description=about)
     add = parser.add_argument
     add("--hidden", type=positive, default=128, help="of the GRU that is trained on")
-    add("--epochs", type=positive, default=100, help="of training before the change of layer")
+    add("--epochs", type=positive, default=300, help="of training before the change of layer")
     add("--iterations", type=positive, default=300, help="steps of the search for a best fit")
     add("--threads", type=positive, help="CPU threads; torch's own choice when not given")
     add("--data-dir", help="where the data is; see examples/data/fetch.py for the others")
