@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from matplotlib.path import Path as Curve
 from PIL import Image
 
 from examples.data.fetch import replacing
+from examples.driver.errors import WorkloadError
 
 COLOURS = {
     "x": "#5f6670",
@@ -297,12 +299,19 @@ def gru() -> Figure:
 DIAGRAMS: dict[str, Callable[[], Figure]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
 
 
+def small(picture: bytes) -> bytes:
+    """A PNG of few colours, which takes a third of the bytes."""
+    stream = io.BytesIO()
+    image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(SHADES)
+    image.save(stream, "png", optimize=True)
+    return stream.getvalue()
+
+
 def png(cell: str) -> bytes:
-    """The diagram of "rnn", "lstm" or "gru"; in few colours, which takes a third of the bytes."""
-    stream, small = io.BytesIO(), io.BytesIO()
+    """The diagram of "rnn", "lstm" or "gru"."""
+    stream = io.BytesIO()
     DIAGRAMS[cell]().savefig(stream, format="png")
-    Image.open(stream).convert("RGB").quantize(SHADES).save(small, "png", optimize=True)
-    return small.getvalue()
+    return small(stream.getvalue())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -316,11 +325,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes rnn.png, lstm.png and gru.png."""
     out = parser().parse_args(argv).out
-    out.mkdir(parents=True, exist_ok=True)
     for cell in DIAGRAMS:
         path = out / f"{cell}.png"
-        with replacing(path) as temporary:
-            temporary.write_bytes(png(cell))
+        try:
+            with replacing(path) as temporary:
+                temporary.write_bytes(png(cell))
+        except WorkloadError as error:
+            sys.exit(str(error))
         print(path)
 
 
