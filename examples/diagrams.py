@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -90,7 +91,12 @@ class Sheet:
         self, at: Point, text: str, colour: str, size: float = 13, side: str = "center"
     ) -> None:
         """Text at a point: its middle, or its "left" or "right" end."""
-        about = {"ha": side, "va": "center_baseline", "math_fontfamily": "cm", "zorder": 5}
+        about: dict[str, Any] = {
+            "ha": side,
+            "va": "center_baseline",
+            "math_fontfamily": "cm",
+            "zorder": 5,
+        }
         self.axes.text(*at, text, color=colour, fontsize=size, **about)
 
     def cell(self, name: str, low: Point, high: Point) -> None:
@@ -108,7 +114,12 @@ class Sheet:
         node = Node(*at, *size)
         low = (node.left[0], node.below()[1])
         style = "round,pad=0,rounding_size=0.1"
-        about = {"boxstyle": style, "facecolor": "white", "edgecolor": colour, "lw": 1.3}
+        about: dict[str, Any] = {
+            "boxstyle": style,
+            "facecolor": "white",
+            "edgecolor": colour,
+            "lw": 1.3,
+        }
         self.axes.add_patch(FancyBboxPatch(low, *size, **about, zorder=4))
         self.write(at, text, colour, 11 if size == PRODUCT else 13)
         return node
