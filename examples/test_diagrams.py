@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 from PIL import Image
 
 from examples import diagrams
@@ -26,7 +26,7 @@ class Drawing:
     """A diagram, drawn."""
 
     cell: str
-    picture: Bbox  # in pixels, as the others
+    picture: BboxBase  # in pixels, as the others
     texts: list[tuple[str, Any, Bbox]]  # what, in which colour, where
     lines: list[Path]  # in the drawing's units
     drawn: list[Path]  # the same
