@@ -30,6 +30,7 @@ class Chart:
         log_y: a logarithmic axis; what is not positive is then left out.
         styles: matplotlib's format of a series: "--" dashed, "C1:" dotted in the second colour;
             when not given, solid in the next colour.
+        errors: a deviation for each point of a series, drawn as a bar.
     """
 
     suffix: str
@@ -40,6 +41,7 @@ class Chart:
     x: str = "epoch"
     log_y: bool = False
     styles: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def path(self, stem: Path) -> Path:
         """Its file: ``runs/imdb-torch`` and ``-accuracy`` give ``runs/imdb-torch-accuracy.png``."""
@@ -65,7 +67,10 @@ class Chart:
             whole = whole and all(place == int(place) for place in places)
             marker = "o" if len(values) < FEW else ""
             style = self.styles.get(name, "-")
-            axes.plot(places, values, style, marker=marker, markersize=4, label=name)
+            (line,) = axes.plot(places, values, style, marker=marker, markersize=4, label=name)
+            if name in self.errors:
+                bars = {"fmt": "none", "ecolor": line.get_color(), "elinewidth": 1, "capsize": 2}
+                axes.errorbar(places, values, yerr=self.errors[name], **bars)
         axes.set(xlabel=self.x, ylabel=self.y, title=prefix + self.title)
         axes.set_yscale("log" if self.log_y else "linear")
         if whole:
