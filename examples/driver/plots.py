@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from examples.data.fetch import replacing
 from examples.driver.errors import WorkloadError
@@ -69,7 +70,12 @@ class Chart:
             style = self.styles.get(name, "-")
             (line,) = axes.plot(places, values, style, marker=marker, markersize=4, label=name)
             if name in self.errors:
-                bars = {"fmt": "none", "ecolor": line.get_color(), "elinewidth": 1, "capsize": 2}
+                bars: Any = {
+                    "fmt": "none",
+                    "ecolor": line.get_color(),
+                    "elinewidth": 1,
+                    "capsize": 2,
+                }
                 axes.errorbar(places, values, yerr=self.errors[name], **bars)
         axes.set(xlabel=self.x, ylabel=self.y, title=prefix + self.title)
         axes.set_yscale("log" if self.log_y else "linear")

@@ -37,7 +37,8 @@ FILES = {  # of the charts, and what else stands in the name
     "reuters": ("-first70", ["-accuracy", "-loss"]),
     "imdb": ("-padded-packed-quick", [""]),
     "seq2seq": ("-quick", ["", "-epochs"]),
-    "gradient_flow": ("-quick", ["", "-norms", "-trained"]),
+    "gradient_flow": ("-quick", ["", "-large", "-norms", "-path", "-trained"]),
+    "memory": ("-quick", ["", "-gates"]),
 }
 
 

@@ -16,7 +16,10 @@ from examples.driver.training import Epoch as Epoch
 from examples.driver.training import Run as Run
 
 # In the order of the page, from the smallest to the largest idea.
-WORKLOADS = ("hello", "from_scratch", "time_machine", "reuters", "imdb", "seq2seq", "gradient_flow")
+WORKLOADS = (
+    *("hello", "from_scratch", "time_machine", "reuters"),
+    *("imdb", "seq2seq", "gradient_flow", "memory"),
+)
 Say = Callable[[str], None]
 
 
