@@ -52,10 +52,12 @@ def test_an_lstm_written_out_with_these_forget_gates_is_the_layer(impl: str) -> 
     output, (_, last) = layer(x)
     f = forget_gates(layer, x, output)
     c = torch.zeros(2, H, dtype=torch.double)
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    w_ih, w_hh, b_ih, b_hh = map(layer.get_parameter, names)
     for t in range(7):
         before = output[t - 1] if t else torch.zeros(2, H, dtype=torch.double)
-        gates = x[t] @ layer.weight_ih_l0.t() + before @ layer.weight_hh_l0.t()
-        i, _, g, _ = (gates + layer.bias_ih_l0 + layer.bias_hh_l0).chunk(4, -1)
+        gates = x[t] @ w_ih.t() + before @ w_hh.t()
+        i, _, g, _ = (gates + b_ih + b_hh).chunk(4, -1)
         c = f[t] * c + i.sigmoid() * g.tanh()
     torch.testing.assert_close(c, last[0])
 
@@ -82,7 +84,7 @@ def test_without_recurrent_weights_the_additive_path_is_all_of_the_gradient(impl
     with_h = flow(model, x, y)
     assert not torch.allclose(with_h["c"], with_h["path"], rtol=1e-3)
     with torch.no_grad():
-        model.rnn.weight_hh_l0.zero_()
+        model.rnn.get_parameter("weight_hh_l0").zero_()
     found = flow(model, x, y)
     torch.testing.assert_close(found["path"], found["c"])
 
