@@ -108,8 +108,13 @@ class Memory(Workload):
         lstm = [key for key in found if key[0] == "lstm"]
         y = "mean squared error, held out"
         charts = [
-            ("", plain, f"Adding two numbers out of {T}: who learns it", "Each model's error."),
-            ("-gates", lstm, "The same, LSTM: how its gates begin", "Forget and input gate."),
+            (
+                "",
+                plain,
+                f"Adding two numbers out of {T}: who learns it",
+                "Each model's error on held-out rows.",
+            ),
+            ("-gates", lstm, "LSTM: the biases its gates begin with", "The LSTMs' error."),
         ]
         made = []
         for suffix, keys, title, caption in charts:
