@@ -26,6 +26,7 @@ from examples.driver import command, results
 from examples.driver.layers import CELLS, IMPLEMENTATIONS
 from examples.from_scratch import model as from_scratch
 from examples.gradient_flow import model as gradient_flow
+from examples.memory import model as memory
 from examples.seq2seq import model as seq2seq
 from examples.time_machine import model as time_machine
 
@@ -109,6 +110,7 @@ SMALL = {
     "imdb": "--quick --limit 70 --steps 9 --layout padded packed",
     "seq2seq": "--quick --forcing 1.0 scheduled",
     "gradient_flow": "--quick --epochs 2 --steps 12",
+    "memory": "--quick --epochs 2 --steps 12",
 }
 
 
@@ -126,6 +128,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             monkeypatch.setitem(corpora, corpus, replace(config, **sizes))
     flow: dict[str, Any] = {"hidden": 12, "batch": 4, "train_steps": 20}
     monkeypatch.setattr(gradient_flow, "QUICK", replace(gradient_flow.QUICK, **flow))
+    rows: dict[str, Any] = {"hidden": 8, "batch": 16, "updates": 5, "held_out": 40}
+    monkeypatch.setattr(memory, "QUICK", replace(memory.QUICK, **rows))
     dates: dict[str, Any] = {"train": 96, "test": 40, "embedding": 8, "hidden": 16, "batch": 32}
     monkeypatch.setattr(seq2seq, "QUICK", replace(seq2seq.CONFIG, **dates, fall=2, epochs=2))
     return SMALL

@@ -22,7 +22,8 @@ from examples.driver.workload import WORKLOADS
 
 # Beside the workloads' own defaults: what the results page shows and a single run need not.
 # torch.nn's packed LSTM would take 40 minutes an epoch of IMDB: see imdb's --limit.
-FULL = {"reuters": ["--seed", "0", "1", "2"], "imdb": ["--layout", "padded"]}
+SEEDS = ["--seed", "0", "1", "2"]
+FULL = {"reuters": SEEDS, "imdb": ["--layout", "padded"], "memory": SEEDS}
 
 
 def commands(argv: Sequence[str] | None) -> tuple[dict[str, list[str]], Path]:

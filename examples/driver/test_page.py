@@ -129,7 +129,7 @@ def test_the_readmes_tables_are_written_between_its_markers_and_checked(out: Pat
     make(out, "--readme", readme)
     text = readme.read_text("utf-8")
     assert text.startswith(f"above\n{begin}\n| system |")
-    assert f"2026-01-02.\n\n![" in text
+    assert "2026-01-02.\n\n![" in text
     speed = (
         "![Whole trainings, torch.nn's time divided by fusedrnn's: above 1, fusedrnn is faster.]"
     )

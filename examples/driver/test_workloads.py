@@ -41,7 +41,8 @@ FILES = {  # of the charts, and what else stands in the name
     ),
     "imdb": ("-padded+packed-steps9-limit70-quick", ["", "-2"]),
     "seq2seq": ("-quick", ["", "-epochs"]),
-    "gradient_flow": ("-quick", ["", "-norms", "-trained"]),
+    "gradient_flow": ("-quick", ["", "-large", "-norms", "-path", "-trained"]),
+    "memory": ("-quick", ["", "-gates"]),
 }
 
 
@@ -157,8 +158,8 @@ H, V, GATES = 256, 28, {"rnn": 1, "gru": 3, "lstm": 4}
         *(("time_machine", cell, n * H * (V + H + 2) + V * (H + 1)) for cell, n in GATES.items()),
         ("seq2seq", "gru", 2 * (44 * 32 + 3 * 128 * (32 + 128 + 2)) + 44 * 129),
         ("seq2seq", "lstm", 2 * (44 * 32 + 4 * 128 * (32 + 128 + 2)) + 44 * 129),
-        ("imdb", "rnn", 25_000 * 100 + H * (100 + H + 2) + H + 1),
-        ("imdb", "lstm", 25_000 * 100 + 8 * H * (100 + H + 2 + 2 * H + H + 2) + 2 * H + 1),
+        ("imdb", "rnn", 25_000 * 100 + 128 * (100 + 128 + 2) + 128 + 1),
+        ("imdb", "lstm", 25_000 * 100 + 8 * 128 * (100 + 130 + 256 + 130) + 256 + 1),
     ],
 )
 def test_models_have_the_expected_number_of_parameters(

@@ -26,6 +26,7 @@ WORKLOADS = (
     "imdb",
     "seq2seq",
     "gradient_flow",
+    "memory",
 )
 Say = Callable[[str], None]
 

@@ -61,7 +61,7 @@ def new_run(
     updates = partial(time_machine.epoch, model, optimizer, text.tokens, "sequential", rng, config)
     about = ("from_scratch", f"{cell}-{form.replace(' ', '-')}-seed{seed}", impl, seed)
     sizes = {"data": data.kind(text.source), **asdict(config)}
-    length = time_machine.updates(len(text.tokens), config)
+    length = time_machine.updates(len(text.tokens), config.batch, config.steps)
     generators = {"batches": rng}
     return training.Run(*about, fields, model, optimizer, updates, sizes, generators, length=length)
 

@@ -51,6 +51,8 @@ def made_up(last: float = 0.5, double: float = 0.0) -> dict[str, Any]:
     return {
         "options": {"impl": list(IMPLEMENTATIONS), "seed": [0]},
         "config": {"hidden": 12, "batch": 4, "steps": 9, "epochs": 3},
+        "untrained": [{"cell": "rnn", "seed": 0, "text": "time traveller xx"}],
+        "one_hot": [{"symbol": "t", "vector": [0, 1]}],
         "compared": [about | compared_losses(dtype, losses) for dtype, losses in first.items()],
         "runs": runs,
     }

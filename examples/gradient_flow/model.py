@@ -1,11 +1,13 @@
 """Gradient flow: how much of the gradient of a loss at step T reaches the states before it.
 
 The Time Machine's language model reads T characters and is asked for the next; shown is the norm of
-dL/dh_t over t (and of dL/dc_t, an LSTM's other state), before and after training, with torch.nn's
-initial weights, where it vanishes, and with recurrent weights three times as large, where an RNN's
-explodes; trained with the norm of the parameters' gradients clipped and without. The layer is run a
-step a call, so that every state is a tensor whose gradient can be kept; in float64, because float32
-ends at 1e-45 and the gradients do not.
+dL/dh_t over t (and of dL/dc_t, an LSTM's other state), before and after training: with torch.nn's
+initial weights, where it vanishes; for an LSTM with its forget gate opened by a bias; and with
+recurrent weights three times as large, where an RNN's explodes, trained with the norm of the
+parameters' gradients clipped and without. Beside dL/dc_t stands what the additive path of c alone
+would bring back, the product of the forget gates. The layer is run a step a call, so that every
+state is a tensor whose gradient can be kept; in float64, because float32 ends at 1e-45 and the
+gradients do not.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from examples import data
 from examples.driver import training
 from examples.driver.errors import WorkloadError
 from examples.driver.layers import State
+from examples.gradient_flow.gates import STARTS, Start, along_the_path, forget_gates
 from examples.time_machine import model as time_machine
 
-GAINS = {"usual": 1.0, "large": 3.0}  # of the recurrent weights: x torch.nn's initial ones
+SHOWN_STARTS = ("usual", "forget1", "forget5", "large")
 CLIPPING = {"clipped": True, "free": False}
 DENSE, STRIDE = 20, 10  # every distance up to DENSE is measured, then every STRIDE-th
 
-Norms = dict[str, list[float]]  # by state, "h" and for an LSTM "c": a norm for each distance
+# A norm for each distance, by state: "h", and for an LSTM "c" and "path", c's by its gates alone.
+Norms = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,12 @@ QUICK = replace(CONFIG, hidden=64, steps=100, train_steps=50, epochs=6)
 
 
 def build_model(
-    cell: str, impl: str, vocabulary: int, gain: float, config: Config
+    cell: str, impl: str, vocabulary: int, start: Start, config: Config
 ) -> time_machine.LanguageModel:
-    """The Time Machine's model with its recurrent weights multiplied by `gain`."""
+    """The Time Machine's model, drawn by torch.nn's rule and changed by `start`."""
     sizes = replace(time_machine.CONFIG, hidden=config.hidden)
     model = time_machine.build_model(cell, impl, vocabulary, sizes)
-    with torch.no_grad():
-        model.rnn.get_parameter("weight_hh_l0").mul_(gain)
+    start.apply(model.rnn)
     return model
 
 
@@ -83,8 +86,8 @@ def flow(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         model: a `time_machine.LanguageModel`; left as it is, measured on a float64 copy.
         x, y: [B, T] characters, and [B] the character after the last.
     Returns:
-        for "h" [T], and for "c" of an LSTM [T - 1], the mean over the rows of the norm, from the
-        first step on.
+        for "h" [T], and for "c" and "path" of an LSTM [T - 1], the mean over the rows of the norm,
+        from the first step on. "path" is the last of "c" times the forget gates in between.
     """
     model = cast(time_machine.LanguageModel, copy.deepcopy(model).double())
     kept: dict[str, list[Tensor]] = {"h": []}
@@ -99,10 +102,16 @@ def flow(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     if "c" in kept:
         kept["c"].pop()  # c_T meets the loss within the last call alone
     F.cross_entropy(logits, y, reduction="sum").backward()  # a row's gradient, whatever B is
-    return {
-        name: torch.stack([h.grad[0] for h in states if h.grad is not None]).norm(dim=-1).mean(-1)
+    found = {
+        name: torch.stack([h.grad[0] for h in states if h.grad is not None])
         for name, states in kept.items()
     }
+    if "c" in found:
+        outputs = torch.cat(kept["h"]).detach()
+        one_hot = F.one_hot(x.t(), model.vocabulary).to(outputs.dtype)
+        f = forget_gates(model.rnn, one_hot, outputs).detach()[:-1]
+        found["path"] = along_the_path(found["c"][-1], f)
+    return {name: gradients.norm(dim=-1).mean(-1) for name, gradients in found.items()}
 
 
 def distances(T: int) -> list[int]:
@@ -111,7 +120,8 @@ def distances(T: int) -> list[int]:
 
 
 def measured(model: nn.Module, x: Tensor, y: Tensor) -> Norms | None:
-    """`flow` at the distances; None when a norm is not finite. c's first is at distance 1."""
+    """`flow` at the distances; None when a norm is not finite. c's and its path's first is at
+    distance 1."""
     T = x.shape[1]
     found = flow(model, x, y)
     if not all(bool(norms.isfinite().all()) for norms in found.values()):
@@ -135,7 +145,7 @@ def new_run(
 ) -> training.Run:
     """The model in its initial state with its updates, which keep the norm of every gradient."""
     torch.manual_seed(seed)
-    model = build_model(cell, impl, len(text.symbols), GAINS[start], config)
+    model = build_model(cell, impl, len(text.symbols), STARTS[start], config)
     model.to(text.tokens.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
     rng = random.Random(seed)
@@ -168,4 +178,7 @@ def new_run(
     del sizes["steps"]  # measured over, before and after
     fields = {"cell": cell, "start": start, "clipping": clipping}
     about = ("gradient_flow", f"{cell}-{start}-{clipping}-seed{seed}", impl, seed)
-    return training.Run(*about, fields, model, optimizer, updates, sizes, {"batches": rng}, after)
+    own = {"batches": rng}
+    run = training.Run(*about, fields, model, optimizer, updates, sizes, own, after)
+    run.length = time_machine.updates(len(text.tokens), *cut)
+    return run

@@ -21,25 +21,29 @@ from examples.driver.options import sized
 from examples.driver.plots import Chart, Points
 from examples.driver.tables import Summary, Table, ratio
 from examples.driver.training import Epoch, Run, seconds_per_epoch
-from examples.driver.workload import Group, Job, Record, Say, Workload
+from examples.driver.workload import Claim, Group, Job, Record, Say, Workload
 from examples.gradient_flow import model
-from examples.gradient_flow.model import CLIPPING, CONFIG, GAINS, Norms, distances
+from examples.gradient_flow.gates import STARTS, label, models
+from examples.gradient_flow.model import CLIPPING, CONFIG, Norms, distances
 
 SHOWN = (10, 50, 100, 200, 399)  # steps before the last, in the tables
 FAR, FAR_LOSS = 1e-9, 1e-3  # differences beyond these are named: norms in float64, trained losses
+KEPT = 1e3  # what grows or shrinks by less than this, over all steps, is not called lost
 ROUNDING = "; a difference of rounding is multiplied from step to step as the gradient is."
 
 TEXT = (
     "A recurrent layer learns what happened at step t from the gradient of the loss with "
     "respect to its state h_t, and that gradient comes back from the last step through every "
-    "step between. Each step multiplies it: by less than one it vanishes, by more it explodes, "
-    "and in both cases, after some tens of steps, little is left to learn from. An LSTM and a "
-    "GRU have a path on which the factor is a gate's value, which training can bring close to "
-    "one; torch.nn's initial weights put it near one half. Clipping divides all gradients by "
-    "one number when their norm is too large: it keeps an explosion from destroying the "
-    "weights, and it cannot bring back what has vanished. The task here is the next character "
-    "of The Time Machine; with recurrent weights three times torch.nn's (a large start) an RNN "
-    "explodes."
+    "step between. Each step multiplies it: by less than one it vanishes, by more it explodes. "
+    "In an RNN the factor is the recurrent matrix times the slope of tanh. An LSTM has a second "
+    "state c, a sum: c_t = f_t c_(t-1) + i_t g_t, and along this sum, the additive path, the "
+    "factor is the forget gate f alone; what comes back through h and the recurrent weights adds "
+    "to it. The gate is open as far as its bias says: torch.nn draws it near 0, so that f is about "
+    "0.5 and the gradient is soon lost; a bias of 1 gives about 0.73, a bias of 5 about 0.993, and "
+    "0.993 to the power of 400 is still 0.06. Clipping divides all gradients by one number when "
+    "their norm is too large: it keeps an explosion from destroying the weights, and it cannot "
+    "bring back what has vanished. The task here is the next character of The Time Machine; a "
+    "large start is recurrent weights three times torch.nn's."
 )
 
 
@@ -66,7 +70,10 @@ class GradientFlow(Workload):
     def build(self, job: Job) -> Iterator[Group]:
         args, config = job.args, job.config
         initial = job.extra.setdefault("initial", [])
-        for seed, cell, start, clipping in product(args.seed, args.cell, GAINS, CLIPPING):
+        each = product(args.seed, models(args.cell, model.SHOWN_STARTS), CLIPPING)
+        for seed, (cell, start), clipping in each:
+            if clipping == "free" and start != "large":  # few updates of the others are clipped
+                continue
             about = (start, clipping, seed, job.data[0], config)
             runs = [model.new_run(cell, impl, *about) for impl in args.impl]
             if clipping == "clipped":  # both begin with the same model
@@ -117,9 +124,9 @@ class GradientFlow(Workload):
         T = record["config"]["steps"]
         both = [
             ", ".join(
-                f"{r['cell'].upper()} {r['norms']['h'][-1] / r['norms']['h'][0]:.0e}"
+                f"{label(r['cell'], r['start'])} {r['norms']['h'][-1] / r['norms']['h'][0]:.0e}"
                 for r in _first(record, "initial", impl)
-                if r["start"] == "usual"
+                if r["start"] in ("usual", "forget5")
             )
             for impl in IMPLEMENTATIONS
         ]
@@ -127,25 +134,56 @@ class GradientFlow(Workload):
         return Summary(
             title="Gradient flow",
             text=TEXT,
-            tables=[flow_table(record), training_table(record)],
-            remarks=[*_remarks_before(record), *_remarks_free(record), *_remarks_apart(record)],
+            tables=[flow_table(record), *path_table(record), training_table(record)],
+            remarks=[
+                *_remarks_before(record),
+                *_remarks_path(record),
+                *_remarks_free(record),
+                *_remarks_apart(record),
+            ],
             headline=[(f"Gradient flow: norm at h_1 / norm at h_{T}", both[0], both[1], clipped)],
         )
 
+    def claims(self, record: Record) -> list[Claim]:
+        T = record["config"]["steps"]
+        far = {(r["cell"], r["start"]): r["norms"]["h"] for r in _first(record, "initial")}
+        shown = {key: f"{h[-1] / h[0]:.0e}" for key, h in far.items()}
+        usual = ", ".join(f"{c.upper()} {v}" for (c, s), v in shown.items() if s == "usual")
+        left = f"share that is left at h_1 of {T}: {usual}"
+        rows = [("a gradient vanishes over many steps", left)]
+        opened = [f"{label(*key)} {v}" for key, v in shown.items() if key[1].startswith("forget")]
+        if opened:
+            claim = "an LSTM carries it, by the additive path of c: where the forget gate is open"
+            rows.append((claim, ", ".join(opened)))
+        if large := [f"{label(*key)} {v}" for key, v in shown.items() if key[1] == "large"]:
+            rows.append(("a gradient explodes where recurrent weights are large", ", ".join(large)))
+        return rows
+
     def draw(self, record: Record) -> list[Chart]:
         T = record["config"]["steps"]
-        before, after, norms, styles = _series(record)
-        title, y = f"Gradient flow, T={T}", "norm of dL/dh_t"
-        reached = f"The gradient on its way back through {T} steps, before training."
-        again = "The same after training. A training that met nan has no line."
-        clipped = "What clipping meets: the largest norm of each epoch, before it is clipped."
-        large = ("Gradients of the parameters, large start", "largest norm of the epoch")
-        steps, look = "steps before the last, T - t", {"log_y": True, "styles": styles}
-        return [
-            Chart("", reached, f"{title}, before training", y, before, steps, **look),
-            Chart("-trained", again, f"{title}, trained", y, after, steps, **look),
-            Chart("-norms", clipped, *large, norms, **look),
+        initial = _first(record, "initial")
+        reached = "Norm of dL/dh_t relative to the last step's, before training."
+        large = "Before training, recurrent weights three times torch.nn's."
+        again = "The same after training with clipping."
+        h, x = "norm of dL/dh_t, share of the last", "steps before the last, T - t"
+        usual = {_label(r): r["norms"]["h"] for r in initial if r["start"] != "large"}
+        big = {_label(r): r["norms"]["h"] for r in initial if r["start"] == "large"}
+        trained = {
+            _label(r): r["trained"]["h"]
+            for r in _first(record, "runs")
+            if r["trained"] and r["start"] != "large"
+        }
+        title = "How much of the gradient reaches back"
+        of = [
+            ("", reached, title, usual),
+            ("-large", large, "The gradient with a large start", big),
+            ("-trained", again, f"{title}, trained", trained),
         ]
+        charts = [
+            Chart(suffix, caption, words, h, _shares(T, norms), x, log_y=True)
+            for suffix, caption, words, norms in of
+        ]
+        return [*charts, *_path_chart(record), _clip_chart(record)]
 
 
 WORKLOAD = GradientFlow()
@@ -181,32 +219,51 @@ def _first(record: Record, kind: str, impl: str | None = None) -> list[Record]:
     return [r for r in results.first_seed(record, kind) if r["impl"] == wanted]
 
 
-def _series(record: Record) -> tuple[dict[str, Points], dict[str, Points], dict[str, Any], Any]:
-    """What is drawn before training, after it, and of the norms that clipping meets; the styles."""
-    T, clip = record["config"]["steps"], record["config"]["clip"]
-    styles = {"clipped to": "k-"}
+def _label(r: Record) -> str:
+    return label(r["cell"], r["start"])
 
-    def style(r: Record, dotted: bool) -> str:
-        line = ":" if dotted else "-" if r["start"] == "usual" else "--"
-        return f"C{CELLS.index(r['cell'])}{line}"
 
-    before: dict[str, Points] = {}
-    after: dict[str, Points] = {}
-    norms: dict[str, Any] = {}
-    for r in _first(record, "initial"):
-        for state, values in r["norms"].items():
-            name = f"{r['cell'].upper()} {state}, {r['start']} start"
-            before[name] = points(T, values)
-            styles[name] = style(r, state == "c")
+def _gated(record: Record) -> list[Record]:
+    """The initial LSTMs, but for the large start."""
+    initial = _first(record, "initial")
+    return [r for r in initial if "c" in r["norms"] and r["start"] != "large"]
+
+
+def _shares(T: int, series: Mapping[str, Sequence[float]]) -> dict[str, Points]:
+    """Each norm over the first of its series, the one nearest to the end."""
+    return {name: points(T, [norm / n[0] for norm in n]) for name, n in series.items()}
+
+
+def _path_chart(record: Record) -> list[Chart]:
+    """dL/dc beside the product of forget gates; none without an LSTM."""
+    series, styles = {}, {}
+    for i, r in enumerate(_gated(record)):
+        bias = STARTS[r["start"]].forget or 0
+        for state, line, name in (("path", "-", "product of f"), ("c", "--", "dL/dc_t")):
+            series[f"bias {bias:g}, {name}"] = r["norms"][state]
+            styles[f"bias {bias:g}, {name}"] = f"C{i}{line}"
+    caption = "An LSTM before training: dashed dL/dc_t, solid what the forget gates alone let back."
+    T, y = record["config"]["steps"], "norm, share of that at c_(T-1)"
+    words = ("The product of forget gates, and c's whole gradient", y, _shares(T, series))
+    x = "steps before the last, T - t"
+    return [Chart("-path", caption, *words, x, log_y=True, styles=styles)] if series else []
+
+
+def _clip_chart(record: Record) -> Chart:
+    """What clipping meets with a large start: of all cells, and of the first without clipping."""
+    config, cells = record["config"], record["options"]["cell"]
+    norms: dict[str, list[float]] = {}
+    styles = {"clipped to": "k:"}
     for r in _first(record, "runs"):
-        name = f"{r['cell'].upper()}, {r['start']} start, {r['clipping']}"
-        styles[name] = style(r, r["clipping"] == "free")
-        if r["trained"]:
-            after[name] = points(T, r["trained"]["h"])
-        if r["start"] == "large" and r["epochs"]:
+        free = r["clipping"] == "free"
+        if r["start"] == "large" and r["epochs"] and (not free or r["cell"] == cells[0]):
+            name = f"{r['cell'].upper()}, {r['clipping']}"
             norms[name] = [epoch["largest_norm"] for epoch in r["epochs"]]
-    norms["clipped to"] = (1, record["config"]["epochs"]), (clip, clip)
-    return before, after, norms, styles
+            styles[name] = f"C{CELLS.index(r['cell'])}{'--' if free else '-'}"
+    norms["clipped to"] = [config["clip"]] * config["epochs"]
+    caption = "What clipping meets: the largest norm of each epoch, before it is clipped."
+    words = ("Norm of all gradients, large start", "largest norm of the epoch", norms)
+    return Chart("-norms", caption, *words, log_y=True, styles=styles)
 
 
 def factor(T: int, norms: Sequence[float]) -> float:
@@ -219,19 +276,31 @@ def factor(T: int, norms: Sequence[float]) -> float:
 
 
 def flow_table(record: Record) -> Table:
-    """How much reaches the state `d` steps before the last, a row per cell, state and start."""
+    """How much reaches h, `d` steps before the last, a row for each model."""
     T = record["config"]["steps"]
     shown = [d for d in SHOWN if d < T - 1] + [T - 1]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for r in _first(record, "initial"):
-        for state, norms in r["norms"].items():
-            reached = dict(zip(*points(T, norms), strict=True))
-            shares = [f"{reached[d] / norms[0]:.1e}" for d in shown]
-            by = f"{factor(T, norms):.3f}"
-            rows.append((r["cell"].upper(), state, r["start"], by, *shares))
-    head = ("model", "state", "start", "factor per step", *(f"T - {d}" for d in shown))
-    title = f"Before training: norm at step T - d relative to the last step's, T={T}"
+        norms = r["norms"]["h"]
+        reached = dict(zip(*points(T, norms), strict=True))
+        shares = [f"{reached[d] / norms[0]:.1e}" for d in shown]
+        rows.append((_label(r), f"{factor(T, norms):.3f}", *shares))
+    head = ("model", "factor per step", *(f"T - {d}" for d in shown))
+    title = f"Before training: norm of dL/dh at step T - d relative to the last step's, T={T}"
     return Table(title, head, rows)
+
+
+def path_table(record: Record) -> list[Table]:
+    """c's gradient and the product of forget gates, a row for each LSTM; none without one."""
+    T = record["config"]["steps"]
+    rows: list[tuple[str, ...]] = []
+    for r in _gated(record):
+        c, path = r["norms"]["c"], r["norms"]["path"]
+        by = (f"{factor(T, c):.3f}", f"{factor(T, path):.3f}")
+        rows.append((_label(r), *by, f"{c[-1] / c[0]:.1e}", f"{path[-1] / path[0]:.1e}"))
+    head = ("model", "dL/dc, factor", "product of f, factor", "dL/dc at c_1", "product of f at c_1")
+    title = "The additive path before training: factor per step, and the share that reaches c_1"
+    return [Table(title, head, rows)] if rows else []
 
 
 def _ended(record: Record, r: Record) -> bool:
@@ -262,20 +331,20 @@ def _ratio(runs: Sequence[Record]) -> str:
 
 
 def training_table(record: Record) -> Table:
-    """What training with and without clipping did, a row per cell, start and clipping."""
+    """What training with and without clipping did, a row per model and clipping."""
     T = record["config"]["steps"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for first in _first(record, "runs"):
         same = [r for r in record["runs"] if r["name"] == first["name"]]
         largest, above = _norms(first)
         norms = (f"{above:.0%}", f"{largest:.3g}") if first["epochs"] else ("-", "-")
         by = f"{factor(T, first['trained']['h']):.3f}" if first["trained"] else "-"
         speed = _ratio(same) if first["clipping"] == "clipped" else ""
-        about = (first["cell"].upper(), first["start"], first["clipping"])
+        about = (_label(first), first["clipping"])
         rows.append((*about, *(_loss(record, r) for r in same), *norms, by, speed))
     losses = [f"loss, {NAMES[impl]}" for impl in record["options"]["impl"]]
     measured = ("norm above clip", "largest norm", "factor per step, trained")
-    head = ("model", "start", "training", *losses, *measured, "speed")
+    head = ("model", "training", *losses, *measured, "speed")
     return Table("Training, with the norm clipped and free", head, rows)
 
 
@@ -283,11 +352,23 @@ def _remarks_before(record: Record) -> Iterator[str]:
     T = record["config"]["steps"]
     for r in _first(record, "initial"):
         h = r["norms"]["h"]
-        by = factor(T, h)
-        verb = "vanishes" if by < 1 else "explodes"
+        share = h[-1] / h[0]
+        verb = "vanishes" if share < 1 / KEPT else "explodes" if share > KEPT else "reaches back"
         yield (
-            f"{r['cell'].upper()}, {r['start']} start: every step back multiplies the gradient by "
-            f"{by:.3f}, it {verb}: h_1 gets {h[-1] / h[0]:.1e} times what h_{T} gets."
+            f"{_label(r)}: every step back multiplies the gradient by {factor(T, h):.3f}, it "
+            f"{verb}: h_1 gets {share:.1e} times what h_{T} gets."
+        )
+
+
+def _remarks_path(record: Record) -> Iterator[str]:
+    """What the forget gates alone give of the factor of c's gradient."""
+    T = record["config"]["steps"]
+    for r in _gated(record):
+        c, path = factor(T, r["norms"]["c"]), factor(T, r["norms"]["path"])
+        change = "adds to" if c > path else "takes from"
+        yield (
+            f"{_label(r)}: the forget gates alone multiply c's gradient by {path:.3f} a step; the "
+            f"way back through h and the recurrent weights {change} it, together {c:.3f}."
         )
 
 
@@ -298,15 +379,15 @@ def _remarks_free(record: Record) -> Iterator[str]:
     for (cell, start, clipping), r in runs.items():
         (largest, above), ended = _norms(r), _ended(record, r)
         if clipping == "clipped" and not above:
-            spared.append(f"{cell.upper()} {start} start")
+            spared.append(label(cell, start))
         if clipping == "clipped" or (ended and not above):
             continue
         met = f"a norm of up to {largest:.0e} and a last loss of " if ended else ""
         twin = _loss(record, runs[cell, start, "clipped"])
-        free = f"{cell.upper()}, {start} start, without clipping: {met}{_loss(record, r)}"
+        free = f"{label(cell, start)}, without clipping: {met}{_loss(record, r)}"
         yield f"{free}; the same with clipping ends at a loss of {twin}."
     if spared:
-        yield f"No update was clipped for: {', '.join(spared)}."
+        yield f"No update was clipped for: {'; '.join(spared)}."
 
 
 def _remarks_apart(record: Record) -> Iterator[str]:

@@ -206,16 +206,16 @@ def test_dropout_is_on_word_vectors_between_layers_and_before_the_decision(switc
 
 def test_both_layouts_are_followed_epoch_by_epoch(record: Any, tmp_path: Path) -> None:
     found = record("imdb", "--layout", "packed", "padded", "--follow")
-    stem = "imdb-fusedrnn-packed-padded-quick-synthetic"
+    stem = "imdb-fusedrnn-packed+padded-steps9-limit70-follow-quick-synthetic"
     names = sorted(path.name for path in (tmp_path / "out").glob("*"))
     assert names == [f"{stem}-accuracy.png", f"{stem}.jsonl", f"{stem}.png"]
     assert found["reviews"] == {"train": 70, "test": 70}
     assert [r["name"] for r in found["runs"]] == [
-        f"{cell}-{layout}-seed0" for cell in imdb.CONFIGS for layout in imdb.LAYOUTS
+        f"{cell}-{layout}-seed0" for cell in WORKLOAD.cells for layout in imdb.LAYOUTS
     ]
     for r in found["runs"]:
         assert r["accuracy"] == pytest.approx(r["epochs"][-1]["accuracy"])
-        assert [e.targets for e in r["epochs"]] == [70, 70]
+        assert [e.targets for e in r["epochs"]] == [70, 70, 70]
     assert len(summary(found).tables[0].rows) == len(summary(found).headline) == 4
 
 

@@ -151,7 +151,7 @@ def continued(
     """Trains a model whose GRU resets before the product, hands its weights to fusedrnn.GRU, which
     resets after it, and trains both on."""
     torch.manual_seed(0)
-    about = (len(text.symbols), config.hidden)
+    about = (len(text.symbols), config)
     kept = time_machine.LanguageModel(partial(_before), *about)
     train(kept, text, config, config.epochs)
     ours = time_machine.LanguageModel(fusedrnn().GRU, *about)

@@ -59,7 +59,8 @@ class LanguageModel(nn.Module):
     def __init__(self, layer: Layer, vocabulary: int, config: Config) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        size = {"num_layers": config.layers, "dropout": config.dropout}
+        stacked = {"num_layers": config.layers, "dropout": config.dropout}
+        size = stacked if config.layers > 1 else {}
         self.rnn = layer(vocabulary, config.hidden, **size)
         self.linear = nn.Linear(config.hidden, vocabulary)
 
@@ -115,9 +116,9 @@ def batches(
     return BATCHES[sampling](tokens, config.batch, config.steps, rng or random.Random(0))
 
 
-def updates(characters: int, config: Config) -> int:
+def updates(characters: int, B: int, T: int) -> int:
     """How many batches an epoch has, from the middle of the starts that it may have."""
-    return (characters - config.steps // 2 - 1) // (config.batch * config.steps)
+    return (characters - T // 2 - 1) // (B * T)
 
 
 def train_step(
@@ -200,5 +201,5 @@ def new_run(
     sizes = {"data": data.kind(text.source), **asdict(config)}
     own = {"batches": rng}
     run = training.Run(*about, fields, model, optimizer, one_epoch, sizes, own, after)
-    run.length = updates(len(tokens), config)
+    run.length = updates(len(tokens), config.batch, config.steps)
     return run
