@@ -109,7 +109,7 @@ SMALL = {
     "reuters": "--epochs 3 --limit 70 --steps 8 12",
     "imdb": "--quick --limit 70 --steps 9 --layout padded packed",
     "seq2seq": "--quick --forcing 1.0 scheduled",
-    "gradient_flow": "--quick --epochs 2 --steps 12",
+    "gradient_flow": "--quick --epochs 3 --steps 12",
     "memory": "--quick --epochs 2 --steps 12",
 }
 

@@ -116,6 +116,8 @@ def given(workload: Workload, options: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(dict(options), default=str))
     for name, value in sorted(plain.items(), key=lambda item: item[0] != "impl"):
         default = json.loads(json.dumps(defaults.get(name), default=str))
+        if name == "epochs":
+            default = workload.epochs
         if name not in PLACES and value not in (None, False, default):
             found[name] = value
     return found

@@ -58,7 +58,8 @@ class Picture:
             ) from error
         figure = Figure(figsize=(7.0, 4.6), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot(title=prefix + self.title)
+        figure.suptitle(prefix + self.title, fontsize="large")
+        axes = figure.add_subplot()
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         self.draw(figure, axes)

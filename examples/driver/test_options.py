@@ -58,6 +58,8 @@ def test_every_size_that_is_offered_reaches_the_config(name: str, quick: list[st
         ("", "reuters-fusedrnn"),
         ("--impl fusedrnn torch --seed 0 1 2", "reuters-fusedrnn-torch-seed0+1+2"),
         ("--cell gru --hidden 64 --lr 0.01", "reuters-fusedrnn-gru-hidden64-lr0.01"),
+        ("--epochs 5", "reuters-fusedrnn"),
+        ("--epochs 4", "reuters-fusedrnn-epochs4"),
         ("--steps 50 --quick --threads 1", "reuters-fusedrnn-steps50-threads1-quick"),
         ("--out x --checkpoints y --data-dir z --resume", "reuters-fusedrnn"),
     ],

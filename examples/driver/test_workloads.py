@@ -41,8 +41,11 @@ FILES = {  # of the charts, and what else stands in the name
     ),
     "imdb": ("-padded+packed-steps9-limit70-quick", ["", "-2"]),
     "seq2seq": ("-quick", ["", "-epochs"]),
-    "gradient_flow": ("-quick", ["", "-large", "-norms", "-path", "-trained"]),
-    "memory": ("-quick", ["", "-gates"]),
+    "gradient_flow": (
+        "-steps12-epochs3-quick",
+        ["", "-large", "-norms", "-path", "-trained"],
+    ),
+    "memory": ("-steps12-epochs2-quick", ["", "-gates"]),
 }
 
 

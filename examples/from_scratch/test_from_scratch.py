@@ -45,7 +45,8 @@ def made_up(last: float = 0.5, double: float = 0.0) -> dict[str, Any]:
     for impl, seconds in (("scratch", 0.6), ("fusedrnn", 0.2), ("torch", 0.3)):
         ends = (2.0, 1.0, last if impl == "torch" else 0.5)
         history = [Epoch(loss, 8, seconds) for loss in ends]
-        runs.append({"cell": "lstm", "impl": impl, "seed": 0, "epochs": history})
+        about_run = {"cell": "lstm", "impl": impl, "seed": 0, "text": "time traveller the"}
+        runs.append({**about_run, "epochs": history})
         if impl != "scratch":
             runs[-1]["drift"] = drift(history, runs[0]["epochs"])
     return {

@@ -123,7 +123,7 @@ def test_the_summary_says_what_an_explosion_did_without_clipping(record: Any) ->
         exploded = r["start"] == "large"
         figures = {"largest_norm": 2e29 * exploded, "above_clip": 0.5 * exploded}
         loss = 2.0 if r["clipping"] == "clipped" else 3.5
-        r["epochs"] = [training.Epoch(loss, 8, 1.0, figures)] * 2
+        r["epochs"] = [training.Epoch(loss, 8, 1.0, figures)] * 3
     for r in found["initial"][1::2]:  # torch's
         h = r["norms"]["h"]
         r["apart"] = difference({"h": h}, {"h": [1.5 * h[0], *h[1:]]})

@@ -176,7 +176,12 @@ class GradientFlow(Workload):
         title = "How much of the gradient reaches back"
         of = [
             ("", reached, title, usual),
-            ("-large", large, "The gradient with a large start", big),
+            (
+                "-large",
+                large,
+                "Recurrent weights three times as large: what grows, what vanishes",
+                big,
+            ),
             ("-trained", again, f"{title}, trained", trained),
         ]
         charts = [
@@ -262,7 +267,11 @@ def _clip_chart(record: Record) -> Chart:
             styles[name] = f"C{CELLS.index(r['cell'])}{'--' if free else '-'}"
     norms["clipped to"] = [config["clip"]] * config["epochs"]
     caption = "What clipping meets: the largest norm of each epoch, before it is clipped."
-    words = ("Norm of all gradients, large start", "largest norm of the epoch", norms)
+    words = (
+        "The largest gradient of each epoch, clipped and free",
+        "largest norm of the epoch",
+        norms,
+    )
     return Chart("-norms", caption, *words, log_y=True, styles=styles)
 
 

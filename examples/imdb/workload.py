@@ -106,7 +106,7 @@ class Imdb(Workload):
         minutes = results.times("Minutes an epoch", keys, named, figure=_minutes)
         steps = next(iter(record["config"].values()))["steps"]
         return Summary(
-            "IMDB sentiment" + (f", the first {counts['train']:,} reviews" if part else ""),
+            "IMDB sentiment",
             TEXT.format(steps=steps, **counts),
             [results.scores(title, keys, named, columns), minutes],
             [*_remarks(record, found)],
