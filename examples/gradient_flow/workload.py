@@ -179,7 +179,7 @@ class GradientFlow(Workload):
             (
                 "-large",
                 large,
-                "Recurrent weights three times as large: what grows, what vanishes",
+                "Large recurrent weights: what grows, what vanishes",
                 big,
             ),
             ("-trained", again, f"{title}, trained", trained),
@@ -268,7 +268,7 @@ def _clip_chart(record: Record) -> Chart:
     norms["clipped to"] = [config["clip"]] * config["epochs"]
     caption = "What clipping meets: the largest norm of each epoch, before it is clipped."
     words = (
-        "The largest gradient of each epoch, clipped and free",
+        "Largest gradient of an epoch, clipped and free",
         "largest norm of the epoch",
         norms,
     )
