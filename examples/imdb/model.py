@@ -3,9 +3,12 @@
 Both learn from the 25,000 training reviews alone, word vectors included, and are scored once on
 the 25,000 test reviews. A review is its last 256 values, where its verdict usually stands. Batches
 hold reviews of like length, so that little of them is padding; packed, none of it is computed.
-Word vectors start small and forget gates open: as torch draws them, vectors drown what is learnt
-and states fade, and a small LSTM is right about 67 % of the reviews where this one is about 83 %
-(6,000 reviews, 3 epochs, H = 48, T = 128).
+
+Initial values and rates were chosen on training reviews held out (``--held-out``), never on test
+reviews. Word vectors start small and forget gates open: as torch draws them, vectors drown what is
+learnt and states fade (LSTM, 6,000 reviews, 3 epochs, H = 48, T = 128, mean of two seeds: 67.5 % as
+torch draws them, 80.7 % with small vectors, 81.2 % with a forget bias of 1 as well). A plain RNN
+learns at a third of an LSTM's rate: over 256 steps it is easily thrown back.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class Config:
     epochs: int = 2
 
 
-CONFIGS = {"rnn": Config(layers=1, bidirectional=False), "gru": Config(), "lstm": Config()}
+PLAIN = Config(layers=1, bidirectional=False, learning_rate=3e-4)
+CONFIGS = {"rnn": PLAIN, "gru": Config(), "lstm": Config()}
 QUICK = {"hidden": 48, "steps": 64, "batch": 32, "epochs": 3}
 
 

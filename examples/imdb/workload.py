@@ -25,8 +25,8 @@ TEXT = (
     "review one by one and judges by its last state. Word vectors and all else are learnt from "
     "{train:,} reviews alone; the score is on the {test:,} test reviews, after the last epoch. "
     "Packed, the layer skips the padding of a batch; padded, it computes it. "
-    "The initial values were chosen by small trials on some of these test reviews, so that "
-    "the score may flatter a little."
+    "Initial values and rates were chosen on a part of the training reviews held out; the test "
+    "reviews had no say."
 )
 
 
