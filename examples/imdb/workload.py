@@ -26,7 +26,9 @@ TEXT = (
     "{train:,} reviews alone; the score is on the {test:,} test reviews, after the last epoch. "
     "Packed, the layer skips the padding of a batch; padded, it computes it. "
     "Initial values and rates were chosen on a part of the training reviews held out; the test "
-    "reviews had no say."
+    "reviews had no say. A plain RNN learns at a third of the LSTM's rate. At 1e-3 and 256 units a "
+    "single figure of it says nothing: from one start and the same batches two trainings that "
+    "differ by rounding ended at 71.6 and 79.9 %, and packed one had not left guessing (55.5 %)."
 )
 
 
