@@ -1,8 +1,9 @@
-"""The dates: how each form writes them, that no spelling has two meanings, and what is held out."""
+"""The dates: how each form writes them, what follows them, their meaning, and what is held out."""
 
 from __future__ import annotations
 
 import datetime
+import itertools
 
 import pytest
 import torch
@@ -63,41 +64,63 @@ def test_a_number_has_its_ending(n: int, expected: str) -> None:
     assert dates.numbered(n) == expected
 
 
-def test_a_test_pair_shares_neither_spelling_nor_meaning_with_training() -> None:
-    train, test = dates.pairs(3_000, 500, seed=0)
-    assert (len(train), len(test)) == (3_000, 500)
-    assert len({pair.spelling for pair in (*train, *test)}) == 3_500
-    assert not {pair.iso for pair in train} & {pair.iso for pair in test}
-    for part in (train, test):
+@pytest.mark.parametrize(
+    ("form", "day", "row"),
+    [
+        (WORDS, "1999-12-30", "1999-12-30 1999-12-31 2000-01-01"),
+        (WORDS, "2004-02-28", "2004-02-28 2004-02-29 2004-03-01"),
+        ("3/1998", "1998-11-30", "1998-11 1998-12 1999-01"),
+        ("3/1998", "1998-01-31", "1998-01 1998-02 1998-03"),
+        (WEEK, "1998-12-24", "1998-W52 1998-W53 1999-W01"),
+        (WEEK, "2029-12-30", "2029-W52 2030-W01 2030-W02"),
+    ],
+)
+def test_a_row_goes_on_with_the_days_months_or_weeks_that_follow(
+    form: str, day: str, row: str
+) -> None:
+    date = datetime.date.fromisoformat(day)
+    assert dates.row(FORM[form], date, 3) == row
+    assert dates.row(FORM[form], date, 1) == row.split()[0]
+
+
+def test_no_two_parts_share_a_spelling_or_what_is_read() -> None:
+    parts = dates.pairs((3_000, 500, 400), 2, seed=0)
+    assert [len(part) for part in parts] == [3_000, 500, 400]
+    assert len({pair.spelling for part in parts for pair in part}) == 3_900
+    read = [{pair.row.split()[0] for pair in part} for part in parts]
+    for one, other in itertools.combinations(read, 2):
+        assert not one & other
+    for part in parts:
         assert {pair.form for pair in part} == set(FORM)
 
 
 def test_the_pairs_follow_from_the_seed_and_the_first_do_not_depend_on_how_many() -> None:
-    train, test = dates.pairs(50, 20, seed=1)
-    assert dates.pairs(50, 20, seed=1) == (train, test)
-    assert dates.pairs(80, 30, seed=1)[0][:50] == train
-    assert dates.pairs(50, 20, seed=2)[0] != train
+    parts = dates.pairs((50, 10, 20), 1, seed=1)
+    assert dates.pairs((50, 10, 20), 1, seed=1) == parts
+    for part, longer in zip(parts, dates.pairs((80, 30, 30), 1, seed=1), strict=True):
+        assert longer[: len(part)] == part
+    assert dates.pairs((50, 10, 20), 1, seed=2)[0] != parts[0]
 
 
 def test_rows_are_padded_symbols_that_read_back() -> None:
-    train, _ = dates.pairs(200, 1, seed=0)
+    train, *_ = dates.pairs((200, 1, 1), 2, seed=0)
     rows = dates.rows(train)
     assert len(rows) == 200
     for i, pair in enumerate(train):
         x, y = rows.x[i].tolist(), rows.y[i].tolist()
         assert rows.lengths[i] == len(pair.spelling)
-        assert rows.targets[i] == len(pair.iso) + 1
+        assert rows.targets[i] == len(pair.row) + 1
         assert dates.text(x[: len(pair.spelling)]) == pair.spelling
-        assert dates.text(y) == pair.iso
-        assert y[len(pair.iso)] == END
-        assert set(x[len(pair.spelling) :]) | set(y[len(pair.iso) + 1 :]) <= {PAD}
+        assert dates.text(y) == pair.row
+        assert y[len(pair.row)] == END
+        assert set(x[len(pair.spelling) :]) | set(y[len(pair.row) + 1 :]) <= {PAD}
 
 
 def test_taken_rows_are_no_wider_than_their_longest() -> None:
-    train, _ = dates.pairs(200, 1, seed=0)
+    train, *_ = dates.pairs((200, 1, 1), 1, seed=0)
     rows = dates.rows(train)
-    months = [i for i, pair in enumerate(train) if len(pair.iso) == 7][:3]
+    months = [i for i, pair in enumerate(train) if len(pair.row) == 7][:3]
     taken = rows.take(torch.tensor(months))
     assert taken.x.shape == (3, max(len(train[i].spelling) for i in months))
     assert taken.y.shape == (3, 8)
-    assert [dates.text(y) for y in taken.y.tolist()] == [train[i].iso for i in months]
+    assert [dates.text(y) for y in taken.y.tolist()] == [train[i].row for i in months]
