@@ -23,25 +23,25 @@ from examples.driver.workload import Group, Job, Run, Say, Workload
 from examples.seq2seq import dates, exposure, model
 
 TEXT = (
-    'A date is given as people write it, "the fifth of march, nineteen ninety-eight". To be written '
-    "is a row in ISO 8601, this date and the two days after it, 1998-03-05 1998-03-06 1998-03-07; "
-    "of a month or a week, the next months or weeks. Both sides are read and written one character "
-    "after the other and differ in length. One recurrent layer, the encoder, reads the spelling; "
-    "its last state is all that a second one, the decoder, has to write from. Before each character "
-    "the decoder is fed the one that stands before it: while it learns, the right one (teacher "
-    "forcing) or the one that it wrote itself. The forcing ratio is the probability of the right "
-    "one; a scheduled ratio starts at 1 and falls. Teacher forcing is fast: no step waits for what "
-    "the decoder writes, so all steps are one call of the layer. It has a price. Fed the right "
-    "characters alone, the decoder never sees what follows a mistake of its own; it may copy the "
-    "date before and count one day on instead of keeping what was read. Tested, it is fed nothing "
-    "but what it wrote itself, and then it copies its mistakes. Exposure bias measures this: how "
-    "much more is right when the decoder is fed the true characters than when it is fed its own. "
-    "The figure of the places shows it: both lines of a training start at the same height, since "
-    "up to its first mistake a decoder is fed the same either way, and part from the second date "
-    "on. For that reason an exact match, a row without any mistake, does not show exposure bias. "
-    "No date that is tested was read in training. Sizes and rates were chosen on validation pairs, "
-    "which are neither trained on nor tested. Training losses are over different inputs, true or "
-    "the decoder's own, and do not compare."
+    'A date is given as people write it, "the fifth of march, nineteen ninety-eight". To be '
+    "written is a row in ISO 8601, this date and the two days after it, 1998-03-05 1998-03-06 "
+    "1998-03-07; of a month or a week, the next months or weeks. Both sides are read and written "
+    "one character after the other and differ in length. One recurrent layer, the encoder, reads "
+    "the spelling; its last state is all that a second one, the decoder, has to write from. "
+    "Before each character the decoder is fed the one that stands before it: while it learns, the "
+    "right one (teacher forcing) or the one that it wrote itself. The forcing ratio is the "
+    "probability of the right one; a scheduled ratio starts at 1 and falls. Teacher forcing is "
+    "fast: no step waits for what the decoder writes, so all steps are one call of the layer. It "
+    "has a price. Fed the right characters alone, the decoder never sees what follows a mistake "
+    "of its own; it may copy the date before and count one day on instead of keeping what was "
+    "read. Tested, it is fed nothing but what it wrote itself, and then it copies its mistakes. "
+    "Exposure bias measures this: how much more is right when the decoder is fed the true "
+    "characters than when it is fed its own. The figure of the places shows it: both lines of a "
+    "training start at the same height, since up to its first mistake a decoder is fed the same "
+    "either way, and part from the second date on. For that reason an exact match, a row without "
+    "any mistake, does not show exposure bias. No date that is tested was read in training. Sizes "
+    "and rates were chosen on validation pairs, which are neither trained on nor tested. Training "
+    "losses are over different inputs, true or the decoder's own, and do not compare."
 )
 
 
