@@ -223,6 +223,12 @@ def symbols(text: str) -> list[int]:
     return [_INDEX[character] for character in text]
 
 
+def next_digit(symbols: Tensor) -> Tensor:
+    """The digit after each digit, 0 after 9; of another symbol any digit."""
+    zero = _INDEX["0"]
+    return (symbols - zero + 1) % 10 + zero
+
+
 def text(row: Sequence[int]) -> str:
     """What a row of symbols says before its END; a marker in it shows as its name."""
     ended = row[: row.index(END)] if END in row else row

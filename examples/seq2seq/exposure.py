@@ -1,8 +1,9 @@
 """What the results say of teacher forcing: its price, as remarks and charts.
 
 Exposure bias is what a decoder gets right more of when it is fed the truth than when it is fed its
-own symbols. Where hardly a row is right nothing was learnt that could be compared, and no more is
-said than that.
+own symbols. A slip, one wrong digit put into a row that would have been right, shows where it comes
+from: a decoder that copies the date before repeats the mistake. Where hardly a row is right nothing
+was learnt that could be compared, and no more is said than that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from examples.seq2seq import model
 
 LEARNT = 0.02  # of the rows right: with fewer, a model has learnt nothing to be compared
 FULL = "1.0"  # the forcing that has never seen a mistake
+SLIP = "Dates right after one wrong digit in the first date, in test rows that are right without it"
 MEASURES: Mapping[str, Callable[[Record], float]] = {
     "exact match": lambda run: float(run["own"]["rows"]),
     "symbols right": lambda run: float(run["own"]["symbols"]),
@@ -29,9 +31,14 @@ def bias(run: Record) -> float:
     return float(run["truth"]["symbols"] - run["own"]["symbols"])
 
 
+def recovered(run: Record) -> float:
+    """The share of right dates after a slip."""
+    return statistics.mean(run["after_slip"])
+
+
 def learnt(runs: Runs) -> bool:
-    """Whether enough is right to say more of it."""
-    return _mean(runs, MEASURES["exact match"]) >= LEARNT
+    """Whether enough is right, with every seed, to say more of it."""
+    return all(MEASURES["exact match"](run) >= LEARNT for run in runs)
 
 
 def of_cell(record: Record, cell: str, impl: str | None = None) -> dict[str, Runs]:
@@ -49,14 +56,19 @@ def remarks(record: Record) -> Iterator[str]:
         taught = {forcing: runs for forcing, runs in found.items() if learnt(runs)}
         if not taught:
             yield (
-                f"{name}: nothing was learnt. Fewer than {LEARNT:.0%} of the test rows are right "
-                "with every forcing ratio, so nothing follows for forcing or for the forms."
+                f"{name}: nothing was learnt. With every forcing a training gets fewer than "
+                f"{LEARNT:.0%} of the test rows right: nothing follows for forcing or the forms."
             )
             continue
         for forcing in found:
             if forcing not in taught:
-                yield f"{name}, forcing {forcing}: fewer than {LEARNT:.0%} of the rows are right."
-        yield from (_bias_remark(name, forcing, runs) for forcing, runs in taught.items())
+                yield (
+                    f"{name}, forcing {forcing}: not compared, a training gets fewer than "
+                    f"{LEARNT:.0%} of the test rows right."
+                )
+        for forcing, runs in taught.items():
+            yield _bias_remark(name, forcing, runs)
+            yield _slip_remark(name, forcing, runs)
         if FULL in taught:
             yield from _prices(name, taught, record["config"]["test"])
         yield _hardest(name, taught)
@@ -76,6 +88,16 @@ def _bias_remark(cell: str, forcing: str, runs: Runs) -> str:
         f"the truth, {own:.4f} when it is fed its own: exposure bias {truth - own:.4f} "
         f"({error if several else 'one seed'}). Of the dates it is {first:.3f} at the first place "
         f"of the row and {last:.3f} at the last."
+    )
+
+
+def _slip_remark(cell: str, forcing: str, runs: Runs) -> str:
+    values = [recovered(run) for run in runs]
+    mean, n = statistics.mean(values), len(values)
+    error = f"standard error {_deviation(values) / math.sqrt(n):.3f}" if n > 1 else "one seed"
+    return (
+        f"{cell}, forcing {forcing}: after one wrong digit in the first date of a row that was "
+        f"right without it, {mean:.3f} of the dates that follow are right ({error})."
     )
 
 
@@ -125,50 +147,71 @@ def _hardest(cell: str, taught: Mapping[str, Runs]) -> str:
 
 
 def charts(record: Record, cell: str) -> list[Chart]:
-    """Symbols against the ratio, dates by their place in the row, and symbols while training."""
-    first = of_cell(record, cell)
-    return [_against(record, cell), _by_place(record, cell, first), _epochs(record, cell, first)]
+    """What is right, and what is after a slip, against the ratio; dates by their place in the row;
+    symbols while training."""
+    impls = record["options"]["impl"]
+    found = {impl: of_cell(record, cell, impl) for impl in impls}
+    taught = {impl: {f: r for f, r in of.items() if learnt(r)} for impl, of in found.items()}
+    config = model.Config(**record["config"])
+    drawn = []
+    for suffix, y, figure, chosen, caption in (
+        ("", "exact match", MEASURES["exact match"], found, "Test rows right"),
+        ("-slip", "dates right after a slip", recovered, taught, SLIP),
+    ):
+        if any(chosen.values()):
+            title = _title(cell, y, figure, taught[impls[0]])
+            drawn.append(_against(f"-{cell}{suffix}", caption, title, y, chosen, figure, config))
+    first = found[impls[0]]
+    return [*drawn, _by_place(record, cell, first), _epochs(record, cell, first)]
 
 
-def _against(record: Record, cell: str) -> Chart:
-    """One line each over the constant ratios, and a point for a scheduled one at its mean."""
+def _title(cell: str, y: str, figure: Callable[[Record], float], taught: Mapping[str, Runs]) -> str:
+    if not taught:
+        return f"{cell.upper()}: nothing was learnt"
+    means = {forcing: _mean(runs, figure) for forcing, runs in taught.items()}
+    best = max(means, key=means.__getitem__)
+    beside = f", {means[FULL]:.3f} with {FULL}" if FULL in means and best != FULL else ""
+    return f"{cell.upper()}, {y}: {means[best]:.3f} with forcing {best}{beside}"
+
+
+def _against(
+    suffix: str,
+    caption: str,
+    title: str,
+    y: str,
+    found: Mapping[str, Mapping[str, Runs]],
+    figure: Callable[[Record], float],
+    config: model.Config,
+) -> Chart:
+    """A line of each implementation over the constant ratios, and a point for a scheduled one at
+    the mean of its ratios."""
     series: dict[str, Points] = {}
     errors: dict[str, list[float]] = {}
     styles: dict[str, str] = {}
-    for impl in record["options"]["impl"]:
-        found = of_cell(record, cell, impl)
-        constant = sorted((float(f), runs) for f, runs in found.items() if f != model.SCHEDULED)
-        config = model.Config(**record["config"])
-        ratios = [model.forcing_ratio(model.SCHEDULED, e, config) for e in range(config.epochs)]
-        scheduled = [(statistics.mean(ratios), found[f]) for f in found if f == model.SCHEDULED]
-        for name, points in ((impl, constant), (f"{impl}, scheduled", scheduled)):
+    ratios = [model.forcing_ratio(model.SCHEDULED, e, config) for e in range(config.epochs)]
+    for impl, of_impl in found.items():
+        constant = sorted((float(f), runs) for f, runs in of_impl.items() if f != model.SCHEDULED)
+        scheduled = [(statistics.mean(ratios), of_impl[f]) for f in of_impl if f == model.SCHEDULED]
+        for name, color, points in (
+            (impl, "C0", constant),
+            (f"{impl}, scheduled", "C1", scheduled),
+        ):
             if points:
-                values = [[run["own"]["symbols"] for run in runs] for _, runs in points]
+                values = [[figure(run) for run in runs] for _, runs in points]
                 series[name] = [ratio for ratio, _ in points], [*map(statistics.mean, values)]
                 errors[name] = [*map(_deviation, values)]
-                color = "C0" if name == impl else "C1"
                 styles[name] = color + ("--" if impl == "torch" else "-")
+    about = "against the forcing ratio of training; scheduled: at the mean of its ratios. "
     return Chart(
-        f"-{cell}",
-        "Symbols right when the decoder is fed its own, on the test rows, against the forcing "
-        "ratio of training; scheduled: at the mean of its ratios. "
-        "Bars: standard deviation over seeds.",
-        _price_title(cell, of_cell(record, cell)),
-        "symbols right, fed its own",
+        suffix,
+        f"{caption}, {about}Bars: standard deviation over seeds.",
+        title,
+        y,
         series,
         x="teacher forcing ratio",
         styles=styles,
         errors=errors,
     )
-
-
-def _price_title(cell: str, found: Mapping[str, Runs]) -> str:
-    if not any(map(learnt, found.values())):
-        return f"{cell.upper()}: nothing was learnt"
-    symbols = {f: _mean(runs, MEASURES["symbols right"]) for f, runs in found.items()}
-    best = max(symbols, key=symbols.__getitem__)
-    beside = f", {symbols[FULL]:.3f} with 1.0" if FULL in symbols and best != FULL else ""
-    return f"{cell.upper()}: most is right with forcing {best}: {symbols[best]:.3f}{beside}"
 
 
 def _by_place(record: Record, cell: str, found: Mapping[str, Runs]) -> Chart:

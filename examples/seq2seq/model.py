@@ -103,15 +103,21 @@ class Translator(nn.Module):
         return torch.cat(steps)
 
     @torch.no_grad()
-    def write(self, rows: Rows, limit: int) -> Tensor:
+    def write(self, rows: Rows, limit: int, slips: Tensor | None = None) -> Tensor:
         """Greedy decoding, int64 [limit, B]: the likeliest symbol each step, fed back; what comes
-        after an END is no part of it."""
+        after an END is no part of it.
+
+        Args:
+            slips: int64 [B], where in each row a wrong digit is written whatever is likeliest.
+        """
         state = self.encode(rows)
         fed = torch.full((1, len(rows)), START, device=rows.x.device)
         found = []
-        for _ in range(limit):
+        for t in range(limit):
             logits, state = self.decode(fed, state)
             fed = logits.argmax(-1)
+            if slips is not None:
+                fed = torch.where(slips == t, dates.next_digit(fed), fed)
             found.append(fed)
         return torch.cat(found)
 
@@ -198,13 +204,38 @@ def exposure(model: Translator, rows: Rows, length: int) -> tuple[Shares, Shares
     """
     fed_truth, fed_own = [], []
     for part, y in zip(_parts(rows), rows.y.t().split(PART, 1), strict=True):
-        written = model.write(part, len(y))
-        ends = (written == END).int()
-        over = ends.cumsum(0) > ends  # after the first END nothing is written
-        fed_own.append((written == y) & ~over)
+        fed_own.append(_right(model.write(part, len(y)), y))
         fed_truth.append(model(replace(part, y=y.t())).argmax(-1) == y)
     truth, own = (shares(torch.cat(right, 1), rows, length) for right in (fed_truth, fed_own))
     return truth, own
+
+
+def _right(written: Tensor, y: Tensor) -> Tensor:
+    """Where what is written is what should be; after its first END nothing is."""
+    ends = (written == END).int()
+    return (written == y) & (ends.cumsum(0) <= ends)
+
+
+def after_slip(model: Translator, rows: Rows, length: int) -> list[float]:
+    """The shares of right dates at the second, third, ... place when the last digit of the first
+    date is made a wrong one, of those rows that are right when it is not; empty if there are none.
+
+    The row was read well enough to be written without a mistake, so whether a date that follows is
+    right depends on what the decoder makes of the mistake alone.
+    """
+    slipped, chosen = [], []
+    for number, part in enumerate(_parts(rows)):
+        y = part.y.t()
+        whole = (_right(model.write(part, len(y)), y) | (y == PAD)).all(0)
+        slips = (part.targets // length - 2).to(y.device)
+        right = _right(model.write(part, len(y), slips), y)
+        slipped.append(F.pad(right, (0, 0, 0, rows.y.shape[1] - len(y)))[:, whole])
+        chosen.append(whole.nonzero().flatten().cpu() + number * PART)
+    at = torch.cat(chosen)
+    if not len(at):
+        return []
+    width = int(rows.targets[at].max())
+    return shares(torch.cat(slipped, 1)[:width], rows.take(at), length).dates[1:]
 
 
 def by_form(found: Sequence[str], pairs: Sequence[Pair]) -> dict[str, float]:

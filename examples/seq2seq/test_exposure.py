@@ -29,6 +29,7 @@ def run(forcing: str, own: float, seed: int = 0, **more: Any) -> dict[str, Any]:
         "forcing": forcing,
         "truth": asdict(truth),
         "own": asdict(fed_own),
+        "after_slip": [own / 2, own / 4] if own else [],
         "by_form": dict.fromkeys(FORMS, own),
         "examples": [["3/1998", "1998-03", "1998-03"]] * len(FORMS),
         "epochs": [Epoch(1.0, 10, 2.0 if forcing == "1.0" else 3.0, {"symbols": own})] * 2,
@@ -49,16 +50,18 @@ def remarks(*runs: Mapping[str, Any]) -> str:
 def test_where_nothing_was_learnt_that_is_all_that_is_said() -> None:
     runs = [run("1.0", 0.0), run("0.5", 0.01)]
     said = remarks(*runs)
-    assert re.fullmatch("GRU: nothing was learnt. Fewer than 2% .*", said)
+    assert re.fullmatch(
+        "GRU: nothing was learnt. With every forcing a training gets fewer than 2% .*", said
+    )
     assert "hardest" not in said
     assert "exact match" not in said
-    charts = exposure.charts(results(*runs), "gru")
-    assert [chart.title for chart in charts[:2]] == ["GRU: nothing was learnt"] * 2
+    exact, places, _ = exposure.charts(results(*runs), "gru")  # and none of slips
+    assert exact.title == places.title == "GRU: nothing was learnt"
 
 
 def test_a_forcing_that_taught_nothing_is_named_and_not_compared() -> None:
     said = remarks(run("1.0", 0.5), run("0.5", 0.0)).splitlines()
-    assert "GRU, forcing 0.5: fewer than 2% of the rows are right." in said
+    assert any(line.startswith("GRU, forcing 0.5: not compared, a training gets") for line in said)
     assert not any("1.0 to 0.5" in line for line in said)
     assert said[-1].endswith("0.500 exact over all ratios.")  # the other's alone
 
@@ -101,6 +104,20 @@ def test_exposure_bias_is_said_with_its_error_and_how_it_grows_along_the_row() -
     assert "exposure bias 0.1500 (standard error 0.0500)" in line
 
 
+def test_what_follows_a_slip_is_said_with_its_error() -> None:
+    one, other = run("1.0", 0.4), run("1.0", 0.8, seed=1)
+    assert exposure.recovered(one) == pytest.approx(0.15)
+    line = remarks(one).splitlines()[1]
+    assert line.endswith("0.150 of the dates that follow are right (one seed).")
+    line = remarks(one, other).splitlines()[1]
+    assert line.endswith("0.225 of the dates that follow are right (standard error 0.075).")
+
+
+def test_a_seed_that_learnt_nothing_takes_its_forcing_out_of_the_comparison() -> None:
+    assert exposure.learnt([run("1.0", 0.5)])
+    assert not exposure.learnt([run("1.0", 0.5), run("1.0", 0.0, seed=1)])
+
+
 def test_a_chart_has_a_line_a_layer_a_point_for_the_schedule_and_bars_over_seeds() -> None:
     runs = [
         run(forcing, own + seed / 10, seed=seed, impl=impl)
@@ -108,16 +125,17 @@ def test_a_chart_has_a_line_a_layer_a_point_for_the_schedule_and_bars_over_seeds
         for forcing, own in (("1.0", 0.3), ("0.5", 0.5), ("scheduled", 0.4))
         for seed in (0, 1)
     ]
-    against, places, epochs = exposure.charts(results(*runs, impl=("fusedrnn", "torch")), "gru")
+    exact, slip, places, epochs = exposure.charts(results(*runs, impl=("fusedrnn", "torch")), "gru")
     names = ["fusedrnn", "fusedrnn, scheduled", "torch", "torch, scheduled"]
-    assert list(against.series) == names
-    constant, scheduled = (against.series[name] for name in names[:2])
-    assert constant[0] == [0.5, 1.0]
-    assert constant[1] == pytest.approx([0.55, 0.35])
     ratios = [model.forcing_ratio("scheduled", epoch) for epoch in range(model.CONFIG.epochs)]
-    assert scheduled[0] == [pytest.approx(sum(ratios) / len(ratios))]
-    assert against.errors["fusedrnn"] == pytest.approx([0.1 / 2**0.5] * 2)
-    assert against.title == "GRU: most is right with forcing 0.5: 0.550, 0.350 with 1.0"
+    for chart, values in ((exact, (0.55, 0.35)), (slip, (0.55 * 3 / 8, 0.35 * 3 / 8))):
+        assert list(chart.series) == names
+        constant, scheduled = (chart.series[name] for name in names[:2])
+        assert constant == ([0.5, 1.0], pytest.approx(values))
+        assert scheduled[0] == [pytest.approx(sum(ratios) / len(ratios))]
+    assert exact.errors["fusedrnn"] == pytest.approx([0.1 / 2**0.5] * 2)
+    assert exact.title == "GRU, exact match: 0.550 with forcing 0.5, 0.350 with 1.0"
+    assert slip.title == "GRU, dates right after a slip: 0.206 with forcing 0.5, 0.131 with 1.0"
     assert list(places.series) == [
         f"forcing {forcing}, fed {fed}"
         for forcing in ("1.0", "scheduled")
@@ -130,9 +148,9 @@ def test_a_chart_has_a_line_a_layer_a_point_for_the_schedule_and_bars_over_seeds
 
 
 def test_no_chart_has_more_than_six_lines_however_many_ratios_are_trained() -> None:
-    runs = [run(f"0.{n}", 0.5) for n in range(8)]
+    runs = [run(f"0.{n}", 0.5) for n in range(9)]
     charts = exposure.charts(results(*runs), "gru")
-    assert [len(chart.series) for chart in charts] == [1, 4, 6]
+    assert [len(chart.series) for chart in charts] == [1, 1, 4, 6]
 
 
 def test_a_quick_run_of_too_few_updates_says_that_nothing_was_learnt(

@@ -160,11 +160,12 @@ def test_shares_count_rows_symbols_and_the_dates_of_each_place() -> None:
 
 
 class Copier(seq2seq.Translator):
-    """Writes `first`, then what it was fed a date before, then END."""
+    """Writes `first`, then what it was fed a date before, then END: `length` dates in all."""
 
-    def __init__(self, first: str) -> None:
+    def __init__(self, first: str, length: int = 2) -> None:
         super().__init__(torch.nn.GRU, len(task.SYMBOLS), SMALL)
         self.first = task.symbols(first)
+        self.length = length
         self.fed: list[Tensor] = []
 
     def encode(self, rows: task.Rows) -> Tensor:
@@ -178,7 +179,7 @@ class Copier(seq2seq.Translator):
             t = len(self.fed)
             self.fed.append(fed)
             own = self.first[t] if t < width else task.END
-            copied = width <= t < 2 * width - 1
+            copied = width <= t < self.length * width - 1
             written.append(self.fed[t - width + 1] if copied else torch.full_like(fed, own))
         return torch.nn.functional.one_hot(torch.stack(written), len(task.SYMBOLS)), state
 
@@ -188,6 +189,27 @@ def test_fed_its_own_symbols_a_copier_repeats_its_mistake_and_fed_the_truth_it_d
     truth, own = seq2seq.exposure(Copier("1998-04 "), rows, 2)
     assert truth == seq2seq.Shares(0.0, 15 / 16, [0.0, 1.0])
     assert own == seq2seq.Shares(0.0, 14 / 16, [0.0, 0.0])
+
+
+class Reader(Copier):
+    """Knows the whole row, `first`, whatever it is fed."""
+
+
+def test_after_a_slip_a_copier_repeats_the_wrong_digit_and_a_reader_does_not() -> None:
+    row = "1998-03 1998-03 1998-03"
+    rows = task.rows([task.Pair("x", row, ""), task.Pair("x", "1998-03 1998-03 1998-04", "")])
+    assert seq2seq.after_slip(Copier("1998-03 ", 3), rows, 3) == [0.0, 0.0]
+    assert seq2seq.after_slip(Reader(row, 1), rows, 3) == [1.0, 1.0]
+    assert seq2seq.after_slip(Copier("1998-04 ", 3), rows, 3) == []  # no row is right before
+
+
+def test_a_slip_is_the_next_digit_at_one_place_alone_and_is_fed() -> None:
+    row = "1998-39 1998-39"
+    rows = task.rows([task.Pair("x", row, "")])
+    written = Copier("1998-39 ").write(rows, 16, torch.tensor([6]))
+    assert task.text(written[:, 0].tolist()) == "1998-30 1998-30"
+    with_slip = Reader(row, 1).write(rows, 16, torch.tensor([6]))
+    assert task.text(with_slip[:, 0].tolist()) == "1998-30 1998-39"
 
 
 def test_what_is_written_after_an_end_is_not_right() -> None:

@@ -93,6 +93,7 @@ class Seq2Seq(Workload):
         return {
             "truth": asdict(truth),
             "own": asdict(own),
+            "after_slip": model.after_slip(run.model, job.data.test, job.config.row),
             "by_form": by_form,
             "examples": [first[form] for form in by_form],
         }
@@ -108,6 +109,7 @@ class Seq2Seq(Workload):
             "symbols, fed the truth": _shown(lambda run: run["truth"]["symbols"]),
             "symbols, fed its own": symbols,
             "exposure bias": _shown(exposure.bias),
+            "dates after a slip": _after_slip,
         }
         seconds = f"Seconds per epoch of {config['train']:,} pairs"
         return Summary(
@@ -144,6 +146,10 @@ def _forcing(text: str) -> str:
 
 def _shown(figure: Callable[[Record], float]) -> Callable[[Runs], str]:
     return lambda runs: mean_std([figure(run) for run in runs], 4)
+
+
+def _after_slip(runs: Runs) -> str:
+    return _shown(exposure.recovered)(runs) if exposure.learnt(runs) else "-"
 
 
 def _by_place(record: Record) -> Table:
