@@ -33,7 +33,7 @@ def bias(run: Record) -> float:
 
 def recovered(run: Record) -> float:
     """The share of right dates after a slip."""
-    return statistics.mean(run["after_slip"])
+    return float(statistics.mean(run["after_slip"]))
 
 
 def learnt(runs: Runs) -> bool:
