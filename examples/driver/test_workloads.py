@@ -40,7 +40,7 @@ FILES = {  # of the charts, and what else stands in the name
         ["-accuracy-lstm", "-accuracy-rnn", "-loss-lstm", "-loss-rnn", "-rmse"],
     ),
     "imdb": ("-padded+packed-steps9-limit70-quick", ["", "-2"]),
-    "seq2seq": ("-quick", ["", "-epochs"]),
+    "seq2seq": ("-forcing1.0+scheduled-quick", ["-gru", "-gru-places"]),
     "gradient_flow": (
         "-steps12-epochs3-quick",
         ["", "-large", "-norms", "-path", "-trained"],

@@ -4,9 +4,9 @@ The decoder writes a row: the date and those after it. One layer of each, LSTM o
 but the encoder's last state between them, so that the lengths of both sides are free. The encoder
 takes packed rows. While training, the decoder is fed the symbol that should have come before
 (teacher forcing) or the one it found most likely itself; the forcing ratio is the probability of
-the former, drawn anew for every symbol, constant or scheduled to fall from 1 to a floor (Bengio et
-al., 2015). A ratio of 1 needs no symbol of the decoder's own: the layer then runs over all steps in
-one call. Otherwise it is called a step at a time, where the cost of a call shows.
+the former, drawn anew for every symbol (Bengio et al., 2015), constant or scheduled to fall from 1
+to 0. A ratio of 1 needs no symbol of the decoder's own: the layer then runs over all steps in one
+call. Otherwise it is called a step at a time, where the cost of a call shows.
 
 A row is an exact match when greedy decoding gives every symbol of it. Up to its first mistake a
 decoder that is fed its own symbols is fed the true ones, so an exact match cannot tell what comes
@@ -15,6 +15,7 @@ after a mistake. `exposure` does: it counts what is right both ways, date by dat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -30,7 +31,7 @@ from examples.seq2seq.dates import END, PAD, START, Pair, Rows
 
 CELLS = ("lstm", "gru")
 SCHEDULED = "scheduled"
-FORCINGS = ("1.0", "0.5", SCHEDULED)
+FORCINGS = ("1.0", "0.5", "0.0", SCHEDULED)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class Config:
     learning_rate: float = 0.01
     decay: float = 0.91  # of the learning rate, after every epoch
     clip: float = 1.0  # largest norm of all gradients together
-    fall: int = 4  # epochs in which a scheduled ratio falls from 1 to its floor
-    floor: float = 0.25
+    fall: int = 4  # epochs in which a scheduled ratio falls from 1 to 0
     epochs: int = 16
 
 
@@ -131,7 +131,7 @@ def forcing_ratio(forcing: str, epoch: int, config: Config = CONFIG) -> float:
     """The forcing ratio in `epoch`, counted from 0: `forcing` itself unless it is "scheduled"."""
     if forcing != SCHEDULED:
         return float(forcing)
-    return max(config.floor, 1 - (1 - config.floor) * epoch / config.fall)
+    return max(0.0, 1 - epoch / config.fall)
 
 
 def train_step(
@@ -293,4 +293,5 @@ def new_run(
     about = ("seq2seq", f"{cell}-forcing{forcing}-seed{seed}", impl, seed)
     generators = {"order": order, "coins": coins}
     run = training.Run(*about, fields, model, optimizer, updates, asdict(config), generators, after)
+    run.length = math.ceil(len(data.train) / config.batch)
     return run

@@ -48,7 +48,7 @@ def remarks(*runs: Mapping[str, Any]) -> str:
     return "\n".join(exposure.remarks(results(*runs)))
 
 
-def points(chart: Chart, name: str) -> dict[float, float]:
+def points(chart: Chart, name: str) -> dict[float, Any]:
     """The places of a series, and its values there to within rounding."""
     places, values = chart.series[name]
     assert isinstance(places, Sequence)
