@@ -23,7 +23,12 @@ from examples.driver.workload import WORKLOADS
 # Beside the workloads' own defaults: what the results page shows and a single run need not.
 # torch.nn's packed LSTM would take 40 minutes an epoch of IMDB: see imdb's --limit.
 SEEDS = ["--seed", "0", "1", "2"]
-FULL = {"reuters": SEEDS, "imdb": ["--layout", "padded"], "memory": SEEDS}
+FULL = {
+    "reuters": SEEDS,
+    "imdb": ["--layout", "padded"],
+    "seq2seq": SEEDS,
+    "memory": SEEDS,
+}
 
 
 def commands(argv: Sequence[str] | None) -> tuple[dict[str, list[str]], Path]:

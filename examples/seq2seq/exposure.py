@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from examples.driver import results
 from examples.driver.plots import Chart, Points
 from examples.driver.results import Record, Runs
+from examples.driver.tables import Claim, mean_std
 from examples.seq2seq import model
 
 LEARNT = 0.02  # of the rows right: with fewer, a model has learnt nothing to be compared
@@ -72,6 +73,20 @@ def remarks(record: Record) -> Iterator[str]:
         if FULL in taught:
             yield from _prices(name, taught, record["config"]["test"])
         yield _hardest(name, taught)
+
+
+def claims(record: Record) -> list[Claim]:
+    """The price of teacher forcing as a text names it, and what the record says of it."""
+    claim = (
+        "with teacher forcing alone a decoder never sees its own mistakes, and goes on from them"
+    )
+    said = []
+    for cell in record["options"]["cell"]:
+        for forcing, runs in of_cell(record, cell).items():
+            shares = [recovered(run) for run in runs] if learnt(runs) else []
+            shown = mean_std(shares, 3) if shares else "nothing learnt"
+            said.append(f"{cell.upper()}, forcing {forcing}: {shown}")
+    return [(claim, f"dates right after one wrong digit: {'; '.join(said)}")]
 
 
 def _bias_remark(cell: str, forcing: str, runs: Runs) -> str:

@@ -122,6 +122,13 @@ def test_what_follows_a_slip_is_said_with_its_error() -> None:
     assert line.endswith("0.225 of the dates that follow are right (standard error 0.075).")
 
 
+def test_the_texts_claim_stands_beside_what_follows_a_slip() -> None:
+    ((_, said),) = exposure.claims(results(run("1.0", 0.4), run("0.5", 0.8), run("0.0", 0.0)))
+    assert said.endswith(
+        "GRU, forcing 1.0: 0.150; GRU, forcing 0.5: 0.300; GRU, forcing 0.0: nothing learnt"
+    )
+
+
 def test_a_seed_that_learnt_nothing_takes_its_forcing_out_of_the_comparison() -> None:
     assert exposure.learnt([run("1.0", 0.5)])
     assert not exposure.learnt([run("1.0", 0.5), run("1.0", 0.0, seed=1)])

@@ -18,7 +18,7 @@ from examples.driver.layers import NAMES
 from examples.driver.options import sized
 from examples.driver.plots import Chart
 from examples.driver.results import Record, Runs
-from examples.driver.tables import Summary, Table, mean_std
+from examples.driver.tables import Claim, Summary, Table, mean_std
 from examples.driver.workload import Group, Job, Run, Say, Workload
 from examples.seq2seq import dates, exposure, model
 
@@ -131,6 +131,9 @@ class Seq2Seq(Workload):
                 found, "Dates to ISO 8601, {}, forcing {}: symbols right, fed its own", symbols
             ),
         )
+
+    def claims(self, record: Record) -> list[Claim]:
+        return exposure.claims(record)
 
     def draw(self, record: Record) -> list[Chart]:
         cells = record["options"]["cell"]
