@@ -137,19 +137,20 @@ class FromScratch(Workload):
         cells = list(dict.fromkeys(run["cell"] for run in first))
         impls = _impls(results.groups(first, "cell"))
         curves: dict[str, dict[str, list[float]]] = {cell: {} for cell in cells}
-        drifts, styles = {}, {}
+        drifts, styles, drifting = {}, {}, {}
         for run in first:
-            name = f"{run['cell'].upper()} {NAMES[run['impl']]}"
+            name, impl = f"{run['cell'].upper()} {NAMES[run['impl']]}", run["impl"]
             curves[run["cell"]][name] = [epoch.perplexity for epoch in run["epochs"]]
             if "drift" in run:
                 drifts[name] = run["drift"]
-            line = {impls[0]: "-", SCRATCH: "--"}.get(run["impl"], ":")
-            styles[name] = f"C{cells.index(run['cell'])}{line}"
+            color = f"C{cells.index(run['cell'])}"
+            styles[name] = {impls[0]: f"{color}-", SCRATCH: f"{color}--"}.get(impl, "k:")
+            drifting[name] = f"{color}-" if impl == impls[0] else f"{color}--"
         same = "Perplexity while training, one line on the other: written out, and as layers."
         title = "{}: the written-out cell and the layers learn alike"
         rounding = "rounding, grown by every update."
         far = f"How far the layers' losses have been from the written-out cell's: {rounding}"
-        against = "losses per epoch, against the written-out cell's"
+        against = "Rounding grows: losses against the written-out cell's"
         look: dict[str, Any] = {"log_y": True, "styles": styles}
         y, grown = "largest relative difference so far", any(v[-1] for v in drifts.values())
         return [
@@ -157,7 +158,7 @@ class FromScratch(Workload):
                 Chart(f"-{cell}", same, title.format(cell.upper()), "perplexity", lines, **look)
                 for cell, lines in curves.items()
             ),
-            Chart("-drift", far, against, y, drifts, log_y=grown, styles=styles),
+            Chart("-drift", far, against, y, drifts, log_y=grown, styles=drifting),
         ]
 
 
