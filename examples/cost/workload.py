@@ -82,7 +82,8 @@ class Cost(Workload):
     def claims(self, record: Record) -> list[Claim]:
         exercise = "exercise: the cost of an LSTM beside an RNN, in training and inference, by size"
         found = results.groups(record["runs"], "hidden", "cell")
-        return [(exercise, " ".join(_remarks(record, found)))]
+        said = " ".join(_remarks(record, found))
+        return [(exercise, said)] if said else []
 
     def draw(self, record: Record) -> list[Chart]:
         found = results.groups(record["runs"], "hidden", "cell")

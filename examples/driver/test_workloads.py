@@ -141,6 +141,20 @@ def test_both_begin_with_the_same_parameters_and_a_checkpoint_knows_all_sizes(na
             assert sizes <= set(run.task)
 
 
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if workload(name).more_cells])
+def test_a_cell_beside_the_usual_ones_is_trained_and_summarised(name: str, record: Made) -> None:
+    chosen = workload(name)
+    found = record(name, "--impl", "torch", "--cell", *chosen.more_cells)
+    assert {run["cell"] for run in found["runs"]} == {*chosen.more_cells}
+    assert chosen.more_cells[0].upper() in chosen.summarise(found).console()
+
+
+def test_a_quick_run_says_that_it_teaches_nothing(record: Made, capsys: Capture) -> None:
+    for quick in ([], ["--quick"]):
+        record("hello", "--impl", "torch", "--cell", "rnn", *quick)
+        assert ("its accuracies teach nothing" in capsys.readouterr().out) == bool(quick)
+
+
 @EACH
 def test_the_progress_bar_knows_the_updates_of_an_epoch(name: str, small: dict[str, str]) -> None:
     chosen = workload(name)

@@ -219,6 +219,28 @@ def test_both_layouts_are_followed_epoch_by_epoch(record: Any, tmp_path: Path) -
     assert len(summary(found).tables[0].rows) == len(summary(found).headline) == 4
 
 
+@pytest.mark.parametrize("layout", imdb.LAYOUTS)
+def test_the_last_fifth_of_the_training_reviews_is_held_out(layout: str) -> None:
+    train, _ = imdb.split(data.synthetic_imdb(), T, layout, 103)
+    first, last = imdb.held_out(train)
+    assert (len(first.y), len(last.y)) == (83, 20)
+    for name in ("x", "lengths", "y"):
+        parts = torch.cat([getattr(first, name), getattr(last, name)])
+        assert torch.equal(parts, getattr(train, name))
+    assert first.packed == last.packed == train.packed
+
+
+def test_with_held_out_no_test_review_is_read_and_no_claim_is_made(
+    record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = imdb.split
+    monkeypatch.setattr(imdb, "split", lambda *a: (split(*a)[0], None))
+    found = record("imdb", "--held-out", "--vectors", "0.1", "--forget-bias", "2")
+    assert found["reviews"] == {"train": 56, "test": 14}
+    assert {(c["vectors"], c["forget_bias"]) for c in found["config"].values()} == {(0.1, 2.0)}
+    assert WORKLOAD.claims(found) == []
+
+
 @pytest.mark.parametrize(
     ("options", "key"), [(["--steps", "8"], "steps 8, got 9"), (["--limit", "60"], "reviews 60")]
 )
