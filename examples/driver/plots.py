@@ -107,10 +107,11 @@ class Chart(Picture):
                 look |= {"yerr": errors, "marker": "o", "markersize": 4, "capsize": 3}
             (line, *_) = axes.errorbar(places, values, fmt=style, label=name, **look)
             if errors and not few:
-                low, high = zip(
-                    *((v - e, v + e) for v, e in zip(values, errors, strict=True)), strict=True
-                )
-                axes.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+                floor = 0.0 if min(values) >= 0 else -math.inf  # of a loss or a share
+                low = [max(v - e, floor) for v, e in zip(values, errors, strict=True)]
+                high = [v + e for v, e in zip(values, errors, strict=True)]
+                color = line.get_color()
+                axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
         drawn = [self.points(name) for name in self.series]
         for axis, log, numbers in (
             (axes.xaxis, self.log_x, [place for places, _ in drawn for place in places]),

@@ -113,7 +113,7 @@ class Memory(Workload):
     def draw(self, record: Record) -> list[Chart]:
         found, T = _groups(record), record["config"]["steps"]
         seeds = len(record["options"]["seed"])
-        spread = f" Mean of {seeds} seeds, bars: their standard deviation." if seeds > 1 else ""
+        spread = f" Mean of {seeds} seeds, with their standard deviation." if seeds > 1 else ""
         plain = [key for key in found if key[1] != "guarded"]
         lstm = [key for key in found if key[0] == "lstm"]
         y = "mean squared error, held out"
