@@ -48,17 +48,18 @@ class Table:
         return "\n".join([self.title, *shown])
 
     def markdown(self) -> str:
-        """The table without its title; a bar within an entry is escaped."""
+        """The table without its title; a bar within an entry, or what begins a tag, is escaped."""
         rule = ["---:" if right else "---" for right in self._right()]
         lines = [self.head, rule, *self.rows]
-        return "\n".join(
-            f"| {' | '.join(entry.replace('|', chr(92) + '|') for entry in line)} |"
-            for line in lines
-        )
+        return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 
     def _right(self) -> list[bool]:
         columns = zip(*self.rows, strict=True) if self.rows else [("",)] * len(self.head)
         return [all(_FIGURE.fullmatch(entry) for entry in column) for column in columns]
+
+
+def _escaped(entry: str) -> str:
+    return entry.replace("|", "\\|").replace("<", "&lt;")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from examples.driver.tables import Summary, Table, mean_std, ratio
 TABLE = Table(
     "Scores",
     ("model", "accuracy", "speed", "text"),
-    [("LSTM", "0.798 ± 0.004", "1.37x", "a|b"), ("RNN", "0.81", "", "time traveller")],
+    [("LSTM", "0.798 ± 0.004", "1.37x", "a|<b>"), ("RNN", "0.81", "", "time traveller")],
 )
 
 
@@ -17,7 +17,7 @@ def test_a_tables_text_aligns_words_left_and_figures_right() -> None:
     assert TABLE.text().splitlines() == [
         "Scores",
         "model       accuracy  speed  text",
-        "LSTM   0.798 ± 0.004  1.37x  a|b",
+        "LSTM   0.798 ± 0.004  1.37x  a|<b>",
         "RNN             0.81         time traveller",
     ]
 
@@ -26,7 +26,7 @@ def test_a_tables_markdown_aligns_likewise_and_escapes_bars() -> None:
     assert TABLE.markdown().splitlines() == [
         "| model | accuracy | speed | text |",
         "| --- | ---: | ---: | --- |",
-        "| LSTM | 0.798 ± 0.004 | 1.37x | a\\|b |",
+        "| LSTM | 0.798 ± 0.004 | 1.37x | a\\|&lt;b> |",
         "| RNN | 0.81 |  | time traveller |",
     ]
 

@@ -122,7 +122,8 @@ class TimeMachine(Workload):
                         for show in (results.score("perplexity", 2), _per_second)
                     )
                     said = f"perplexity {_or(*perplexity)}, {_or(*rate)} characters/s"
-                    rows.append((f"{cell.upper()} concise, {sampling} sampling{reported}", said))
+                    theirs = reported if sampling == "sequential" else ""
+                    rows.append((f"{cell.upper()} concise, {sampling} sampling{theirs}", said))
         return rows
 
     def draw(self, record: Record) -> list[Chart]:
