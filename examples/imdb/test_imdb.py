@@ -290,3 +290,20 @@ def test_random_reviews_make_no_statement_on_accuracy() -> None:
     remarks = "\n".join(summary(record).remarks)
     assert "the accuracies mean nothing" in remarks
     assert "goal" not in remarks
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ((0.86, 0.84), "at most 2.0 points with one seed and by 0.0 on average "),
+        ((0.96, 0.94), "at most 12.0 points with one seed and by 10.0 on average "),
+    ],
+)
+def test_a_difference_of_implementations_is_held_against_that_of_seeds(
+    theirs: tuple[float, float], said: str
+) -> None:
+    scores = {f"rnn padded fusedrnn {i}": a for i, a in enumerate((0.84, 0.86))}
+    scores |= {f"rnn padded torch {i}": a for i, a in enumerate(theirs)}
+    (remark,) = (r for r in summary(made_up(scores)).remarks if "same initial values" in r)
+    clear = "a clear" if theirs[0] > 0.9 else "no clear"
+    assert f"{said}(standard error 1.4: {clear} difference)" in remark

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 from examples import data
@@ -208,10 +209,20 @@ def _goal(record: Record, found: Mapping[str, Mapping[str, Runs]]) -> Iterator[s
 
 
 def _beside(name: str, by_impl: Mapping[str, Runs]) -> str:
-    ours, theirs = by_impl["fusedrnn"], by_impl["torch"]
-    worst = max(abs(a["accuracy"] - b["accuracy"]) * 100 for a, b in zip(ours, theirs, strict=True))
+    ours, theirs = ([100 * run["accuracy"] for run in by_impl[i]] for i in ("fusedrnn", "torch"))
+    worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     return (
         f"{name}: from the same initial values and batches, the accuracies of fusedrnn and "
-        f"torch.nn differ by at most {worst:.1f} points, and fusedrnn is "
+        f"torch.nn differ by at most {worst:.1f} points{_clear(ours, theirs)}, and fusedrnn is "
         f"{results.speedup(by_impl)} as fast."
     )
+
+
+def _clear(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Whether two implementations' accuracies over seeds differ by more than seeds do."""
+    if len(ours) < 2:
+        return ""
+    apart = abs(fmean(ours) - fmean(theirs))
+    error = math.sqrt(sum(variance(values) / len(values) for values in (ours, theirs)))
+    clear = "a clear difference" if apart > 2 * error else "no clear difference"
+    return f" with one seed and by {apart:.1f} on average (standard error {error:.1f}: {clear})"
