@@ -29,7 +29,6 @@ PAGE = "results.md"  # beside the results
 MARKERS = ("workloads", "texts")  # <!-- workloads:begin -->, <!-- workloads:end -->, ...
 # Options that choose among what the course publishes; any other makes a result another one.
 CHOICES = ("impl", "cell", "seed", "device", "threads", "layout", "sampling", "corpus", "forcing")
-BARS = 10  # in the picture of speeds
 HEAD = ("system", "fusedrnn", "torch.nn", "speed")
 
 INTRODUCTION = """# What the examples learn
@@ -118,13 +117,12 @@ def command(result: Result) -> str:
 
 
 def speed(found: Sequence[Result]) -> plots.Bars | None:
-    """A bar for each result that has speeds, the geometric mean of those of its headline."""
-    values: dict[str, float] = {}
+    """A bar for each system, the geometric mean of the speeds in its headlines."""
+    ratios: dict[str, list[float]] = {}
     for result in found:
-        ratios = [float(ratio[:-1]) for *_, ratio in result.summary.headline if ratio]
-        if ratios and len(values) < BARS:
-            name = result.summary.title.partition(":")[0] + result.marks
-            values[name] = statistics.geometric_mean(ratios)
+        named = ratios.setdefault(result.summary.title.partition(":")[0], [])
+        named += [float(ratio[:-1]) for *_, ratio in result.summary.headline if ratio]
+    values = {name: statistics.geometric_mean(of) for name, of in ratios.items() if of}
     caption = "Whole trainings, torch.nn's time divided by fusedrnn's: above 1, fusedrnn is faster."
     return plots.Bars("", caption, "How much faster the examples train", values) if values else None
 
