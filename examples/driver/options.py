@@ -116,9 +116,10 @@ def given(workload: Workload, options: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(dict(options), default=str))
     for name, value in sorted(plain.items(), key=lambda item: item[0] != "impl"):
         default = json.loads(json.dumps(defaults.get(name), default=str))
-        if name == "epochs":
+        if name == "epochs" and not plain.get("quick"):
             default = workload.epochs
-        if name not in PLACES and value not in (None, False, default):
+        absent = value is None or value is False  # 0 is neither
+        if name not in PLACES and not absent and value != default:
             found[name] = value
     return found
 

@@ -75,3 +75,12 @@ def test_a_size_that_cannot_be_is_refused(option: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         parsed("imdb", *option.split())
     assert f"argument {option.split()[0]}" in capsys.readouterr().err
+
+
+def test_a_zero_and_the_full_epochs_of_a_quick_run_are_in_the_name() -> None:
+    def name(*words: str) -> str:
+        return options.stem(workload("imdb"), vars(parsed("imdb", *words)))
+
+    assert name("--forget-bias", "0") == "imdb-fusedrnn-forget-bias0.0"
+    assert name("--epochs", "2") == name() == "imdb-fusedrnn"
+    assert name("--quick", "--epochs", "2") == "imdb-fusedrnn-epochs2-quick"
