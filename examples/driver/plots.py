@@ -9,6 +9,7 @@ figures has the same bytes (matplotlib's version is left out of it).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -31,7 +32,7 @@ Points = tuple[Sequence[float], Sequence[float]]  # places and the values there,
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(ABC):
     """What every chart has.
 
     Args:
@@ -66,9 +67,9 @@ class Picture:
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
 
+    @abstractmethod
     def draw(self, figure: Figure, axes: Axes) -> None:
         """What is between the axes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

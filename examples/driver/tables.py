@@ -86,6 +86,11 @@ def mean_std(values: Sequence[float], digits: int) -> str:
     return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
 
 
+def standard_error(*samples: Sequence[float]) -> float:
+    """Of the difference of the means of samples, of two values or more each."""
+    return math.sqrt(sum(statistics.variance(sample) / len(sample) for sample in samples))
+
+
 def ratio(torch: float | None, ours: float | None) -> str:
     """How many times as fast ours is, from two times: ``1.37x``; empty where one is None."""
     return "" if torch is None or ours is None else f"{torch / ours:.2f}x"

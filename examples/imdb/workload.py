@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
 from examples import data
@@ -15,7 +14,7 @@ from examples.data import fetch
 from examples.driver import results
 from examples.driver.options import above_zero, positive, sized
 from examples.driver.results import Groups, Record, Runs
-from examples.driver.tables import Summary, mean_std
+from examples.driver.tables import Summary, mean_std, standard_error
 from examples.driver.workload import Chart, Claim, Group, Job, Run, Say, Workload
 from examples.imdb import model
 
@@ -222,6 +221,6 @@ def _clear(ours: Sequence[float], theirs: Sequence[float]) -> str:
     if len(ours) < 2:
         return ""
     apart = abs(fmean(ours) - fmean(theirs))
-    error = math.sqrt(sum(variance(values) / len(values) for values in (ours, theirs)))
+    error = standard_error(ours, theirs)
     clear = "a clear difference" if apart > 2 * error else "no clear difference"
     return f" with one seed and by {apart:.1f} on average (standard error {error:.1f}: {clear})"

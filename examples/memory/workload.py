@@ -218,8 +218,7 @@ def _curves(
         series[name] = (at, results.curve(runs, "error"))
         styles[name] = f"C{[*found].index(key)}-"
         if len(runs) > 1:
-            epochs = zip(*(run["epochs"] for run in runs), strict=True)
-            errors[name] = [statistics.stdev(e["error"] for e in seeds) for seeds in epochs]
+            errors[name] = results.spread(runs, "error")
     series["guessing"] = (at, [record["guessing"]] * len(at))
     return series, errors, styles
 

@@ -19,7 +19,7 @@ from examples.driver import results
 from examples.driver.options import positive, sized
 from examples.driver.plots import Points
 from examples.driver.results import Groups, Record, Runs
-from examples.driver.tables import Summary, Table
+from examples.driver.tables import Summary, Table, standard_error
 from examples.driver.workload import Chart, Claim, Group, Job, Workload
 from examples.reuters import model
 
@@ -208,7 +208,7 @@ def verdict(before: Sequence[float], after: Sequence[float]) -> str:
     change = statistics.mean(after) - statistics.mean(before)
     if min(len(before), len(after)) < 2:
         return f"a change of {change:+.3f} from one seed, which says little"
-    error = math.sqrt(sum(statistics.variance(s) / len(s) for s in (before, after)))
+    error = standard_error(before, after)
     if abs(change) <= CLEAR * error:
         return f"no clear change ({change:+.3f}, standard error {error:.3f})"
     return f"clearly {'better' if change > 0 else 'worse'} ({change:+.3f} ± {error:.3f})"
