@@ -22,6 +22,7 @@ from examples.driver.layers import fusedrnn
 from examples.driver.options import positive
 from examples.driver.tables import Table
 from examples.texts.gru import GRU, negated, reset_after
+from examples.texts.options import parsed
 from examples.texts.swap import program
 from examples.time_machine import model as time_machine
 
@@ -274,12 +275,7 @@ def main(argv: Sequence[str]) -> None:
     add("--hidden", type=positive, default=128, help="of the GRU that is trained on")
     add("--epochs", type=positive, default=300, help="of training before the change of layer")
     add("--iterations", type=positive, default=300, help="steps of the search for a best fit")
-    add("--threads", type=positive, help="CPU threads; torch's own choice when not given")
-    add("--data-dir", help="where the data is; see examples/data/fetch.py for the others")
-    add("--synthetic", action="store_true", help="random characters in place of the text")
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parsed(parser, argv)
     text = data.time_machine(args.data_dir, args.synthetic)
     config = replace(time_machine.CONFIG, hidden=args.hidden, epochs=args.epochs)
     print("\n\n".join(table.text() for table in tables(text, config, args.iterations)))

@@ -38,6 +38,7 @@ from examples.driver.layers import CELLS, NAMES, layer_class
 from examples.driver.options import positive
 from examples.driver.tables import Table
 from examples.from_scratch.written_out import STEPS, WrittenOut
+from examples.texts.options import parsed
 
 VERSION = "0.16.5"
 BATCH, T = 32, 35  # d2l's own
@@ -190,11 +191,7 @@ def main(argv: Sequence[str]) -> None:
     add("--hidden", type=positive, default=256)
     add("--epochs", type=tens, default=500)
     add("--random", action="store_true", help="random sampling in place of sequential")
-    add("--threads", type=positive, help="CPU threads; torch's own choice when not given")
-    add("--data-dir", help="where the data is; see examples/data/fetch.py for the others")
-    args = options.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parsed(options, argv, synthetic=False)
     d2l = load(fetch.locate(fetch.TIME_MACHINE, args.data_dir).parent)
     sizes = (args.cell, args.hidden, args.epochs)
     rows = [train(d2l, kind, *sizes, shuffled=args.random) for kind in args.impl]

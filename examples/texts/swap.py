@@ -10,12 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from examples.driver.errors import WorkloadError
 from examples.driver.layers import IMPLEMENTATIONS, NAMES, fusedrnn
 from examples.driver.options import positive
 from examples.driver.tables import Table
+from examples.texts.options import parsed
 
 # Each with the epochs that it trains for.
 PROGRAMS = {"reuters_program": 5, "simple_rnn": 20, "sentiment_lstm": 3}
@@ -97,12 +96,7 @@ def main(name: str, argv: Sequence[str]) -> None:
     add("--impl", choices=IMPLEMENTATIONS, nargs="+", default=["torch", "fusedrnn"])
     add("--epochs", type=positive, default=PROGRAMS[name])
     add("--limit", type=positive, help="train on and score that many rows; all when not given")
-    add("--threads", type=positive, help="CPU threads; torch's own choice when not given")
-    add("--data-dir", help="where the data is; see examples/data/fetch.py for the others")
-    add("--synthetic", action="store_true", help="random data of the same shape")
-    args = options.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parsed(options, argv)
     place = {"data_dir": args.data_dir, "synthetic": args.synthetic}
     found = {
         impl: [*trained(name, impl, print, epochs=args.epochs, limit=args.limit, **place)]
