@@ -12,14 +12,16 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// While it lives, results smaller than every normal number are 0 on this thread. Gradients that
-// vanish over the steps pass through such numbers, and an instruction on them can take a hundred
-// cycles (an Intel Xeon, LSTM T200 B64 H128 L2 with a gradient for the last step only: 1,420 -> 142
-// ms).
+// While it lives, results smaller than every normal number are 0 on this thread, or are not.
+// Gradients that vanish over the steps pass through such numbers, and an instruction on them can
+// take a hundred cycles (an Intel Xeon, LSTM T200 B64 H128 L2 with a gradient for the last step
+// only: 1,420 -> 142 ms). What forward made has to be made again as it was, so without.
 class FlushDenormals {
 #if defined(__x86_64__)
  public:
-  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kFlushToZero); }
+  explicit FlushDenormals(bool flush = true) : before_(_mm_getcsr()) {
+    _mm_setcsr(flush ? before_ | kFlushToZero : before_ & ~kFlushToZero);
+  }
   ~FlushDenormals() { _mm_setcsr(before_); }
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;
@@ -28,6 +30,9 @@ class FlushDenormals {
   // Operands that small stay what they are: relu's slope is 1 above 0, however little above.
   static constexpr unsigned kFlushToZero = 0x8000;
   const unsigned before_;
+#else
+ public:
+  explicit FlushDenormals(bool = true) {}
 #endif
 };
 
@@ -41,37 +46,25 @@ class Backward {
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan),
         keep_(const_cast<void*>(params.reserve), p_, g_),
-        weights_(params, plan, g_, buf_, keep_) {}
+        weights_(params, plan, g_, buf_, keep_),
+        pieces_{p_.rows(), plan.every},
+        again_plan_(forward_of(plan)),
+        again_params_(again_params()) {
+    if (makes_again(p_)) again_.emplace(again_params_, again_plan_, typename Again::Again{});
+  }
 
   void operator()(int id, int n) {
+    if (again_) again_->prepare(id, n);
     [[maybe_unused]] const FlushDenormals flushed;
     prepare(id, n);
     barrier_.wait(n);
     const bool by_rows = plan_.split != Split::kHidden;
     const Range rows = by_rows ? share_rows(p_, id, n) : Range{0, p_.B};
     const Range panels = by_rows ? Range{0, g_.panels} : share(g_.panels, id, n);
-    const int among = by_rows ? 1 : n, me = by_rows ? 0 : id;
-    const int64_t chunks = (p_.T + plan_.stretch - 1) / plan_.stretch;
-    const bool wide = a_.dx && plan_.packs_inputs_by_chunk;
-    const int behind = n > 1 && by_rows && !plan_.packs_inputs_by_chunk ? 1 : 0;
-    unsigned arrival = 0;
-    for (int64_t i = 0; i < chunks + behind; ++i) {
-      if (i < chunks) {
-        steps(i, i == chunks - 1, rows, panels, me, among);
-        if (a_.dx && !wide) inputs(chunk(i), rows, me, among);
-      }
-      if (!behind) arrival = barrier_.arrive(n);
-      if (i >= behind) {
-        barrier_.wait_for(arrival, n);
-        if (wide && (i % 2 || i == chunks - 1)) wide_inputs(i - i % 2, i, id, n);
-        const int64_t complete = i - behind;
-        const Chunk all = chunk(complete);
-        rounds_.run(complete, id, n, [&](Part part) {
-          weights_.add(all.steps, complete, all.grads.base, part, id);
-        });
-        if (wide && i % 2) barrier_.wait(n);  // the next chunk takes the place of the one before
-      }
-      if (behind && i < chunks) arrival = barrier_.arrive(n);
+    for (int64_t i = 0, end; i < chunks(); i = end) {
+      end = piece_end(i);
+      if (again_) make_again(chunk(i).steps.begin / plan_.every, id, n);
+      run_chunks(i, end, rows, panels, id, n);
     }
     barrier_.wait(n);
     weights_.finish(id, n);
@@ -84,10 +77,82 @@ class Backward {
 
  private:
   using V = Vec<T>;
+  using Again = Forward<T, C, kUnitVectors, T>;
   static constexpr int W = kLanes<T>;
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
+
+  int64_t chunks() const { return (p_.T + plan_.stretch - 1) / plan_.stretch; }
+  // The chunk, counted in the order of this pass, that follows the piece which chunk i begins.
+  int64_t piece_end(int64_t i) const {
+    const int64_t all = chunks();
+    if (!again_) return all;
+    const int64_t each = plan_.every / plan_.stretch;
+    const int64_t left = p_.reverse ? each : (all - i) % each ? (all - i) % each : each;
+    return std::min(all, i + left);
+  }
+
+  ForwardParams again_params() const {
+    ForwardParams a{};
+    a.problem = p_;
+    a.x = a_.x;
+    a.h0 = a_.h0;
+    a.c0 = a_.c0;
+    a.w_ih = a_.w_ih;
+    a.w_hh = a_.w_hh;
+    a.b_ih = a_.b_ih;
+    a.b_hh = a_.b_hh;
+    a.w_hr = a_.w_hr;
+    a.y = const_cast<void*>(a_.y);  // only read
+    a.ldy = a_.ldy;
+    a.reserve = const_cast<void*>(a_.reserve);  // likewise
+    a.workspace = buf_.again;
+    return a;
+  }
+
+  // Makes what forward did not keep of piece m, when nobody reads the piece before it any more.
+  void make_again(int64_t m, int id, int n) {
+    const Reserve<T> piece(buf_.piece, pieces_, m, p_, g_);
+    barrier_.wait(n);
+    if (id == 0) {
+      keep_ = piece;
+      again_->keep(piece);
+    }
+    barrier_.wait(n);
+    {
+      [[maybe_unused]] const FlushDenormals as_forward(false);
+      again_->again(piece, m, id, n);
+    }
+    barrier_.wait(n);
+  }
+
+  // Chunks [begin, end) in the order of this pass.
+  void run_chunks(int64_t begin, int64_t end, Range rows, Range panels, int id, int n) {
+    const bool by_rows = plan_.split != Split::kHidden;
+    const int among = by_rows ? 1 : n, me = by_rows ? 0 : id;
+    const bool wide = a_.dx && plan_.packs_inputs_by_chunk;
+    const int behind = n > 1 && by_rows && !plan_.packs_inputs_by_chunk ? 1 : 0;
+    unsigned arrival = 0;
+    for (int64_t i = begin; i < end + behind; ++i) {
+      if (i < end) {
+        steps(i, i == chunks() - 1, rows, panels, me, among);
+        if (a_.dx && !wide) inputs(chunk(i), rows, me, among);
+      }
+      if (!behind) arrival = barrier_.arrive(n);
+      if (i >= begin + behind) {
+        barrier_.wait_for(arrival, n);
+        if (wide && (i % 2 || i == chunks() - 1)) wide_inputs(i - i % 2, i, id, n);
+        const int64_t complete = i - behind;
+        const Chunk all = chunk(complete);
+        rounds_.run(complete, id, n, [&](Part part) {
+          weights_.add(all.steps, complete, all.grads.base, part, id);
+        });
+        if (wide && i % 2) barrier_.wait(n);  // the next chunk takes the place of the one before
+      }
+      if (behind && i < end) arrival = barrier_.arrive(n);
+    }
+  }
 
   // The i-th chunk in the order of this pass: rows [first, first + size) of x.
   struct Chunk {
@@ -320,6 +385,9 @@ class Backward {
     const int64_t y_stride = a_.ldy, h_stride = segment.stride, dy_stride = a_.lddy;
     const T* dy = static_cast<const T*>(p_.projected ? nullptr : a_.dy);
     if (dy) dy += first * dy_stride + unit;
+    const T* dc_given = static_cast<const T*>(C::kHasC ? a_.dc : nullptr);
+    const int64_t dc_stride = a_.lddc;
+    if (dc_given) dc_given += first * dc_stride + unit;
     const int64_t dh_stride = p_.projected ? width : dh_width();
     T* dh_state = (p_.projected ? buf_.dh_hidden : buf_.dh) + begin * dh_stride + unit;
     T* dc_state = buf_.dc + begin * width + unit;
@@ -340,6 +408,7 @@ class Backward {
         c = V::load(c_now + r * width);
         c_prev = V::load(c_before + r * width);
         dc = V::load(dc_state + r * width);
+        if (dc_given) dc = dc + V::load(dc_given + r * dc_stride, lanes);
       }
       V dh = V::load(dh_state + r * dh_stride);
       if (dy) dh = dh + V::load(dy + r * dy_stride, lanes);
@@ -449,8 +518,12 @@ class Backward {
   const Plan& plan_;
   const Geometry g_;
   const BackwardBuffers<T> buf_;
-  const Reserve<T> keep_;
+  Reserve<T> keep_;  // of all steps, or of the piece at hand
   WeightGradients<T, kVectors, kSlots> weights_;
+  const Pieces pieces_;
+  const Plan again_plan_;
+  const ForwardParams again_params_;
+  std::optional<Again> again_;
   Barrier barrier_;
   Rounds rounds_;
 };

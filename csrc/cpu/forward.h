@@ -67,48 +67,39 @@ class Forward {
         plan_(plan),
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan),
-        keep_(params.reserve, p_, g_) {}
+        keep_(params.reserve, p_, g_),
+        pieces_{p_.rows(), plan.every},
+        keeps_(p_.keeps_all()) {}
+
+  // For backward: what it reads is made again of the y that forward left, piece by piece.
+  struct Again {};
+  Forward(const ForwardParams& params, const Plan& plan, Again)
+      : a_(params),
+        p_(params.problem),
+        plan_(plan),
+        g_(p_.cell, p_.H, kLanes<T>),
+        buf_(params.workspace, p_, g_, plan, true),
+        keep_(params.reserve, p_, g_),
+        kept_c_(keep_.c),
+        pieces_{p_.rows(), plan.every},
+        keeps_(true),
+        again_(true) {}
 
   void operator()(int id, int n) {
     prepare(id, n);
     barrier_.wait(n);
-    const bool by_rows = plan_.split != Split::kHidden;
-    const Range rows = by_rows ? share_rows(p_, id, n) : Range{0, p_.B};
-    const Range panels = by_rows ? Range{0, g_.panels} : share(g_.panels, id, n);
-    const int waiting = by_rows ? 1 : n;
-    const int64_t chunks = (p_.T + plan_.stretch - 1) / plan_.stretch;
-    for (int64_t i = 0; i < chunks; ++i) {
-      const int64_t chunk = p_.reverse ? chunks - 1 - i : i;
-      const Range steps{chunk * plan_.stretch, std::min(p_.T, (chunk + 1) * plan_.stretch)};
-      const GateChunk<T> gates = chunk_at(steps, rows);
-      project_inputs(steps, rows, panels, gates);
-      for (int64_t s = 0; s < steps.size(); ++s) {
-        const int64_t t = p_.reverse ? steps.end - 1 - s : steps.begin + s;
-        step(t, rows, panels, gates, chunk_row(steps, t, rows));
-        if (p_.projected) {
-          barrier_.wait(waiting);
-          project_hidden(t, rows, by_rows ? 0 : id, waiting);
-        }
-        barrier_.wait(waiting);
-      }
-    }
-    final_states(by_rows ? rows : share(p_.B, id, n));
+    const Own own = own_of(id, n);
+    walk({0, p_.T}, own);
+    final_states(by_rows() ? own.rows : share(p_.B, id, n));
   }
 
- private:
-  static constexpr int W = kLanes<T>;
-  static constexpr bool kBFloat16 = !std::is_same_v<S, T>;
-  static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
-  static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
-  static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;  // offset of the recurrent slots
-
-  T* y() const { return static_cast<T*>(a_.y); }
-  static const S* stored(const void* weights) { return static_cast<const S*>(weights); }
-  BFloat16Pair* pairs() const { return reinterpret_cast<BFloat16Pair*>(buf_.w_hh); }
-  bool in_place() const { return plan_.weights == WeightsRead::kInPlace; }
-  bool in_pairs() const { return plan_.weights == WeightsRead::kPackedInPairs; }
-  bool keeps_gates() const { return C::kKeepsSlots && p_.training; }
-
+  // Makes piece m of what backward reads, in `keep`, for it alone. All threads call it, between
+  // barriers of their own; before the first piece comes prepare().
+  void again(const Reserve<T>& keep, int64_t m, int id, int n) {
+    const Own own = own_of(id, n);
+    if (C::kHasC) take_up(keep, m, own);
+    walk({pieces_.begin(m), pieces_.end(m)}, own);
+  }
   void prepare(int id, int n) {
     const Range panels = share(g_.panels, id, n);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -126,6 +117,90 @@ class Forward {
     }
     if (C::kHasC) {
       pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c, g_.width(), share(p_.B, id, n));
+    }
+  }
+  // Where the next piece goes. One thread calls it.
+  void keep(const Reserve<T>& piece) { keep_ = piece; }
+
+ private:
+  static constexpr int W = kLanes<T>;
+  static constexpr bool kBFloat16 = !std::is_same_v<S, T>;
+  static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
+  static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
+  static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;  // offset of the recurrent slots
+
+  T* y() const { return static_cast<T*>(a_.y); }
+  static const S* stored(const void* weights) { return static_cast<const S*>(weights); }
+  BFloat16Pair* pairs() const { return reinterpret_cast<BFloat16Pair*>(buf_.w_hh); }
+  bool in_place() const { return plan_.weights == WeightsRead::kInPlace; }
+  bool in_pairs() const { return plan_.weights == WeightsRead::kPackedInPairs; }
+  bool keeps_gates() const { return C::kKeepsSlots && keeps_; }
+  bool by_rows() const { return plan_.split != Split::kHidden; }
+  // h goes somewhere else than to y: before the projection, or because y has it.
+  bool is_apart() const { return p_.projected || again_; }
+
+  // What a thread owns for the whole sequence, and who shares its rows.
+  struct Own {
+    Range rows, panels;
+    int id, n;
+  };
+  Own own_of(int id, int n) const {
+    if (by_rows()) return {share_rows(p_, id, n), {0, g_.panels}, 0, 1};
+    return {{0, p_.B}, share(g_.panels, id, n), id, n};
+  }
+
+  // Chunk by chunk through whole chunks of steps.
+  void walk(Range all, const Own& own) {
+    const int64_t stretch = plan_.stretch, chunks = (all.size() + stretch - 1) / stretch;
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t first = all.begin + (p_.reverse ? chunks - 1 - i : i) * stretch;
+      const Range steps{first, std::min(all.end, first + stretch)};
+      const GateChunk<T> gates = chunk_at(steps, own.rows);
+      project_inputs(steps, own.rows, own.panels, gates);
+      for (int64_t s = 0; s < steps.size(); ++s) {
+        const int64_t t = p_.reverse ? steps.end - 1 - s : steps.begin + s;
+        step(t, own.rows, own.panels, gates, chunk_row(steps, t, own.rows));
+        if (again_) continue;  // h is there, so nobody waits
+        if (C::kHasC && p_.keeps_some()) keep_state(t, own);
+        if (p_.projected) {
+          barrier_.wait(own.n);
+          project_hidden(t, own.rows, own.id, own.n);
+        }
+        barrier_.wait(own.n);
+      }
+    }
+  }
+
+  // c of the rows that cross a border after step t.
+  void keep_state(int64_t t, const Own& own) {
+    const int64_t border = pieces_.border_after(t);
+    if (border == 0) return;
+    copy_states(own, pieces_.crossing(border), buf_.c, keep_.c + pieces_.row(border) * g_.width());
+  }
+  // Begins piece m: with c as forward kept it, for who reads on and for who reads it as c before
+  // the first step, and with c0 where a sequence begins.
+  void take_up(const Reserve<T>& keep, int64_t m, const Own& own) {
+    const int64_t border = pieces_.border_into(m), width = g_.width();
+    const int64_t crossing = border ? pieces_.crossing(border) : 0;
+    const T* c0 = static_cast<const T*>(a_.c0);
+    const Range units{own.panels.begin * g_.units(), own.panels.end * g_.units()};
+    for (int64_t r = own.rows.begin; r < own.rows.end; ++r) {
+      for (int64_t unit = units.begin; unit < units.end; ++unit) {
+        buf_.c[r * width + unit] = c0 && unit < p_.H ? c0[r * p_.H + unit] : T(0);
+      }
+    }
+    if (border == 0) return;
+    const T* kept = kept_c_ + pieces_.row(border) * width;
+    copy_states(own, crossing, kept, buf_.c);
+    const int64_t before = pieces_.begin(border) - (p_.reverse ? 0 : 1);
+    copy_states(own, crossing, kept, keep.c + p_.rows().offset(before) * width);
+  }
+  // A thread's own part of rows [0, count) of c.
+  void copy_states(const Own& own, int64_t count, const T* from, T* to) const {
+    const Range units{own.panels.begin * g_.units(), own.panels.end * g_.units()};
+    for (int64_t r = own.rows.begin; r < std::min(own.rows.end, count); ++r) {
+      const int64_t row = r * g_.width();
+      std::copy(from + row + units.begin, from + row + units.end, to + row + units.begin);
     }
   }
 
@@ -304,16 +379,18 @@ class Forward {
     const int lanes = int(std::min<int64_t>(p_.H - unit, W));
     // All that the rows share is read before the first store: as far as the compiler knows, a store
     // may be to `this`, and it would read everything again after each.
-    const bool training = p_.training;
+    const bool training = keeps_;
     const int64_t rows = s.rows.size(), width = g_.width(),
                   first = p_.rows().offset(t) + s.rows.begin;
     const T* h_before = s.h_prev ? s.h_prev + unit : nullptr;
     const int64_t h_stride = s.stride;
     T* c_state = buf_.c + s.rows.begin * width + unit;
     T* c_kept = keep_.c + first * width + unit;
-    T* out = (p_.projected ? hidden(t, s.rows.begin) : y() + first * a_.ldy) + unit;
-    const int64_t out_stride = p_.projected ? width : a_.ldy;
-    const int out_lanes = p_.projected ? W : lanes;
+    T* out = (is_apart() ? hidden(t, s.rows.begin) : y() + first * a_.ldy) + unit;
+    const int64_t out_stride = is_apart() ? width : a_.ldy;
+    const int out_lanes = is_apart() ? W : lanes;
+    T* c_out = C::kHasC && a_.c ? static_cast<T*>(a_.c) + first * a_.ldc + unit : nullptr;
+    const int64_t c_stride = a_.ldc;
     for (int64_t r = 0; r < rows; ++r, slot += kRow) {
       V x[C::kSlots];
 #pragma GCC unroll 4
@@ -333,6 +410,7 @@ class Forward {
       if constexpr (C::kHasC && kBegins) {
         c.store(c_state + r * width);
         if (training) c.store(c_kept + r * width);
+        if (c_out) c.store(c_out + r * c_stride, lanes);
       }
       if constexpr (C::kKeepsSlots) {
 #pragma GCC unroll 4
@@ -349,8 +427,8 @@ class Forward {
 
   // h of step t before the projection.
   T* hidden(int64_t t, int64_t row) const {
-    return p_.training ? keep_.hidden + (p_.rows().offset(t) + row) * g_.width()
-                       : buf_.hidden + row * g_.width();
+    return p_.projected && keeps_ ? keep_.hidden + (p_.rows().offset(t) + row) * g_.width()
+                                  : buf_.hidden + row * g_.width();
   }
 
   // y = hidden W_hr'. The threads that share the rows share out the columns, in groups.
@@ -387,7 +465,11 @@ class Forward {
   const Plan& plan_;
   const Geometry g_;
   const ForwardBuffers<T> buf_;
-  const Reserve<T> keep_;
+  Reserve<T> keep_;
+  const T* const kept_c_ = nullptr;  // of the steps before borders
+  const Pieces pieces_;
+  const bool keeps_;  // all that backward reads
+  const bool again_ = false;
   Barrier barrier_;
 };
 

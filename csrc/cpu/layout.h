@@ -73,22 +73,83 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// What forward keeps: activated gates (LSTM, GRU), c (LSTM), h before the projection.
+// Where the steps' states are kept, of which the gates are made again: after every `every` steps.
+// Piece m begins with step m*every; of its first rows c of the step before lies from row(m) on.
+struct Pieces {
+  Rows rows;
+  int64_t every;
+
+  int64_t count() const { return (rows.T + every - 1) / every; }
+  int64_t of(int64_t t) const { return t / every; }
+  // Steps [begin, end) of piece m.
+  int64_t begin(int64_t m) const { return m * every; }
+  int64_t end(int64_t m) const { return std::min(rows.T, (m + 1) * every); }
+  // The border that a direction crosses right after step t: the piece that comes later in time; 0
+  // where there is none.
+  int64_t border_after(int64_t t) const {
+    const int64_t later = rows.reverse ? t : t + 1;
+    return later % every == 0 && later < rows.T ? later / every : 0;
+  }
+  // The border that a direction crosses on its way into piece m; 0: it begins there.
+  int64_t border_into(int64_t m) const { return !rows.reverse ? m : m + 1 < count() ? m + 1 : 0; }
+  // Rows that cross a border, and where they are kept.
+  int64_t crossing(int64_t border) const { return rows.active(begin(border)); }
+  int64_t row(int64_t border) const {
+    if (!rows.offsets) return (border - 1) * rows.B;
+    int64_t sum = 0;
+    for (int64_t m = 1; m < border; ++m) sum += crossing(m);
+    return sum;
+  }
+};
+
+// What forward keeps: activated gates (LSTM, GRU), c (LSTM), h before the projection; or c alone,
+// at the borders of pieces.
 template <class T>
 struct Reserve {
   T *gates, *c, *hidden;
   int64_t width;  // elements a row
 
   Reserve(void* base, const Problem& p, const Geometry& g) {
-    const int64_t gate_row = spec(p.cell).keeps_slots ? g.panels * g.row() : 0;
-    const int64_t c_row = spec(p.cell).has_c ? g.width() : 0;
-    const int64_t hidden_row = p.projected ? g.width() : 0;
-    width = gate_row + c_row + hidden_row;
-    const int64_t N = p.rows().total();
+    const Widths each(p, g);
     gates = static_cast<T*>(base);
-    c = gates + N * gate_row;
-    hidden = c + N * c_row;
+    if (p.every > 0) {
+      c = gates;
+      hidden = nullptr;
+      width = each.c;
+      return;
+    }
+    const int64_t N = p.rows().total();
+    width = each.gates + each.c + each.hidden;
+    c = gates + N * each.gates;
+    hidden = c + N * each.c;
   }
+
+  // The same of piece m alone, and c of the step before it. Rows count over all steps as ever.
+  Reserve(void* base, const Pieces& pieces, int64_t m, const Problem& p, const Geometry& g) {
+    const Widths each(p, g);
+    const Rows& rows = pieces.rows;
+    const int64_t first = rows.offset(pieces.begin(m)), end = rows.offset(pieces.end(m));
+    const int64_t first_c = rows.offset(std::max<int64_t>(pieces.begin(m) - 1, 0));
+    const int64_t end_c = rows.offset(std::min(pieces.end(m) + 1, rows.T));
+    width = each.gates + each.c + each.hidden;
+    const int64_t c_from = (end - first) * each.gates,
+                  hidden_from = c_from + (end_c - first_c) * each.c;
+    size = hidden_from + (end - first) * each.hidden;
+    gates = static_cast<T*>(base) - first * each.gates;
+    c = static_cast<T*>(base) + c_from - first_c * each.c;
+    hidden = static_cast<T*>(base) + hidden_from - first * each.hidden;
+  }
+
+  int64_t size = 0;  // elements of a piece's
+
+ private:
+  struct Widths {
+    int64_t gates, c, hidden;
+    Widths(const Problem& p, const Geometry& g)
+        : gates(spec(p.cell).keeps_slots ? g.panels * g.row() : 0),
+          c(spec(p.cell).has_c ? g.width() : 0),
+          hidden(p.projected ? g.width() : 0) {}
+  };
 };
 
 template <class T>
@@ -97,13 +158,16 @@ struct ForwardBuffers {
                           // w_hh may hold pairs: [panels][P][paired vectors]
   T* bias;                // [panels][row]
   T* c;                   // [B][width]  running cell state
-  T* hidden;              // [B][width]  h before the projection, when not kept
-  T* gates;               // one chunk, when not kept
-  int64_t used;           // bytes of them all
+  T* hidden;     // [B][width]  h before the projection, or h that is made again, when not kept
+  T* gates;      // one chunk, when not kept
+  int64_t used;  // bytes of them all
 
-  ForwardBuffers(void* base, const Problem& p, const Geometry& g, const Plan& plan) {
+  // `again`: for the pass that makes again what backward reads, of one piece at a time.
+  ForwardBuffers(void* base, const Problem& p, const Geometry& g, const Plan& plan,
+                 bool again = false) {
     Arena arena(base, size_of(p.dtypes.computed));
-    const bool has_c = spec(p.cell).has_c, keeps = p.training && spec(p.cell).keeps_slots;
+    const bool has_c = spec(p.cell).has_c, keeps_all = p.keeps_all() || again,
+               keeps_gates = keeps_all && spec(p.cell).keeps_slots;
     const int64_t packed = plan.weights == WeightsRead::kInPlace ? 0 : g.panels * g.depth();
     const bool pairs = plan.weights == WeightsRead::kPackedInPairs;
     w_ih = arena.take<T>(packed * p.I);
@@ -111,11 +175,21 @@ struct ForwardBuffers {
     w_hr = arena.take<T>(p.projected ? round_up(p.P, g.lanes) * p.H : 0);
     bias = arena.take<T>(g.panels * g.row());
     c = arena.take<T>(has_c ? p.B * g.width() : 0);
-    hidden = arena.take<T>(p.projected && !p.training ? p.B * g.width() : 0);
-    gates = arena.take<T>(keeps ? 0 : std::min(plan.stretch, p.T) * p.B * g.panels * g.row());
+    hidden =
+        arena.take<T>((p.projected && !keeps_all) || (again && !p.projected) ? p.B * g.width() : 0);
+    gates = arena.take<T>(keeps_gates ? 0 : std::min(plan.stretch, p.T) * p.B * g.panels * g.row());
     used = arena.used();
   }
 };
+
+// Whether backward has anything to make again: an Elman cell's h tells it all.
+inline bool makes_again(const Problem& p) { return p.keeps_some() && spec(p.cell).keeps_slots; }
+// The plan by which backward makes gates again, from its own.
+inline Plan forward_of(const Plan& backward) {
+  Plan plan = backward;
+  plan.weights = backward.again;
+  return plan;
+}
 
 template <class T>
 struct BackwardBuffers {
@@ -130,7 +204,9 @@ struct BackwardBuffers {
   T* dh_hidden;           // [B][width]                   dh before it
   T *dw_ih, *dw_hh;       // [panels][columns][depth], of those that torch's dw has no room for
   T* dbias;               // [panels][row]
-  int64_t used;           // bytes of them all
+  T* piece;               // what is made again of a piece, and the room for that
+  void* again;
+  int64_t used;  // bytes of them all
 
   BackwardBuffers(void* base, const Problem& p, const Geometry& g, const Plan& plan) {
     Arena arena(base, size_of(p.dtypes.computed));
@@ -162,10 +238,23 @@ struct BackwardBuffers {
     dw_ih = arena.take<T>(sums(p.I, plan.input_columns_in_place));
     dw_hh = arena.take<T>(sums(p.P, plan.state_columns_in_place));
     dbias = arena.take<T>(g.panels * g.row());
+    piece = arena.take<T>(makes_again(p) ? most_of_pieces(p, g, plan) : 0);
+    again = arena.take<T>(makes_again(p)
+                              ? ForwardBuffers<T>(nullptr, p, g, forward_of(plan), true).used /
+                                    size_of(p.dtypes.computed)
+                              : 0);
     used = arena.used();
   }
 
  private:
+  static int64_t most_of_pieces(const Problem& p, const Geometry& g, const Plan& plan) {
+    const Pieces pieces{p.rows(), plan.every};
+    int64_t most = 0;
+    for (int64_t m = 0; m < pieces.count(); ++m) {
+      most = std::max(most, Reserve<T>(nullptr, pieces, m, p, g).size);
+    }
+    return most;
+  }
   static int64_t scratch_of(const Problem& p, const Geometry& g, const Plan& plan) {
     const int64_t group = std::min(round_up(p.I, g.lanes), int64_t(kVectorsPerGroup) * g.lanes);
     const int64_t block = group * panels_of_block(g, size_of(p.dtypes.computed)) * g.depth();

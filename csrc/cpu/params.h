@@ -24,8 +24,10 @@ struct ForwardParams {
   const void* w_hr;  // [P, H]    projected
   void* y;           // [N, P]    row stride ldy; may not alias h0
   int64_t ldy;
-  void* h_n;        // [B, P]
-  void* c_n;        // [B, H]    LSTM
+  void* h_n;  // [B, P]
+  void* c_n;  // [B, H]    LSTM
+  void* c;    // [N, H]    LSTM: of every step, row stride ldc; null: not asked for
+  int64_t ldc;
   void* reserve;    // Plan::reserve_size elements, what backward needs; null when not training
   void* workspace;  // Plan::workspace_bytes, 64-byte aligned, contents undefined
 };
@@ -37,6 +39,8 @@ struct BackwardParams {
   const void* c0;    // [B, H]    LSTM
   const void* w_ih;  // [G*H, I]
   const void* w_hh;  // [G*H, P]
+  const void* b_ih;  // [G*H]     null: no biases; read where the gates are made again
+  const void* b_hh;  // [G*H]
   const void* w_hr;  // [P, H]    projected
   const void* y;     // [N, P]    row stride ldy
   int64_t ldy;
@@ -45,7 +49,9 @@ struct BackwardParams {
   int64_t lddy;
   const void* dh_n;  // [B, P]
   const void* dc_n;  // [B, H]    LSTM
-  void* dx;          // [N, I]    added to when accumulate_dx
+  const void* dc;    // [N, H]    LSTM, row stride lddc
+  int64_t lddc;
+  void* dx;  // [N, I]    added to when accumulate_dx
   bool accumulate_dx;
   void* dh0;        // [B, P]
   void* dc0;        // [B, H]    LSTM
@@ -95,6 +101,9 @@ struct Plan {
   // depends on the problem alone, never on the number of threads, so that sums are grouped alike
   // however many threads there are.
   int64_t stretch;
+  // Steps whose gates backward makes again at once, where forward did not keep them: what the
+  // problem asks for, rounded up to whole chunks. 0: they were kept.
+  int64_t every;
 
   // Going back alone.
   bool packs_inputs_by_chunk;  // W_ih, for dx, anew for every two chunks
@@ -103,6 +112,7 @@ struct Plan {
   // of the product. The others are summed with units of H as vectors and turned over at the end.
   int64_t input_columns_in_place, state_columns_in_place;
   int64_t gathers_from;  // elements of a row of x or h from which on its columns are gathered
+  WeightsRead again;     // how gates that were not kept are made again: as forward made them
 
   int64_t workspace_bytes;
   int64_t reserve_size;  // elements
@@ -111,7 +121,10 @@ struct Plan {
 // Where `reasons` is given, the planner says there why it decided so and not otherwise.
 Plan plan_forward(const Problem& problem, int threads, Reasons* reasons = nullptr);
 Plan plan_backward(const Problem& problem, int threads, Reasons* reasons = nullptr);
-int64_t reserve_width(const Problem& problem);  // elements for each of the N rows
+// Rows of the reserve, and elements for each. Where states are kept every so many steps, rows are
+// as many as can be at the most: N / every.
+int64_t kept_rows(const Problem& problem);
+int64_t reserve_width(const Problem& problem);
 // Whether two directions may run at once: both then have a workspace, and dx of the reverse one is
 // made apart and added.
 bool pairs_directions(const Problem& problem);

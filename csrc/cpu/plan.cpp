@@ -180,6 +180,10 @@ int64_t stretch_of(const Problem& p, const Geometry& g) {
   return std::clamp<int64_t>(rows / std::max<int64_t>(p.B, 1), 1, std::max<int64_t>(p.T, 1));
 }
 
+int64_t every_of(const Problem& p, int64_t stretch) {
+  return p.keeps_some() ? round_up(std::min(p.every, p.T), stretch) : 0;
+}
+
 int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
   const bool wide = columns >= 2 * kVectorsPerGroup * lanes;
   return wide && has_few_rows(p) ? columns / lanes * lanes : 0;
@@ -215,10 +219,11 @@ Plan plan_of(const Problem& p, int threads, const Geometry& g, bool forward, Rea
   plan.tile_rows = isa.variant->tile_rows[g.vectors - 1];
   plan.panels = g.panels;
   plan.stretch = stretch_of(p, g);
+  plan.every = every_of(p, plan.stretch);
   const Words say(reasons);
   share_out(p, threads, g, forward, plan, say);
   plan.weights = forward ? read_forward(p, say) : read_backward(p, say);
-  plan.reserve_size = reserve_width(p) * p.rows().total();
+  plan.reserve_size = reserve_width(p) * kept_rows(p);
   return plan;
 }
 
@@ -246,6 +251,10 @@ const char* name_of(WeightsRead weights) {
       return "read in place";
   }
   return "";
+}
+
+int64_t kept_rows(const Problem& p) {
+  return p.keeps_some() ? p.rows().total() / p.every : p.rows().total();
 }
 
 int64_t reserve_width(const Problem& p) {
@@ -285,6 +294,7 @@ Plan plan_backward(const Problem& p, int threads, Reasons* reasons) {
   const Geometry g = geometry_of(p);
   Plan plan = plan_of(p, threads, g, false, reasons);
   plan_gradients(p, plan);
+  plan.again = read_forward(p, Words(nullptr));
   plan.backward = chosen_isa().variant->backward(p, plan.unit_vectors);
   plan.workspace_bytes = BackwardBuffers<char>(nullptr, p, g, plan).used;
   return plan;

@@ -31,11 +31,15 @@ struct Problem {
   int64_t T, B, I, H, P;
   bool projected;
   bool training;
+  int64_t every;  // steps from one kept c to the next; 0: all that backward reads is kept
   bool reverse;
   bool packed;             // steps have fewer and fewer rows
   const int64_t* offsets;  // [T+1] when packed, see Rows; null: nobody asks for rows, or not packed
 
   FUSEDRNN_ROWS Rows rows() const { return {T, B, offsets, reverse}; }
+  // Whether forward keeps all that backward reads, or a part, from which backward makes the rest.
+  FUSEDRNN_ROWS bool keeps_all() const { return training && every == 0; }
+  FUSEDRNN_ROWS bool keeps_some() const { return training && every > 0; }
 };
 
 }  // namespace fusedrnn
