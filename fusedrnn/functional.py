@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from . import ops as ops  # registers torch.ops.fusedrnn
 from ._ops import per_sample as per_sample
+from ._ops.course import course_of
 from ._ops.refusals import rnn_mode, two_states
-from ._ops.stack import Flags, Sequences, run
+from ._ops.stack import Flags, Sequences, run, with_states
 
 __all__ = ["gru", "lstm", "mgu", "rnn"]
 
@@ -25,7 +27,8 @@ def lstm(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Sequences, tuple[Tensor, Tensor]]:
+    **keywords: Any,
+) -> Any:
     """Multi-layer LSTM over whole sequences (Hochreiter & Schmidhuber, 1997).
 
     Projects h to P features (Sak et al., 2014) where ``params`` hold weight_hr. L is
@@ -47,6 +50,8 @@ def lstm(
         training: whether dropout applies. Default: False.
         bidirectional: whether every layer also runs from each sequence's end. Default: False.
         batch_first: whether input and output are [B, T, ...]. Default: False.
+        **keywords: lengths, resets, reset_state, return_states and checkpoint_every, as for
+            :meth:`fusedrnn.GRU.forward`.
     Returns:
         output [T, B, D*P], laid out as the input was, and ``(h_n, c_n)`` shaped as hx.
     Raises:
@@ -55,8 +60,9 @@ def lstm(
         RuntimeError: a shape, dtype or device that does not fit, with the one that would.
     """
     flags = Flags(has_biases, num_layers, dropout, training, bidirectional)
-    output, h_n, c_n = run("LSTM", input, two_states(hx), params, flags, batch_first)
-    return output, (h_n, c_n)
+    course = course_of("LSTM", keywords)
+    output, h_n, c_n, kept = run("LSTM", input, two_states(hx), params, flags, batch_first, course)
+    return with_states(course, (output, (h_n, c_n)), kept)
 
 
 def gru(
@@ -70,7 +76,8 @@ def gru(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Sequences, Tensor]:
+    **keywords: Any,
+) -> Any:
     """Multi-layer GRU over whole sequences (Cho et al., 2014).
 
     The reset gate acts after the recurrent product, as in torch.nn and cuDNN.
@@ -79,15 +86,15 @@ def gru(
         input: as for :func:`lstm`.
         hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
         params: as for :func:`lstm`, with 3H for 4H (gates r, z, n) and no projection.
-        has_biases, num_layers, dropout, training, bidirectional, batch_first: as for
-            :func:`lstm`.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first, **keywords: as
+            for :func:`lstm`.
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
         ValueError, TypeError, RuntimeError: as :func:`lstm`.
     """
     flags = Flags(has_biases, num_layers, dropout, training, bidirectional)
-    return run("GRU", input, (hx, None), params, flags, batch_first)[:2]
+    return _one_state("GRU", input, hx, params, flags, batch_first, keywords)
 
 
 def mgu(
@@ -101,7 +108,8 @@ def mgu(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Sequences, Tensor]:
+    **keywords: Any,
+) -> Any:
     """Multi-layer minimal gated unit over whole sequences (Zhou et al., 2016).
 
     Its gate acts after the recurrent product, as GRU's reset gate does; see
@@ -111,15 +119,15 @@ def mgu(
         input: as for :func:`lstm`.
         hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
         params: as for :func:`lstm`, with 2H for 4H (gates f, n) and no projection.
-        has_biases, num_layers, dropout, training, bidirectional, batch_first: as for
-            :func:`lstm`.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first, **keywords: as
+            for :func:`lstm`.
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
         ValueError, TypeError, RuntimeError: as :func:`lstm`.
     """
     flags = Flags(has_biases, num_layers, dropout, training, bidirectional)
-    return run("MGU", input, (hx, None), params, flags, batch_first)[:2]
+    return _one_state("MGU", input, hx, params, flags, batch_first, keywords)
 
 
 def rnn(
@@ -134,7 +142,8 @@ def rnn(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Sequences, Tensor]:
+    **keywords: Any,
+) -> Any:
     """Multi-layer Elman RNN over whole sequences (Elman, 1990).
 
     Args:
@@ -142,8 +151,8 @@ def rnn(
         hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
         params: as for :func:`lstm`, with H for 4H and no projection.
         nonlinearity: "tanh" or "relu". Default: "tanh".
-        has_biases, num_layers, dropout, training, bidirectional, batch_first: as for
-            :func:`lstm`.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first, **keywords: as
+            for :func:`lstm`.
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
@@ -151,4 +160,19 @@ def rnn(
         TypeError, RuntimeError: as :func:`lstm`.
     """
     flags = Flags(has_biases, num_layers, dropout, training, bidirectional)
-    return run(rnn_mode(nonlinearity), input, (hx, None), params, flags, batch_first)[:2]
+    return _one_state(rnn_mode(nonlinearity), input, hx, params, flags, batch_first, keywords)
+
+
+def _one_state(
+    mode: str,
+    input: Sequences,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    flags: Flags,
+    batch_first: bool,
+    keywords: dict[str, Any],
+) -> Any:
+    """A stack of layers without c."""
+    course = course_of(mode, keywords)
+    output, h_n, _, kept = run(mode, input, (hx, None), params, flags, batch_first, course)
+    return with_states(course, (output, h_n), kept)

@@ -9,15 +9,21 @@ words, then one call that runs every layer.
 from __future__ import annotations
 
 from operator import is_
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ._ops.course import course_of
 from ._ops.refusals import check_dim, refuse_states, two_states
-from ._ops.stack import Flags, run
+from ._ops.stack import Flags, Sequences, run, with_states
 from .tools import Tools, as_leaf
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._ops.course import Keywords
 
 
 class _Recurrent(Tools, nn.RNNBase):
@@ -47,6 +53,8 @@ class _Recurrent(Tools, nn.RNNBase):
 
     def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:
         """Raise what torch.nn raises for arguments that do not fit."""
+        if type(input) is not Tensor and input.is_nested:  # type: ignore[union-attr]
+            return  # its sizes are none that torch.nn's checks know; the operator's own remain
         if isinstance(input, PackedSequence):
             data, batch_sizes = input.data, input.batch_sizes
         else:
@@ -91,22 +99,58 @@ class _OneState(_Recurrent):
     """What the layers without c share: forward."""
 
     @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, input: Tensor, hx: Tensor | None = None, **keywords: Unpack[Keywords]
+    ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
-        self, input: PackedSequence, hx: Tensor | None = None
+        self, input: PackedSequence, hx: Tensor | None = None, **keywords: Unpack[Keywords]
     ) -> tuple[PackedSequence, Tensor]: ...
+    @overload
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run all layers over whole sequences; see the class for shapes."""
+        self,
+        input: Sequences,
+        hx: Tensor | None = None,
+        *,
+        return_states: bool | Literal["all"],
+        **keywords: Unpack[Keywords],
+    ) -> tuple[Sequences, Tensor, Any]: ...
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, **keywords: Any
+    ) -> Any:
+        """Run all layers over whole sequences; see the class for shapes.
+
+        Args:
+            input, hx: as torch.nn takes them. By default all others leave everything as it is
+                there.
+            lengths: [B] int64, on the CPU or input's device: how many steps each row has, 0 to T.
+                Past its end a row's output is zero, its last states are those of its last step,
+                and the reverse direction starts at its end. Default: None, T for all.
+            resets: [T, B] bool ([B, T] with ``batch_first``): the state is cut before such a
+                step. Default: None, nowhere.
+            reset_state: what the state is after a cut, shaped as hx, with B rows or 1; it gets a
+                gradient. Default: None, zeros.
+            return_states: whether there is a third result, the state of every step: c of an LSTM
+                [T, B, D*H], h of other layers, laid out as the output. True: of the top layer;
+                "all": [L, T, B, D*H]. Default: False.
+            checkpoint_every: in training, keep a state for backward every so many steps only; the
+                gates in between are computed again. "auto": where a layer's gates would take more
+                than FUSEDRNN_RESERVE_MB (1024). Default: None, all gates are kept.
+        Raises:
+            RuntimeError, TypeError, ValueError: as the class, and on one of these that does not
+                fit.
+        """
         # Here TorchScript stops: call fusedrnn.to_torch(model) first.
-        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
-            return node  # type: ignore[return-value]
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx, **keywords)) is not None:
+            return node
         weights = self._current_weights()
         self._check(input, hx)
         # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
-        return run(self.mode, input, (hx, None), weights, self._flags(), self.batch_first)[:2]
+        mode, flags, course = self.mode, self._flags(), course_of(self.mode, keywords)
+        output, h_n, _, kept = run(
+            mode, input, (hx, None), weights, flags, self.batch_first, course
+        )
+        return with_states(course, (output, h_n), kept)
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward
@@ -274,19 +318,40 @@ class LSTM(_Recurrent, nn.LSTM):
 
     @overload
     def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+        self,
+        input: Tensor,
+        hx: tuple[Tensor, Tensor] | None = None,
+        **keywords: Unpack[Keywords],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
     @overload
     def forward(
-        self, input: PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+        self,
+        input: PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        **keywords: Unpack[Keywords],
     ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
+    @overload
     def forward(
-        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
-        """Run all layers over whole sequences; see the class for shapes."""
+        self,
+        input: Sequences,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        return_states: bool | Literal["all"],
+        **keywords: Unpack[Keywords],
+    ) -> tuple[Sequences, tuple[Tensor, Tensor], Any]: ...
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """Run all layers over whole sequences; see the class for shapes, and
+        :meth:`GRU.forward` for the keyword arguments: ``lengths``, ``resets``, ``reset_state``
+        (here (h, c)), ``return_states`` and ``checkpoint_every``.
+        """
         # Here TorchScript stops: call fusedrnn.to_torch(model) first.
-        if type(input) is not Tensor and (node := as_leaf(self, input, hx)) is not None:
-            return node  # type: ignore[return-value]
+        if type(input) is not Tensor and (node := as_leaf(self, input, hx, **keywords)) is not None:
+            return node
         weights = self._current_weights()
         if isinstance(hx, Tensor) and hx.layout is torch.strided:
             self._refuse_one_tensor(input, hx)
@@ -294,8 +359,11 @@ class LSTM(_Recurrent, nn.LSTM):
         if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and not _hands_on(input):
             hx = (hx[0], hx[1])
         states = two_states(hx)
-        output, *final = run("LSTM", input, states, weights, self._flags(), self.batch_first)
-        return output, (final[0], final[1])
+        flags, course = self._flags(), course_of("LSTM", keywords)
+        output, h_n, c_n, kept = run(
+            "LSTM", input, states, weights, flags, self.batch_first, course
+        )
+        return with_states(course, (output, (h_n, c_n)), kept)
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
         __call__ = forward

@@ -46,7 +46,7 @@ class Tools:
         return "torch.nn has no class of this kind, and torch.export needs none"
 
 
-def as_leaf(module: Any, *arguments: Any) -> fx.Proxy | None:
+def as_leaf(module: Any, *arguments: Any, **keywords: Any) -> fx.Proxy | None:
     """The call of ``module`` as one node, if torch.fx traces it symbolically; else None.
 
     torch.fx makes leaves of modules from torch.nn and looks into all others.
@@ -58,7 +58,7 @@ def as_leaf(module: Any, *arguments: Any) -> fx.Proxy | None:
         return None
     given = tuple(each for each in arguments if each is not None)
     return tracer.create_proxy(  # type: ignore[no-any-return]
-        "call_module", tracer.path_of_module(module), given, {}
+        "call_module", tracer.path_of_module(module), given, keywords
     )
 
 

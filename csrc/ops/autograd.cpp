@@ -84,7 +84,7 @@ bool saved_has_biases(AutogradContext* ctx) { return ctx->saved_data["has_biases
 // differentiable gradients always, and rarely differentiates them.
 class LayerBackwardFunction : public torch::autograd::Function<LayerBackwardFunction> {
  public:
-  // The slopes, input, states and weights; undefined where one was not given.
+  // As SecondBackward takes them; undefined where one was not given.
   static std::vector<Tensor> differentiable(const Operands& o, const Cotangents& c) {
     std::vector<Tensor> tensors;
     for (const auto* slope : {&c.grad_output, &c.grad_h_n, &c.grad_c_n})
@@ -92,15 +92,20 @@ class LayerBackwardFunction : public torch::autograd::Function<LayerBackwardFunc
     tensors.push_back(o.input);
     for (const auto* state : {&o.hx, &o.cx}) tensors.push_back(state->value_or(Tensor()));
     tensors.insert(tensors.end(), o.weights.all.begin(), o.weights.all.end());
+    for (const auto* last : {&c.grad_states, &o.course.reset_h, &o.course.reset_c})
+      tensors.push_back(last->value_or(Tensor()));
     return tensors;
   }
+  // Saved after those.
+  static constexpr size_t kRows = 3;
 
   // `given`: those of the differentiable tensors that are defined; each gets an edge.
   static variable_list forward(AutogradContext* ctx, [[maybe_unused]] at::TensorList given,
                                const Operands* o, const Cotangents* c) {
     const c10::AutoGradMode for_levels_below(Admission::admit());
     std::vector<Tensor> saved = differentiable(*o, *c);
-    saved.push_back(o->batch_sizes.value_or(Tensor()));
+    for (const auto* rows : {&o->batch_sizes, &o->course.lengths, &o->course.resets})
+      saved.push_back(rows->value_or(Tensor()));
     ctx->save_for_backward(std::move(saved));
     ctx->set_materialize_grads(false);
     at::AutoDispatchBelowADInplaceOrView guard;
@@ -112,8 +117,9 @@ class LayerBackwardFunction : public torch::autograd::Function<LayerBackwardFunc
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     std::vector<Tensor> saved = ctx->get_saved_variables();
-    const OptionalTensor batch_sizes = optional(saved.back());
-    saved.pop_back();
+    std::vector<OptionalTensor> rows;
+    for (size_t i = saved.size() - kRows; i < saved.size(); ++i) rows.push_back(optional(saved[i]));
+    saved.resize(saved.size() - kRows);
     std::vector<bool> wanted;
     size_t edges = 0;
     bool any = false;
@@ -128,8 +134,8 @@ class LayerBackwardFunction : public torch::autograd::Function<LayerBackwardFunc
     const c10::List<bool> needs = ctx->saved_data["needs"].toBoolList();
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const std::vector<Tensor> found =
-        second_backward()(grads, saved, batch_sizes, spec(saved_cell(ctx)).name,
-                          saved_has_biases(ctx), {needs.begin(), needs.end()}, wanted);
+        second_backward()(grads, saved, rows, spec(saved_cell(ctx)).name, saved_has_biases(ctx),
+                          {needs.begin(), needs.end()}, wanted);
     size_t edge = 0, next = 0;
     for (size_t i = 0; i < saved.size(); ++i) {
       if (wanted[i]) result[edge] = found[next++];
@@ -174,62 +180,87 @@ Tensor changes_of(const Tensor& tensor) {
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   // What is saved, in this order; the weights follow.
-  enum Saved : size_t { kInput, kHx, kCx, kBatchSizes, kOutput, kReserve, kFirstWeight };
+  enum Saved : size_t {
+    kInput,
+    kHx,
+    kCx,
+    kResetH,
+    kResetC,
+    kBatchSizes,
+    kLengths,
+    kResets,
+    kOutput,
+    kReserve,
+    kFirstWeight
+  };
 
   // Takes the tensors of `o` once more because torch finds edges among arguments only.
   static variable_list forward(AutogradContext* ctx, [[maybe_unused]] const Tensor& input,
                                [[maybe_unused]] const OptionalTensor& hx,
                                [[maybe_unused]] const OptionalTensor& cx,
-                               [[maybe_unused]] at::TensorList weights, const Operands* o,
+                               [[maybe_unused]] at::TensorList weights,
+                               [[maybe_unused]] const OptionalTensor& reset_h,
+                               [[maybe_unused]] const OptionalTensor& reset_c, const Operands* o,
                                LayerResult* all) {
     const c10::AutoGradMode for_levels_below(Admission::admit());
     at::AutoDispatchBelowADInplaceOrView guard;
     *all = layer(*o);
-    const auto& [output, h_n, c_n, reserve] = *all;
-    std::vector<Tensor> saved{o->input,
-                              o->hx.value_or(Tensor()),
-                              o->cx.value_or(Tensor()),
-                              o->batch_sizes.value_or(Tensor()),
-                              output.variable_data(),
-                              reserve};
+    const auto& [output, h_n, c_n, reserve, states] = *all;
+    std::vector<Tensor> saved{o->input};
+    for (const auto* maybe : {&o->hx, &o->cx, &o->course.reset_h, &o->course.reset_c,
+                              &o->batch_sizes, &o->course.lengths, &o->course.resets})
+      saved.push_back(maybe->value_or(Tensor()));
+    saved.insert(saved.end(), {output.variable_data(), reserve});
     saved.insert(saved.end(), o->weights.all.begin(), o->weights.all.end());
     ctx->save_for_backward(std::move(saved));
     ctx->set_materialize_grads(false);
     save(ctx, *o);
+    ctx->saved_data["every"] = o->course.every;
     ctx->saved_data["changes"] = changes_of(output);
     ctx->saved_data["unchanged"] = int64_t(output._version());
     // Only what has a gradient: compiled autograd cannot do with outputs marked to have none.
-    return spec(o->cell).has_c ? variable_list{output, h_n, c_n} : variable_list{output, h_n};
+    if (!spec(o->cell).has_c) return {output, h_n};
+    return o->course.states ? variable_list{output, h_n, c_n, states}
+                            : variable_list{output, h_n, c_n};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const at::TensorList weights(saved.data() + kFirstWeight, saved.size() - kFirstWeight);
-    const size_t inputs = 3 + weights.size();  // input, hx, cx and the weights
+    // Input, hx, cx, the weights, reset_h and reset_c.
+    const size_t inputs = 3 + weights.size() + 2;
     c10::List<bool> needs;
     size_t edge = 0;  // a state that was not given has no edge
     for (size_t i = 0; i < inputs; ++i) {
-      const bool given = i > kCx || saved[i].defined();
+      const bool given = i < 3            ? saved[i].defined()
+                         : i < inputs - 2 ? true
+                                          : saved[kResetH + i - (inputs - 2)].defined();
       needs.push_back(given && ctx->needs_input_grad(edge++));
     }
     variable_list result(inputs + 2);  // forward's other two arguments have no gradient
-    const OptionalTensor dy = optional(grads[0]), dh_n = optional(grads[1]),
-                         dc_n = grads.size() > 2 ? optional(grads[2]) : std::nullopt;
-    if (!dy && !dh_n && !dc_n) return result;
+    const auto slope = [&](size_t i) {
+      return i < grads.size() ? optional(grads[i]) : std::nullopt;
+    };
+    const OptionalTensor dy = slope(0), dh_n = slope(1), dc_n = slope(2), dstates = slope(3);
+    if (!dy && !dh_n && !dc_n && !dstates) return result;
 
     const OptionalTensor batch_sizes = optional(saved[kBatchSizes]), hx = optional(saved[kHx]),
                          cx = optional(saved[kCx]);
     const Cell cell = saved_cell(ctx);
+    const Course course{optional(saved[kLengths]), optional(saved[kResets]),
+                        optional(saved[kResetH]),  optional(saved[kResetC]),
+                        /*states=*/false,          ctx->saved_data["every"].toInt()};
     const Operands o{
-        saved[kInput], batch_sizes, hx, cx, weights_of_layer(cell, saved_has_biases(ctx), weights),
+        saved[kInput],  batch_sizes, hx, cx, weights_of_layer(cell, saved_has_biases(ctx), weights),
         cell,
-        /*train=*/true};
+        /*train=*/true, course};
     Tensor output = saved[kOutput];
     if (ctx->saved_data["changes"].toTensor()._version() != ctx->saved_data["unchanged"].toInt()) {
       at::AutoDispatchBelowADInplaceOrView guard;
       output = std::get<0>(layer(o));
     }
-    const auto gradients = layer_backward(o, {dy, dh_n, dc_n, output, saved[kReserve], needs});
+    const auto gradients =
+        layer_backward(o, {dy, dh_n, dc_n, output, saved[kReserve], needs, dstates});
     size_t next = 0;
     for (size_t i = 0; i < inputs; ++i) {
       if (needs[i]) result[i] = gradients[next++];
@@ -243,8 +274,9 @@ LayerResult layer_autograd(const Operands& o) {
   check_devices(o);
   // The definition can do what the kernels cannot: forward-mode AD and complex numbers.
   if (o.input.is_complex() || o.any(has_tangent)) {
-    auto [y, h_n, c_n] = layer_reference(o);
-    return {y, h_n, c_n, at::empty({0}, o.input.options())};
+    auto [y, h_n, c_n, states] = layer_reference(o);
+    const Tensor nothing = at::empty({0}, o.input.options());
+    return {y, h_n, c_n, nothing, o.course.states ? states : nothing};
   }
   if (!at::GradMode::is_enabled() || !o.any(wants_gradient)) {
     at::AutoDispatchBelowADInplaceOrView guard;
@@ -255,9 +287,11 @@ LayerResult layer_autograd(const Operands& o) {
   training.train = true;
   LayerResult all;
   const variable_list result =
-      LayerFunction::apply(o.input, o.hx, o.cx, o.weights.all, &std::as_const(training), &all);
-  auto& [output, h_n, c_n, reserve] = all;
-  return {result[0], result[1], result.size() > 2 ? result[2] : c_n, reserve};
+      LayerFunction::apply(o.input, o.hx, o.cx, o.weights.all, o.course.reset_h, o.course.reset_c,
+                           &std::as_const(training), &all);
+  auto& [output, h_n, c_n, reserve, states] = all;
+  return {result[0], result[1], result.size() > 2 ? result[2] : c_n, reserve,
+          result.size() > 3 ? result[3] : states};
 }
 
 }  // namespace

@@ -53,6 +53,9 @@ enum Tensors : size_t {
   kInput,
   kHx,
   kCx,
+  kGradStates,
+  kResetH,
+  kResetC,
   kOutput,
   kReserve,
   kFirstWeight
@@ -65,6 +68,9 @@ std::vector<Tensor> tensors_of(const Operands& o, const Cotangents& c) {
                               o.input,
                               o.hx.value_or(Tensor()),
                               o.cx.value_or(Tensor()),
+                              c.grad_states.value_or(Tensor()),
+                              o.course.reset_h.value_or(Tensor()),
+                              o.course.reset_c.value_or(Tensor()),
                               c.output,
                               c.reserve};
   tensors.insert(tensors.end(), o.weights.all.begin(), o.weights.all.end());
@@ -81,8 +87,12 @@ std::vector<Tensor> call_with(const std::vector<Tensor>& tensors, const Operands
                        hx = maybe(kHx), cx = maybe(kCx);
   WeightList weights = o.weights;
   weights.all = at::TensorList(tensors).slice(kFirstWeight);
-  return layer_backward({tensors[kInput], o.batch_sizes, hx, cx, weights, o.cell, o.train},
-                        {dy, dh_n, dc_n, tensors[kOutput], tensors[kReserve], c.needs});
+  Course course = o.course;
+  course.reset_h = maybe(kResetH);
+  course.reset_c = maybe(kResetC);
+  return layer_backward(
+      {tensors[kInput], o.batch_sizes, hx, cx, weights, o.cell, o.train, course},
+      {dy, dh_n, dc_n, tensors[kOutput], tensors[kReserve], c.needs, maybe(kGradStates)});
 }
 
 std::vector<Tensor> layer_backward_batched(const Operands& o, const Cotangents& c) {

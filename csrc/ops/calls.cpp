@@ -18,7 +18,8 @@ template <class Operator>
 std::vector<Tensor> call_backward(const Operator& op, const Operands& o, const Cotangents& c) {
   return op.call(c.grad_output, c.grad_h_n, c.grad_c_n, o.input, o.batch_sizes, o.hx, o.cx,
                  o.weights.all, c.output, c.reserve, spec(o.cell).name, o.weights.has_biases,
-                 c.needs);
+                 c.needs, c.grad_states, o.course.lengths, o.course.resets, o.course.reset_h,
+                 o.course.reset_c, o.course.every);
 }
 
 }  // namespace
@@ -26,7 +27,8 @@ std::vector<Tensor> call_backward(const Operator& op, const Operands& o, const C
 LayerResult layer(const Operands& o) {
   static const auto op = operator_named<Layer>("fusedrnn::layer");
   return op.call(o.input, o.batch_sizes, o.hx, o.cx, o.weights.all, spec(o.cell).name,
-                 o.weights.has_biases, o.train);
+                 o.weights.has_biases, o.train, o.course.lengths, o.course.resets, o.course.reset_h,
+                 o.course.reset_c, o.course.states, o.course.every);
 }
 
 std::vector<Tensor> layer_backward(const Operands& o, const Cotangents& c) {
@@ -35,12 +37,13 @@ std::vector<Tensor> layer_backward(const Operands& o, const Cotangents& c) {
 }
 
 StackResult layer_reference(const Operands& o) {
-  static const auto op =
-      operator_named<StackResult(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                 const OptionalTensor&, at::TensorList, c10::string_view, bool)>(
-          "fusedrnn::layer_reference");
+  static const auto op = operator_named<StackResult(
+      const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+      at::TensorList, c10::string_view, bool, const OptionalTensor&, const OptionalTensor&,
+      const OptionalTensor&, const OptionalTensor&)>("fusedrnn::layer_reference");
   return op.call(o.input, o.batch_sizes, o.hx, o.cx, o.weights.all, spec(o.cell).name,
-                 o.weights.has_biases);
+                 o.weights.has_biases, o.course.lengths, o.course.resets, o.course.reset_h,
+                 o.course.reset_c);
 }
 
 std::vector<Tensor> layer_backward_reference(const Operands& o, const Cotangents& c) {

@@ -15,7 +15,7 @@ StepResult step_by_layer(const Step& s) {
   const OptionalTensor batch_sizes, hx = s.hx.unsqueeze(0),
                                     cx = s.cx ? OptionalTensor(s.cx->unsqueeze(0)) : std::nullopt;
   const WeightList list{weights, w.b_ih != nullptr, /*projected=*/false};
-  auto [y, h_n, c_n] =
+  auto [y, h_n, c_n, states] =
       stack_by_layers({{input, batch_sizes, hx, cx, list, s.cell, /*train=*/false}, 1, 1, 0.0});
   return {h_n.squeeze(0), spec(s.cell).has_c ? c_n.squeeze(0) : c_n};
 }

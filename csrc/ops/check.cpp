@@ -35,12 +35,14 @@ void check_devices(const Operands& o) {
   for (const Tensor& weight : o.weights.all) check_layout("weights", weight);
   if (o.hx) check_layout("hx", *o.hx);
   if (o.cx) check_layout("cx", *o.cx);
+  if (o.course.lengths) check_layout("lengths", *o.course.lengths);
+  if (o.course.resets) check_layout("resets", *o.course.resets);
   for (const Tensor& weight : o.weights.all) {
     TORCH_CHECK(weight.device() == o.input.device(),
                 "Input and parameter tensors are not at the same device, found input tensor at ",
                 o.input.device(), " and parameter tensor at ", weight.device());
   }
-  for (const OptionalTensor* state : {&o.hx, &o.cx}) {
+  for (const OptionalTensor* state : {&o.hx, &o.cx, &o.course.reset_h, &o.course.reset_c}) {
     TORCH_CHECK(!*state || (*state)->device() == o.input.device(),
                 "Input and hidden tensors are not at the same device, found input tensor at ",
                 o.input.device(), " and hidden tensor at ", (*state)->device());
@@ -85,6 +87,7 @@ Problem sizes_of(const Operands& o) {
   p.cell = o.cell;
   p.projected = o.weights.projected;
   p.training = o.train;
+  p.every = o.train ? o.course.every : 0;
   p.packed = o.packed();
   p.I = w.w_ih->size(1);
   p.H = w.w_ih->size(0) / gates_of(o.cell);
@@ -148,6 +151,59 @@ void fit_batch_sizes(const Operands& o, bool read_sizes, Call* call) {
   }
 }
 
+// One of lengths and resets: where it may be, and what.
+void check_rows(const char* name, const Tensor& tensor, at::ScalarType type, at::IntArrayRef shape,
+                const char* symbols, const Tensor& input) {
+  TORCH_CHECK(tensor.scalar_type() == type && tensor.sizes() == shape, "fusedrnn: ", name,
+              " must be ", type, " ", shape, " ", symbols, ", got ", tensor.scalar_type(), " ",
+              tensor.sizes());
+  TORCH_CHECK(tensor.is_cpu() || tensor.device() == input.device(), "fusedrnn: ", name,
+              " must be on the CPU or on ", input.device(), " as input is, got ", tensor.device());
+}
+
+void fit_course(const Operands& o, const Call& call) {
+  const Course& course = o.course;
+  const Problem& p = call.problem;
+  TORCH_CHECK(!o.packed() || !course.is_cut(), "fusedrnn: ", course.lengths ? "lengths" : "resets",
+              " must be None with packed input, which has its own lengths: pass padded input");
+  if (course.lengths) {
+    check_rows("lengths", *course.lengths, at::kLong, {p.B}, "(B)", o.input);
+  }
+  if (course.resets) {
+    check_rows("resets", *course.resets, at::kBool, {p.T, p.B}, "(T, B)", o.input);
+  }
+  TORCH_CHECK(course.every >= 0, "fusedrnn: every must be 0 or more, got ", course.every);
+  const auto state = [&](const char* name, const OptionalTensor& given, int64_t columns,
+                         const char* symbols) {
+    if (!given) return;
+    TORCH_CHECK(course.resets, "fusedrnn: ", name, " must be None without resets");
+    const bool one = given->dim() == 3 && given->size(1) == 1;
+    check_tensor(name, *given, {call.D, one ? 1 : p.B, columns}, symbols, o.input);
+  };
+  state("reset_h", course.reset_h, p.P, "(D, B or 1, P)");
+  TORCH_CHECK(!course.reset_c || spec(o.cell).has_c, "fusedrnn: only ",
+              names_of_cells([](const CellSpec& each) { return each.has_c; }),
+              " takes reset_c, got one for ", spec(o.cell).name);
+  state("reset_c", course.reset_c, p.H, "(D, B or 1, H)");
+}
+
+// Where rows end and are cut; null: nowhere.
+std::shared_ptr<const Segments> segments_of(const Course& course, const Problem& p) {
+  if (!course.is_cut() || p.B == 0) return nullptr;
+  const auto on_host = [](const OptionalTensor& given) {
+    return given ? in_memory(given->cpu()) : Tensor();
+  };
+  const Tensor lengths = on_host(course.lengths), resets = on_host(course.resets);
+  const int64_t* ends = lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr;
+  for (int64_t b = 0; ends && b < p.B; ++b) {
+    TORCH_CHECK(ends[b] >= 0 && ends[b] <= p.T, "fusedrnn: lengths must be from 0 to T = ", p.T,
+                ", got ", ends[b], " for row ", b);
+  }
+  auto segments = std::make_shared<Segments>(
+      p.T, p.B, ends, resets.defined() ? resets.const_data_ptr<bool>() : nullptr);
+  return segments->none() ? nullptr : std::move(segments);
+}
+
 }  // namespace
 
 Call fit(const Operands& o, bool read_sizes) {
@@ -169,6 +225,10 @@ Call fit(const Operands& o, bool read_sizes) {
               names_of_cells([](const CellSpec& each) { return each.has_c; }),
               " takes cx, got one for ", spec(o.cell).name);
   if (o.cx) check_tensor("cx", *o.cx, {call.D, p.B, p.H}, "(D, B, H)", o.input);
+  fit_course(o, call);
+  call.states = o.course.states && spec(o.cell).has_c;
+  const int64_t every = p.keeps_some() ? p.every : 1;
+  call.kept_rows = o.packed() ? o.input.size(0) / every : p.T / every * p.B;
   return call;
 }
 
@@ -182,15 +242,23 @@ Call check(const Operands& o) {
   if (o.hx) call.hx = in_memory(*o.hx);
   if (o.cx) call.cx = in_memory(*o.cx);
   call.input = in_memory(o.input);
+  call.segments = segments_of(o.course, call.problem);
+  if (call.segments && o.course.reset_h) call.reset_h = in_memory(*o.course.reset_h);
+  if (call.segments && o.course.reset_c) call.reset_c = in_memory(*o.course.reset_c);
   return call;
 }
 
 void fit_backward(const Call& call, const Operands& o, const Cotangents& c) {
   const int64_t D = call.D, B = call.problem.B, H = call.problem.H, P = call.problem.P;
-  TORCH_CHECK(c.needs.size() == 3 + o.weights.all.size(),
+  const size_t first = 3 + o.weights.all.size();
+  TORCH_CHECK(c.needs.size() == first || c.needs.size() == first + 2,
               "fusedrnn: needs must have an entry for input, hx, cx and each of the ",
-              o.weights.all.size(), " weights, got ", c.needs.size());
-  TORCH_CHECK((o.hx || !c.needs[1]) && (o.cx || !c.needs[2]),
+              o.weights.all.size(), " weights, or two more for reset_h and reset_c, got ",
+              c.needs.size());
+  const bool resets = c.needs.size() > first;
+  TORCH_CHECK((o.hx || !c.needs[1]) && (o.cx || !c.needs[2]) &&
+                  (!resets || ((o.course.reset_h || !c.needs[first]) &&
+                               (o.course.reset_c || !c.needs[first + 1]))),
               "fusedrnn: the gradient of a state that was not given was asked for");
   std::vector<int64_t> y_shape(o.input.sizes().begin(), o.input.sizes().end() - 1);
   y_shape.push_back(D * P);
@@ -199,6 +267,10 @@ void fit_backward(const Call& call, const Operands& o, const Cotangents& c) {
   if (c.grad_h_n) check_tensor("grad_h_n", *c.grad_h_n, {D, B, P}, "(D, B, P)", o.input);
   if (c.grad_c_n && spec(o.cell).has_c)
     check_tensor("grad_c_n", *c.grad_c_n, {D, B, H}, "(D, B, H)", o.input);
+  if (c.grad_states && spec(o.cell).has_c) {
+    y_shape.back() = D * H;
+    check_tensor("grad_states", *c.grad_states, y_shape, "(*, D*H)", o.input);
+  }
 }
 
 BackwardCall check_backward(const Operands& o, const Cotangents& c,
@@ -206,11 +278,12 @@ BackwardCall check_backward(const Operands& o, const Cotangents& c,
   BackwardCall call{};
   static_cast<Call&>(call) = check(o);
   fit_backward(call, o, c);
-  check_tensor("reserve", c.reserve, {call.D, call.rows(), reserve_width(call.direction(0))},
+  check_tensor("reserve", c.reserve, {call.D, call.kept_rows, reserve_width(call.direction(0))},
                "(D, N, width), what layer(train=True) made", call.input);
   if (c.grad_output) call.dy = in_memory(*c.grad_output);
   if (c.grad_h_n) call.dh_n = in_memory(*c.grad_h_n);
   if (c.grad_c_n && spec(o.cell).has_c) call.dc_n = in_memory(*c.grad_c_n);
+  if (c.grad_states && spec(o.cell).has_c) call.dstates = in_memory(*c.grad_states);
   call.y = in_memory(c.output);
   call.reserve = in_memory(c.reserve);
 
@@ -223,6 +296,15 @@ BackwardCall check_backward(const Operands& o, const Cotangents& c,
   for (size_t i = 0; i < call.weights.size(); ++i) {
     call.dweights.push_back(gradient(c.needs[3 + i], call.weights[i]));
   }
+  const size_t first = 3 + call.weights.size();
+  if (c.needs.size() > first) {
+    // Where nothing is cut they are zeros.
+    const auto reset = [&](bool wanted, const OptionalTensor& of) {
+      return wanted ? at::zeros_like(*of, at::MemoryFormat::Contiguous) : Tensor();
+    };
+    call.dreset_h = reset(c.needs[first], o.course.reset_h);
+    call.dreset_c = reset(c.needs[first + 1], o.course.reset_c);
+  }
   return call;
 }
 
@@ -232,6 +314,9 @@ std::vector<Tensor> BackwardCall::results() const {
     if (gradient.defined()) asked_for.push_back(gradient);
   }
   for (const Tensor& gradient : dweights) {
+    if (gradient.defined()) asked_for.push_back(gradient);
+  }
+  for (const Tensor& gradient : {dreset_h, dreset_c}) {
     if (gradient.defined()) asked_for.push_back(gradient);
   }
   return asked_for;

@@ -2,10 +2,12 @@
 // where it has some.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "ops/layer.h"
+#include "ops/segments.h"
 
 namespace fusedrnn::ops {
 
@@ -17,6 +19,12 @@ struct Call {
   Tensor input, hx, cx;
   std::vector<Tensor> weights;
   bool has_biases;
+  bool states;                               // c of every step is a result
+  // Rows of a direction's reserve: as many as there can be. How many there are only the data of
+  // lengths and resets tell, and shapes do not depend on that.
+  int64_t kept_rows;
+  std::shared_ptr<const Segments> segments;  // null: no row ends early or is cut
+  Tensor reset_h, reset_c;
 
   // Direction d's problem. It points into this object.
   Problem direction(int64_t d) const;
@@ -30,9 +38,10 @@ struct Call {
 // layer_backward's likewise, and its results: allocated, not yet computed (zero where the batch is
 // empty). An undefined tensor is a gradient that was not given, or is not asked for.
 struct BackwardCall : Call {
-  Tensor y, reserve, dy, dh_n, dc_n;
+  Tensor y, reserve, dy, dh_n, dc_n, dstates;
   Tensor dx, dhx, dcx;
   std::vector<Tensor> dweights;
+  Tensor dreset_h, dreset_c;
 
   DirectionWeights dweights_of(int64_t d) const {
     return WeightList{dweights, has_biases, problem.projected}.of(d);

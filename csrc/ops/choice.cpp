@@ -227,6 +227,7 @@ std::string describe(cuda::Pass pass, const Problem& p, const cuda::Plan& plan) 
 int64_t cuda_reserve_width(const Problem& p) {
   const CellSpec& cell = spec(p.cell);
   if (!p.training || !cell.keeps_slots) return 0;
+  if (p.keeps_some()) return cell.has_c ? p.H : 0;
   return (cell.slots + (cell.has_c ? 1 : 0) + (p.projected ? 1 : 0)) * p.H;
 }
 

@@ -75,12 +75,14 @@ StackResult torch_stack(const Stack& s) {
   };
   const auto run = [&](const auto& op) -> StackResult {
     auto [y, h_n] = results(op, h);
-    return {y, h_n, at::empty({0}, y.options())};
+    return {y, h_n, at::empty({0}, y.options()), at::empty({0}, y.options())};
   };
   switch (spec(s.cell).torch) {
     case TorchLayer::kLstm: {
       const Tensor c = state(s.cx, w_hh.sym_size(0) / gates_of(s.cell));
-      return results([](const auto&... a) { return at::lstm(a...); }, std::array<Tensor, 2>{h, c});
+      auto [y, h_n, c_n] =
+          results([](const auto&... a) { return at::lstm(a...); }, std::array<Tensor, 2>{h, c});
+      return {y, h_n, c_n, at::empty({0}, y.options())};
     }
     case TorchLayer::kGru:
       return run([](const auto&... a) { return at::gru(a...); });
@@ -172,11 +174,15 @@ bool torch_is_better(const Stack&, at::ScalarType) { return false; }
 }  // namespace
 
 std::optional<StackResult> by_torch(const Stack& s, at::ScalarType type) {
+  // torch.nn knows nothing of these. It may keep what checkpoint_every would not.
+  const bool ours = s.course.is_cut() || s.states > 0;
   if (!has_kernels(s.input)) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!ours, cuda_missing().reason,
+                                "; lengths, resets and return_states are its own");
     warn_once();
     return torch_stack(s);
   }
-  if (!torch_is_better(s, type)) return std::nullopt;
+  if (ours || s.course.every != 0 || !torch_is_better(s, type)) return std::nullopt;
   const QuietHandler quiet;
   return torch_stack(s);
 }

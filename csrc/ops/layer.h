@@ -13,9 +13,11 @@
 
 namespace fusedrnn::ops {
 
-using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, reserve
-using StackResult = std::tuple<Tensor, Tensor, Tensor>;          // output, h_n, c_n
-using StepResult = std::tuple<Tensor, Tensor>;                   // h, c
+// Output, h_n, c_n, the reserve, and c of every step. A tensor [0] stands for what there is not.
+using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+// Output, h_n, c_n, and c of every step.
+using StackResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using StepResult = std::tuple<Tensor, Tensor>;  // h, c
 
 cpu::Team team();
 
@@ -33,11 +35,12 @@ StepResult cell(const Step& s);
 StackResult stack_by_layers(const Stack& s);
 
 // The gradients of layer_backward's results: `slopes` theirs, undefined where there is none;
-// `tensors` grad_output, grad_h_n, grad_c_n, input, hx, cx and the weights. Returns those that are
-// wanted. Python sets it, because it differentiates the definition (fusedrnn/_ops/second.py).
+// `tensors` grad_output, grad_h_n, grad_c_n, input, hx, cx, the weights, grad_states, reset_h and
+// reset_c; `rows` batch_sizes, lengths and resets. Returns those that are wanted. Python sets it,
+// because it differentiates the definition (fusedrnn/_ops/second.py).
 using SecondBackward = std::function<std::vector<Tensor>(
     const std::vector<Tensor>& slopes, const std::vector<Tensor>& tensors,
-    const OptionalTensor& batch_sizes, const std::string& mode, bool has_biases,
+    const std::vector<OptionalTensor>& rows, const std::string& mode, bool has_biases,
     const std::vector<bool>& needs, const std::vector<bool>& wanted)>;
 SecondBackward& second_backward();
 

@@ -53,6 +53,19 @@ WeightList weights_of_stack(Cell cell, bool has_biases, at::TensorList all, int6
 // What a layer's weights are stored as.
 enum class Stored { kAsInput, kBFloat16 };
 
+// How the rows of padded input run, beyond what torch.nn knows of: where each ends, where its state
+// is cut; and what is kept of all steps.
+struct Course {
+  OptionalTensor lengths;           // [B] int64; nullopt: all T
+  OptionalTensor resets;            // [T, B] bool: the state is cut before this step
+  OptionalTensor reset_h, reset_c;  // [D, B or 1, P or H]: what it is then; nullopt: zeros
+  bool states = false;              // c of every step is a result
+  // Steps from one state that is kept for backward to the next; 0: all gates are kept.
+  int64_t every = 0;
+
+  bool is_cut() const { return lengths || resets; }
+};
+
 // A layer's operands. It owns nothing: whoever makes it keeps the tensors.
 struct Operands {
   const Tensor& input;  // [T, B, I]; packed [N, I]
@@ -60,6 +73,7 @@ struct Operands {
   WeightList weights;
   Cell cell;
   bool train;
+  Course course = {};
   Stored stored = Stored::kAsInput;
 
   bool packed() const { return batch_sizes.has_value(); }
@@ -67,7 +81,7 @@ struct Operands {
   // Whether `condition` holds for any tensor that a gradient may be asked for.
   template <class Condition>
   bool any(const Condition& condition) const {
-    for (const OptionalTensor* state : {&hx, &cx}) {
+    for (const OptionalTensor* state : {&hx, &cx, &course.reset_h, &course.reset_c}) {
       if (*state && (*state)->defined() && condition(**state)) return true;
     }
     if (input.defined() && condition(input)) return true;
@@ -79,15 +93,17 @@ struct Operands {
 };
 
 // What layer_backward takes beside a layer's operands: gradients of its results, two of the results
-// and, for input, hx, cx and each weight, whether its gradient is asked for.
+// and, for input, hx, cx, each weight and perhaps reset_h and reset_c, whether its gradient is
+// asked for.
 struct Cotangents {
   const OptionalTensor &grad_output, &grad_h_n, &grad_c_n;
   const Tensor &output, &reserve;
   const c10::List<bool>& needs;
+  OptionalTensor grad_states = {};
 
   template <class Condition>
   bool any(const Condition& condition) const {
-    for (const OptionalTensor* slope : {&grad_output, &grad_h_n, &grad_c_n}) {
+    for (const OptionalTensor* slope : {&grad_output, &grad_h_n, &grad_c_n, &grad_states}) {
       if (*slope && (*slope)->defined() && condition(**slope)) return true;
     }
     return false;
@@ -98,6 +114,7 @@ struct Cotangents {
 struct Stack : Operands {
   int64_t L, D;
   double dropout;
+  int64_t states = 0;  // c of every step: 0 of no layer, 1 of the top one, 2 of all
 };
 
 // One step of a cell.

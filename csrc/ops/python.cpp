@@ -101,10 +101,11 @@ py::dict explain(const py::dict& problem, const std::optional<std::vector<int64_
 }
 
 int64_t reserve_width(const std::string& mode, const std::string& dtype, int64_t H, int64_t P,
-                      const std::string& device) {
+                      const std::string& device, int64_t every) {
   using namespace py::literals;
-  const Problem p = problem_of(
+  Problem p = problem_of(
       py::dict("mode"_a = mode, "dtype"_a = dtype, "H"_a = H, "P"_a = P, "training"_a = true));
+  p.every = every;
   return device == "cuda" ? cuda_reserve_width(p) : cpu::reserve_width(p);
 }
 
@@ -124,24 +125,34 @@ bool has_data(const Tensor& tensor) {
 // pass.
 void check_fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
                const OptionalTensor& cx, const std::vector<Tensor>& weights,
-               const std::string& mode, bool has_biases, const py::object& backward) {
+               const std::string& mode, bool has_biases, const OptionalTensor& lengths,
+               const OptionalTensor& resets, const OptionalTensor& reset_h,
+               const OptionalTensor& reset_c, const py::object& backward) {
   if (symbolic(input) || symbolic(batch_sizes) || symbolic(hx) || symbolic(cx)) return;
+  if (symbolic(lengths) || symbolic(resets) || symbolic(reset_h) || symbolic(reset_c)) return;
   for (const Tensor& weight : weights) {
     if (symbolic(weight)) return;
   }
   const Cell cell = cell_of(mode);
-  const Operands o{input,         batch_sizes, hx, cx, weights_of_layer(cell, has_biases, weights),
+  const Operands o{input,
+                   batch_sizes,
+                   hx,
+                   cx,
+                   weights_of_layer(cell, has_biases, weights),
                    cell,
-                   /*train=*/true};
+                   /*train=*/true,
+                   Course{lengths, resets, reset_h, reset_c}};
   const bool reads = !o.packed() || has_data(*batch_sizes);
   const Call call = fit(o, reads);
   if (backward.is_none() || !reads) return;
-  const auto [dy, dh_n, dc_n, output, needs] = backward.cast<
-      std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, Tensor, std::vector<bool>>>();
-  if (symbolic(dy) || symbolic(dh_n) || symbolic(dc_n) || symbolic(output)) return;
+  const auto [dy, dh_n, dc_n, output, needs, dstates] =
+      backward.cast<std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, Tensor,
+                               std::vector<bool>, OptionalTensor>>();
+  if (symbolic(dy) || symbolic(dh_n) || symbolic(dc_n) || symbolic(output) || symbolic(dstates))
+    return;
   c10::List<bool> list;
   for (const bool need : needs) list.push_back(need);
-  fit_backward(call, o, {dy, dh_n, dc_n, output, /*reserve=*/output, list});
+  fit_backward(call, o, {dy, dh_n, dc_n, output, /*reserve=*/output, list, dstates});
 }
 
 // The table of cells (csrc/model/cell.h), a dict a cell.
@@ -189,8 +200,8 @@ void set_second_backward(py::function function) {
   auto* const kept = new py::function(std::move(function));  // the library is never unloaded
   second_backward() =
       [kept](const std::vector<at::Tensor>& slopes, const std::vector<at::Tensor>& tensors,
-             const std::optional<at::Tensor>& batch_sizes, const std::string& mode, bool has_biases,
-             const std::vector<bool>& needs, const std::vector<bool>& wanted) {
+             const std::vector<std::optional<at::Tensor>>& rows, const std::string& mode,
+             bool has_biases, const std::vector<bool>& needs, const std::vector<bool>& wanted) {
         const py::gil_scoped_acquire gil;
         auto list = [](const std::vector<at::Tensor>& items) {
           py::list result;
@@ -200,7 +211,7 @@ void set_second_backward(py::function function) {
           return result;
         };
         const py::object found =
-            (*kept)(list(slopes), list(tensors), batch_sizes, mode, has_biases, needs, wanted);
+            (*kept)(list(slopes), list(tensors), rows, mode, has_biases, needs, wanted);
         return found.cast<std::vector<at::Tensor>>();
       };
 }
@@ -228,9 +239,11 @@ PYBIND11_MODULE(_C, m) {
         py::arg("bfloat16_weights") = false);
   m.def("check_fit", &ops::check_fit, py::arg("input"), py::arg("batch_sizes"), py::arg("hx"),
         py::arg("cx"), py::arg("weights"), py::arg("mode"), py::arg("has_biases"),
+        py::arg("lengths") = py::none(), py::arg("resets") = py::none(),
+        py::arg("reset_h") = py::none(), py::arg("reset_c") = py::none(),
         py::arg("backward") = py::none());
   m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
-        py::arg("P"), py::arg("device"));
+        py::arg("P"), py::arg("device"), py::arg("every") = 0);
   m.def(
       "has_tangent", [](const at::Tensor& tensor) { return tensor._fw_grad(0).defined(); },
       py::arg("tensor"));

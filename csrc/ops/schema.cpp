@@ -10,21 +10,27 @@ namespace fusedrnn::ops {
 TORCH_LIBRARY(fusedrnn, m) {
   const std::string operands =
       "Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights";
-  m.def(("layer(" + operands +
-         ", str mode, bool has_biases, bool train) -> "
-         "(Tensor output, Tensor h_n, Tensor c_n, Tensor reserve)")
+  const std::string course =
+      ", Tensor? lengths=None, Tensor? resets=None, Tensor? reset_h=None, Tensor? reset_c=None";
+  m.def(("layer(" + operands + ", str mode, bool has_biases, bool train" + course +
+         ", bool states=False, int every=0) -> "
+         "(Tensor output, Tensor h_n, Tensor c_n, Tensor reserve, Tensor states)")
             .c_str());
-  m.def(("layer_reference(" + operands +
-         ", str mode, bool has_biases) -> (Tensor output, Tensor h_n, Tensor c_n)")
+  m.def(("layer_reference(" + operands + ", str mode, bool has_biases" + course +
+         ") -> (Tensor output, Tensor h_n, Tensor c_n, Tensor states)")
             .c_str());
   for (const std::string name : {"layer_backward", "layer_backward_reference"}) {
     m.def((name + "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, " + operands +
-           ", Tensor output, Tensor reserve, str mode, bool has_biases, bool[] needs) -> Tensor[]")
+           ", Tensor output, Tensor reserve, str mode, bool has_biases, bool[] needs, "
+           "Tensor? grad_states=None" +
+           course + ", int every=0) -> Tensor[]")
               .c_str());
   }
   m.def(("stack(" + operands +
          ", str mode, bool has_biases, int num_layers, float dropout, bool train, "
-         "bool bidirectional) -> (Tensor output, Tensor h_n, Tensor c_n)")
+         "bool bidirectional" +
+         course +
+         ", int states=0, int every=0) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor states)")
             .c_str(),
         stack_op<stack>);
   m.def(

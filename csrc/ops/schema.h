@@ -12,35 +12,43 @@ namespace fusedrnn::ops {
 template <LayerResult (*f)(const Operands&)>
 LayerResult layer_op(const Tensor& input, const OptionalTensor& batch_sizes,
                      const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
-                     c10::string_view mode, bool has_biases, bool train) {
+                     c10::string_view mode, bool has_biases, bool train,
+                     const OptionalTensor& lengths, const OptionalTensor& resets,
+                     const OptionalTensor& reset_h, const OptionalTensor& reset_c, bool states,
+                     int64_t every) {
   const Cell cell = cell_of(mode);
-  return f({input, batch_sizes, hx, cx, weights_of_layer(cell, has_biases, weights), cell, train});
+  return f({input, batch_sizes, hx, cx, weights_of_layer(cell, has_biases, weights), cell, train,
+            Course{lengths, resets, reset_h, reset_c, states, every}});
 }
 
 template <std::vector<Tensor> (*f)(const Operands&, const Cotangents&)>
-std::vector<Tensor> layer_backward_op(const OptionalTensor& grad_output,
-                                      const OptionalTensor& grad_h_n,
-                                      const OptionalTensor& grad_c_n, const Tensor& input,
-                                      const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-                                      const OptionalTensor& cx, at::TensorList weights,
-                                      const Tensor& output, const Tensor& reserve,
-                                      c10::string_view mode, bool has_biases,
-                                      const c10::List<bool>& needs) {
+std::vector<Tensor> layer_backward_op(
+    const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+    const OptionalTensor& grad_c_n, const Tensor& input, const OptionalTensor& batch_sizes,
+    const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
+    const Tensor& output, const Tensor& reserve, c10::string_view mode, bool has_biases,
+    const c10::List<bool>& needs, const OptionalTensor& grad_states, const OptionalTensor& lengths,
+    const OptionalTensor& resets, const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+    int64_t every) {
   const Cell cell = cell_of(mode);
   return f({input, batch_sizes, hx, cx, weights_of_layer(cell, has_biases, weights), cell,
-            /*train=*/true},
-           {grad_output, grad_h_n, grad_c_n, output, reserve, needs});
+            /*train=*/true, Course{lengths, resets, reset_h, reset_c, /*states=*/false, every}},
+           {grad_output, grad_h_n, grad_c_n, output, reserve, needs, grad_states});
 }
 
 template <StackResult (*f)(const Stack&)>
 StackResult stack_op(const Tensor& input, const OptionalTensor& batch_sizes,
                      const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList weights,
                      c10::string_view mode, bool has_biases, int64_t num_layers, double dropout,
-                     bool train, bool bidirectional) {
+                     bool train, bool bidirectional, const OptionalTensor& lengths,
+                     const OptionalTensor& resets, const OptionalTensor& reset_h,
+                     const OptionalTensor& reset_c, int64_t states, int64_t every) {
   const Cell cell = cell_of(mode);
   const int64_t D = bidirectional ? 2 : 1;
   const WeightList named = weights_of_stack(cell, has_biases, weights, num_layers, D);
-  return f({{input, batch_sizes, hx, cx, named, cell, train}, num_layers, D, dropout});
+  const Course course{lengths, resets, reset_h, reset_c, states > 0, every};
+  return f(
+      {{input, batch_sizes, hx, cx, named, cell, train, course}, num_layers, D, dropout, states});
 }
 
 template <StepResult (*f)(const Step&)>

@@ -3,9 +3,12 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "ops/check.h"
@@ -13,6 +16,10 @@
 
 namespace fusedrnn::ops {
 namespace {
+
+constexpr int64_t kAutomatic = -1;                       // `every`: by the budget
+constexpr int64_t kReserveBudget = int64_t(1024) << 20;  // bytes, where nothing is set
+constexpr int64_t kLeastAutomatic = 16;                  // steps
 
 // How dtypes change in a call.
 struct Types {
@@ -39,11 +46,15 @@ Types types_of(const Stack& s) {
   // States that a call under autocast returned have its low type.
   if (s.hx) same("hx", *s.hx, "pass hx.to(input.dtype)");
   if (s.cx) same("cx", *s.cx, "pass cx.to(input.dtype)");
+  if (s.course.reset_h) same("reset_h", *s.course.reset_h, "pass reset_h.to(input.dtype)");
+  if (s.course.reset_c) same("reset_c", *s.course.reset_c, "pass reset_c.to(input.dtype)");
   return types;
 }
 
 void check_stack(const Stack& s) {
-  for (const auto& [state, name] : {std::pair(&s.hx, "hx"), std::pair(&s.cx, "cx")}) {
+  for (const auto& [state, name] :
+       {std::pair(&s.hx, "hx"), std::pair(&s.cx, "cx"), std::pair(&s.course.reset_h, "reset_h"),
+        std::pair(&s.course.reset_c, "reset_c")}) {
     // Symbolic, or a tracer would take the whole shape, B included, for constant.
     TORCH_CHECK(!*state || ((*state)->dim() == 3 && (*state)->sym_size(0) == s.L * s.D),
                 "fusedrnn: ", name, " must be 3-D (L*D, B, *) with L*D = ", s.L * s.D, ", got ",
@@ -56,9 +67,10 @@ void check_stack(const Stack& s) {
 class Converted {
  public:
   Converted(const Stack& s, at::ScalarType type, bool keeps_weights)
-      : input(to(s.input, type)), hx(s.hx), cx(s.cx), weights(s.weights) {
-    if (hx) hx = to(*hx, type);
-    if (cx) cx = to(*cx, type);
+      : input(to(s.input, type)), hx(s.hx), cx(s.cx), course(s.course), weights(s.weights) {
+    for (OptionalTensor* state : {&hx, &cx, &course.reset_h, &course.reset_c}) {
+      if (*state) *state = to(**state, type);
+    }
     const auto fits = [&](const Tensor& weight) { return weight.scalar_type() == type; };
     if (keeps_weights || std::all_of(weights.all.begin(), weights.all.end(), fits)) return;
     for (const Tensor& weight : s.weights.all) kept_.push_back(to(weight, type));
@@ -69,6 +81,7 @@ class Converted {
 
   Tensor input;
   OptionalTensor hx, cx;
+  Course course;
   WeightList weights;
 
  private:
@@ -78,6 +91,36 @@ class Converted {
 
   std::vector<Tensor> kept_;
 };
+
+// Bytes that a layer's reserve may take, for checkpoint_every = "auto".
+int64_t reserve_budget() {
+  const char* const set = std::getenv("FUSEDRNN_RESERVE_MB");
+  if (!set || !*set) return kReserveBudget;
+  char* end = nullptr;
+  const double megabytes = std::strtod(set, &end);
+  TORCH_CHECK_VALUE(*end == 0 && megabytes > 0 && megabytes < 1e12,
+                    "fusedrnn: FUSEDRNN_RESERVE_MB must be a number above 0, got ", set);
+  return int64_t(megabytes * (1 << 20));
+}
+
+// Steps from one kept state of a layer to the next, 0: all gates are kept. Automatic, that is where
+// they fit the budget; else pieces are as long as half of it holds. A power of two, so that it
+// stays the same for many T and B where these are symbols.
+int64_t every_of(const Stack& s, const Tensor& x, int64_t H, at::ScalarType type) {
+  if (s.course.every != kAutomatic) return s.course.every;
+  const CellSpec& cell = spec(s.cell);
+  if (!cell.keeps_slots) return 0;
+  const int64_t row = s.D * H * int64_t(c10::elementSize(type)) *
+                      (cell.slots + cell.has_c + (s.weights.projected ? 1 : 0));
+  const c10::SymInt steps = s.packed() ? s.batch_sizes->sym_size(0) : x.sym_size(0);
+  const c10::SymInt rows = s.packed() ? x.sym_size(0) : x.sym_size(0) * x.sym_size(1);
+  const int64_t budget = reserve_budget();
+  if (rows * row <= budget) return 0;
+  const c10::SymInt of_step = s.packed() ? rows / steps : x.sym_size(1);
+  int64_t every = kLeastAutomatic;
+  while (of_step * (2 * every * row) <= budget / 2) every *= 2;
+  return every;
+}
 
 StackResult run_layers(const Stack& s, const Types& types) {
   // The CPU kernels read weights in bfloat16. A single layer takes input and states in it as well;
@@ -89,7 +132,8 @@ StackResult run_layers(const Stack& s, const Types& types) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
 
   Tensor x = all.input;
-  std::vector<Tensor> h_n, c_n;
+  std::vector<Tensor> h_n, c_n, states;
+  const bool has_c = spec(s.cell).has_c;
   for (int64_t l = 0; l < s.L; ++l) {
     const auto state = [&](const OptionalTensor& of_all) -> OptionalTensor {
       if (of_all) return s.L == 1 ? *of_all : of_all->narrow(0, l * s.D, s.D);
@@ -102,15 +146,24 @@ StackResult run_layers(const Stack& s, const Types& types) {
     if (!h && s.packed() && l > 0 && h_n[0].unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
       h = at::zeros_like(h_n[0]);
     }
+    const WeightList weights = all.weights.part(l * s.D, s.D);
+    Course course = all.course;
+    course.reset_h = state(all.course.reset_h);
+    course.reset_c = state(all.course.reset_c);
+    course.states = has_c && s.states > (l + 1 < s.L ? 1 : 0);
+    course.every = every_of(s, x, weights.all[1].size(0) / gates_of(s.cell), x.scalar_type());
     const Operands o{x,
                      s.batch_sizes,
                      h,
                      c,
-                     all.weights.part(l * s.D, s.D),
+                     weights,
                      s.cell,
                      /*train=*/false,
+                     course,
                      keeps ? Stored::kBFloat16 : Stored::kAsInput};
-    auto [y, h_l, c_l, reserve] = keeps ? layer_cpu(o) : layer(o);
+    auto [y, h_l, c_l, reserve, states_l] = keeps ? layer_cpu(o) : layer(o);
+    // Without c, h is the state, and that of the top layer is the output.
+    if (has_c ? course.states : s.states == 2) states.push_back(has_c ? states_l : y);
     x = s.dropout != 0 && s.train && l + 1 < s.L ? at::dropout(y, s.dropout, true) : y;
     h_n.push_back(h_l);
     c_n.push_back(c_l);
@@ -122,7 +175,10 @@ StackResult run_layers(const Stack& s, const Types& types) {
     return outside(s.L == 1 ? states[0] : at::cat(states, 0));
   };
   x = outside(x);
-  return {x, together(h_n), spec(s.cell).has_c ? together(c_n) : c_n[0]};
+  const Tensor of_steps = states.empty()  ? at::empty({0}, x.options())
+                          : s.states == 1 ? outside(states[0])
+                                          : outside(at::stack(states));
+  return {x, together(h_n), has_c ? together(c_n) : c_n[0], of_steps};
 }
 
 }  // namespace

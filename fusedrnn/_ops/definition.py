@@ -7,22 +7,24 @@ import torch
 from torch import Tensor
 
 from .. import _C, reference
-from .operands import Cotangents, Operands, on_backward, on_layer
+from .operands import Cotangents, Operands, on_backward, on_reference
 
 
-@on_layer
-def _layer(o: Operands) -> tuple[Tensor, Tensor, Tensor]:
+@on_reference
+def _layer(o: Operands) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _C.check_fit(*o)
     return reference.layer(*o)
 
 
 @on_backward
 def _layer_backward(o: Operands, c: Cotangents) -> list[Tensor]:
-    _C.check_fit(*o, c.fit())
+    _C.check_fit(*o, backward=c.fit())
     if o.input.is_complex():
         raise RuntimeError(f"fusedrnn: layer_backward takes real numbers, got {o.input.dtype}")
-    found = reference.layer_backward(c.grad_output, c.grad_h_n, c.grad_c_n, *o)
-    return [g for g, need in zip(found, c.needs, strict=True) if need and g is not None]
+    slopes = (c.grad_output, c.grad_h_n, c.grad_c_n)
+    found = reference.layer_backward(*slopes, *o[:7], c.grad_states, *o[7:])
+    # The last two may not be asked about: reset_h and reset_c.
+    return [g for g, need in zip(found, c.needs, strict=False) if need and g is not None]
 
 
 for _name, _function in (

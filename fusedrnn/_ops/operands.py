@@ -10,7 +10,7 @@ from .cells import CELLS, Cell
 
 
 class Operands(NamedTuple):
-    """What a layer is computed from: the first arguments of ``layer``, in its order.
+    """What a layer is computed from: ``layer``'s arguments, in its order but for ``train``.
 
     Under vmap the same fields hold which dimension of each argument is mapped.
     """
@@ -22,6 +22,10 @@ class Operands(NamedTuple):
     weights: Sequence[Any]
     mode: str
     has_biases: bool
+    lengths: Any = None
+    resets: Any = None
+    reset_h: Any = None
+    reset_c: Any = None
 
     @property
     def cell(self) -> Cell:
@@ -37,6 +41,20 @@ class Operands(NamedTuple):
         """The dimension of input that holds the batch, or packed rows."""
         return 1 if self.batch_sizes is None else 0
 
+    @property
+    def rows(self) -> list[Any]:
+        """Which rows there are, and where they are cut: what has no gradient."""
+        return [self.batch_sizes, self.lengths, self.resets]
+
+
+class Kept(NamedTuple):
+    """What a layer keeps: what backward needs or not, c of every step or not, and every how many
+    steps a state for backward (0: all gates)."""
+
+    train: bool
+    states: bool = False
+    every: int = 0
+
 
 class Cotangents(NamedTuple):
     """What ``layer_backward`` takes besides: gradients of the results, two of the results, and
@@ -48,42 +66,65 @@ class Cotangents(NamedTuple):
     output: Any
     reserve: Any
     needs: Sequence[bool]
+    grad_states: Any = None
+    every: int = 0
 
     def fit(self) -> tuple[Any, ...]:
         """What ``_C.check_fit`` takes of these."""
-        return self.grad_output, self.grad_h_n, self.grad_c_n, self.output, self.needs
+        slopes = (self.grad_output, self.grad_h_n, self.grad_c_n)
+        return *slopes, self.output, self.needs, self.grad_states
 
 
-def _named(arguments: Sequence[Any]) -> tuple[Operands, Cotangents]:
-    """layer_backward's arguments: slopes, operands, results, flags."""
-    dy, dh_n, dc_n, x, sizes, hx, cx, weights, output, reserve, mode, biases, needs = arguments
+def _of_layer(arguments: Sequence[Any]) -> tuple[Operands, Kept]:
+    """layer's arguments. A tracer leaves out the last ones where they are the defaults."""
+    train, *course = arguments[7:]
+    return Operands(*arguments[:7], *course[:4]), Kept(train, *course[4:])
+
+
+def of_layer(o: Operands, kept: Kept) -> tuple[Any, ...]:
+    """layer's arguments in its order."""
+    return (*o[:7], kept.train, *o[7:], kept.states, kept.every)
+
+
+def _of_backward(arguments: Sequence[Any]) -> tuple[Operands, Cotangents]:
+    """layer_backward's arguments: slopes, operands, results, flags; likewise."""
+    dy, dh_n, dc_n, *operands, output, reserve, mode, biases, needs = arguments[:13]
+    dstates, lengths, resets, reset_h, reset_c, every = (
+        *arguments[13:],
+        *(None, None, None, None, None, 0)[len(arguments) - 13 :],
+    )
     return (
-        Operands(x, sizes, hx, cx, weights, mode, biases),
-        Cotangents(dy, dh_n, dc_n, output, reserve, needs),
+        Operands(*operands, mode, biases, lengths, resets, reset_h, reset_c),
+        Cotangents(dy, dh_n, dc_n, output, reserve, needs, dstates, every),
     )
 
 
 def in_order(o: Operands, c: Cotangents) -> tuple[Any, ...]:
     """layer_backward's arguments in its order."""
-    return (*c[:3], *o[:5], *c[3:5], *o[5:], c.needs)
+    return (*c[:3], *o[:5], *c[3:5], *o[5:7], c.needs, c.grad_states, *o[7:], c.every)
 
 
 def on_layer(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of Operands (and ``train``) as one of ``layer``'s arguments."""
-    return lambda *arguments: function(Operands(*arguments[:7]), *arguments[7:])
+    """A function of Operands and Kept as one of ``layer``'s arguments."""
+    return lambda *arguments: function(*_of_layer(arguments))
+
+
+def on_reference(function: Callable[[Operands], Any]) -> Callable[..., Any]:
+    """A function of Operands as one of ``layer_reference``'s arguments."""
+    return lambda *arguments: function(Operands(*arguments))
 
 
 def on_backward(function: Callable[[Operands, Cotangents], Any]) -> Callable[..., Any]:
     """A function of Operands and Cotangents as one of ``layer_backward``'s arguments."""
-    return lambda *arguments: function(*_named(arguments))
+    return lambda *arguments: function(*_of_backward(arguments))
 
 
 def mapped_layer(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of V, Operands, their dimensions and ``train`` as a rule of vmap for ``layer``."""
+    """A function of V, Operands, their dimensions and Kept as a rule of vmap for ``layer``."""
 
     def rule(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
-        operands, dims = Operands(*arguments[:7]), Operands(*in_dims[:7])
-        return function(info.batch_size, operands, dims, *arguments[7:])
+        operands, kept = _of_layer(arguments)
+        return function(info.batch_size, operands, _of_layer(in_dims)[0], kept)
 
     return rule
 
@@ -92,6 +133,6 @@ def mapped_backward(function: Callable[..., Any]) -> Callable[..., Any]:
     """Likewise for ``layer_backward``: of V, Operands, Cotangents and the dimensions of both."""
 
     def rule(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
-        return function(info.batch_size, *_named(arguments), *_named(in_dims))
+        return function(info.batch_size, *_of_backward(arguments), *_of_backward(in_dims))
 
     return rule

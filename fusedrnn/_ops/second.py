@@ -14,7 +14,7 @@ from .. import _C, reference
 def _second_backward(
     slopes: Sequence[Tensor | None],
     tensors: Sequence[Any],
-    batch_sizes: Tensor | None,
+    rows: Sequence[Tensor | None],
     mode: str,
     has_biases: bool,
     needs: Sequence[bool],
@@ -27,11 +27,13 @@ def _second_backward(
     def first(*chosen: Tensor) -> list[Any]:
         values = iter(chosen)
         all_ = [next(values) if want else t for t, want in zip(tensors, wanted, strict=True)]
-        dy, dh_n, dc_n, x, h, c, *weights = all_
+        dy, dh_n, dc_n, x, h, c, *weights, dstates, reset_h, reset_c = all_
+        batch_sizes, *course = rows
+        operands = (x, batch_sizes, h, c, weights, mode, has_biases)
         found = reference.layer_backward(
-            dy, dh_n, dc_n, x, batch_sizes, h, c, weights, mode, has_biases
+            dy, dh_n, dc_n, *operands, dstates, *course, reset_h, reset_c
         )
-        asked = [g for g, need in zip(found, needs, strict=True) if need]
+        asked = [g for g, need in zip(found, needs, strict=False) if need]
         return [g for g, s in zip(asked, slopes, strict=True) if s is not None]
 
     functorch = torch._C._functorch

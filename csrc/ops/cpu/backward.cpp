@@ -5,18 +5,18 @@
 #include "cpu/halves.h"
 #include "ops/check.h"
 #include "ops/cpu/direction.h"
+#include "ops/cut.h"
 #include "ops/memory.h"
 #include "ops/schema.h"
 
 namespace fusedrnn::ops {
 namespace {
 
-std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
-  const BackwardCall call = check_backward(o, c, cpu::reserve_width);
+void run(const BackwardCall& call) {
   const Problem& shape = call.problem;
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
-  const int64_t rows = call.rows(), width = call.reserve.size(2);
-  if (B == 0) return call.results();
+  const int64_t width = call.reserve.size(2);
+  if (B == 0) return;
   const cpu::Team workers = team();
   const cpu::Directions work(call.direction(0), int(D), workers, cpu::plan_backward);
   const Tensor workspace = workspace_of(work.bytes(), call.input.options());
@@ -31,11 +31,13 @@ std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
     a = params_of<cpu::BackwardParams>(call, d, mutable_address(workspace, work.begin(d)));
     a.y = address(call.y, d * P);
     a.ldy = D * P;
-    a.reserve = address(call.reserve, d * rows * width);
+    a.reserve = address(call.reserve, d * call.kept_rows * width);
     a.dy = address(call.dy, d * P);
     a.lddy = D * P;
     a.dh_n = address(call.dh_n, d * B * P);
     a.dc_n = address(call.dc_n, d * B * H);
+    a.dc = address(call.dstates, d * H);
+    a.lddc = D * H;
     a.dx = mutable_address(apart && d > 0 ? dx_of_reverse : call.dx);
     a.accumulate_dx = d > 0 && !apart;
     a.dh0 = mutable_address(call.dhx, d * B * P);
@@ -49,6 +51,11 @@ std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
   work.run(
       [&](const cpu::Team& some, int64_t d) { work.plan.backward(params[d], work.plan, some); });
   if (apart) call.dx.add_(dx_of_reverse);
+}
+
+std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
+  const BackwardCall call = check_backward(o, c, cpu::reserve_width);
+  run_cut(call, run);
   return call.results();
 }
 

@@ -17,6 +17,8 @@ Params params_of(const Call& call, int64_t d, void* workspace) {
   a.c0 = address(call.cx, d * a.problem.B * a.problem.H);
   a.w_ih = address(w.w_ih);
   a.w_hh = address(w.w_hh);
+  a.b_ih = address(w.b_ih);
+  a.b_hh = address(w.b_hh);
   a.w_hr = address(w.w_hr);
   a.workspace = workspace;
   return a;

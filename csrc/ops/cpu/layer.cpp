@@ -6,17 +6,15 @@
 #include "ops/check.h"
 #include "ops/cpu/bfloat16.h"
 #include "ops/cpu/direction.h"
+#include "ops/cut.h"
 #include "ops/memory.h"
 #include "ops/schema.h"
 
 namespace fusedrnn::ops {
 
-LayerResult layer_cpu(const Operands& o) {
-  Call call = check(o);
-  const bool low = o.stored == Stored::kBFloat16;
-  if (low) {
-    for (Tensor* tensor : {&call.input, &call.hx, &call.cx}) *tensor = widened(*tensor);
-  }
+namespace {
+
+LayerResult run(const Call& call) {
   const Problem& shape = call.problem;
   const bool train = shape.training, has_c = spec(shape.cell).has_c;
   const auto options = call.input.options();
@@ -27,12 +25,15 @@ LayerResult layer_cpu(const Operands& o) {
   Tensor h_n = at::empty({D, B, P}, options);
   Tensor c_n = has_c ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(call.direction(0));
-  Tensor reserve = train ? reused_empty({D, rows, width}, options) : at::empty({0}, options);
-  const auto results = [&]() -> LayerResult {
-    if (!low || o.input.scalar_type() == at::kFloat) return {output, h_n, c_n, reserve};
-    return {narrowed(output), narrowed(h_n), narrowed(c_n), reserve};
-  };
-  if (B == 0) return results();
+  Tensor reserve =
+      train ? reused_empty({D, call.kept_rows, width}, options) : at::empty({0}, options);
+  Tensor states = at::empty({0}, options);
+  if (call.states) {
+    std::vector<int64_t> sizes(output.sizes().begin(), output.sizes().end());
+    sizes.back() = D * H;
+    states = in_huge_pages(at::empty(sizes, options));
+  }
+  if (B == 0) return {output, h_n, c_n, reserve, states};
 
   const cpu::Team workers = team();
   const cpu::Directions work(call.direction(0), int(D), workers, cpu::plan_forward);
@@ -41,17 +42,32 @@ LayerResult layer_cpu(const Operands& o) {
   for (int64_t d = 0; d < D; ++d) {
     cpu::ForwardParams& a = params[d];
     a = params_of<cpu::ForwardParams>(call, d, mutable_address(workspace, work.begin(d)));
-    a.b_ih = address(call.weights_of(d).b_ih);
-    a.b_hh = address(call.weights_of(d).b_hh);
     a.y = mutable_address(output, d * P);
     a.ldy = D * P;
     a.h_n = mutable_address(h_n, d * B * P);
     a.c_n = has_c ? mutable_address(c_n, d * B * H) : nullptr;
-    a.reserve = train ? mutable_address(reserve, d * rows * width) : nullptr;
+    a.c = call.states ? mutable_address(states, d * H) : nullptr;
+    a.ldc = D * H;
+    a.reserve = train ? mutable_address(reserve, d * call.kept_rows * width) : nullptr;
   }
   work.run(
       [&](const cpu::Team& some, int64_t d) { work.plan.forward(params[d], work.plan, some); });
-  return results();
+  return {output, h_n, c_n, reserve, states};
+}
+
+}  // namespace
+
+LayerResult layer_cpu(const Operands& o) {
+  Call call = check(o);
+  const bool low = o.stored == Stored::kBFloat16;
+  if (low) {
+    for (Tensor* tensor : {&call.input, &call.hx, &call.cx, &call.reset_h, &call.reset_c})
+      *tensor = widened(*tensor);
+  }
+  LayerResult result = run_cut(call, run);
+  if (!low || o.input.scalar_type() == at::kFloat) return result;
+  auto& [output, h_n, c_n, reserve, states] = result;
+  return {narrowed(output), narrowed(h_n), narrowed(c_n), reserve, narrowed(states)};
 }
 
 bool keeps_bfloat16(const Operands& o) {

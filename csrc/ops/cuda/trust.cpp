@@ -172,7 +172,7 @@ class Trial {
 
   // Output, h_n, c_n and reserve.
   std::vector<Tensor> forward() const {
-    auto [y, h_n, c_n, reserve] = layer(operands());
+    auto [y, h_n, c_n, reserve, states] = layer(operands());
     return {y, h_n, c_n, reserve};
   }
   std::vector<Tensor> backward(const std::vector<Tensor>& after) const {
