@@ -1,7 +1,7 @@
 """The definition: what every kernel of this package has to compute, in plain torch.
 
-Each cell's mathematics stands here once, one step at a time, and layers are loops over
-cells, so that a reader can check all of it against the papers. It runs in any floating dtype
+Each cell's mathematics stands in ``reference_cells.py``, one step at a time, and layers are loops
+over cells, so that a reader can check all of it against the papers. It runs in any floating dtype
 and on any device, is differentiable any number of times, and imports only torch. The tests
 hold the kernels to it in float64, and second derivatives go through it.
 
@@ -12,159 +12,18 @@ r, z, n; MGU f, n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as _dropout
-from torch.nn.functional import linear
 
+from .reference_cells import _CELLS as _CELLS
+from .reference_cells import _Back, _Cell, gru_cell, lstm_cell, mgu_cell, rnn_cell
+from .reference_cells import _Weights as _Weights
 
-def rnn_cell(
-    x: Tensor,
-    h: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    nonlinearity: str = "tanh",
-) -> Tensor:
-    r"""One Elman step (Elman, 1990).
-
-    .. math::
-        h' = \tanh(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
-
-    Args:
-        x: [B, I].
-        h: [B, H].
-        w_ih: [H, I].
-        w_hh: [H, H].
-        b_ih, b_hh: [H], or None. Default: None.
-        nonlinearity: "tanh"; anything else is relu. Default: "tanh".
-    Returns:
-        h' [B, H].
-    Raises:
-        RuntimeError: torch's own, on shapes that do not fit.
-    """
-    a = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)
-    return a.tanh() if nonlinearity == "tanh" else a.relu()
-
-
-def lstm_cell(
-    x: Tensor,
-    h: Tensor,
-    c: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    w_hr: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    r"""One LSTM step (Hochreiter & Schmidhuber, 1997; projection: Sak et al., 2014).
-
-    .. math::
-        i, f, o &= \sigma(W_{ih} x + b_{ih} + W_{hh} h + b_{hh}) \\
-        g &= \tanh(W_{ih} x + b_{ih} + W_{hh} h + b_{hh}) \\
-        c' &= f \odot c + i \odot g \\
-        h' &= o \odot \tanh(c')
-
-    each gate with its rows of the weights; h' is multiplied by W_hr where there is one.
-
-    Args:
-        x: [B, I].
-        h: [B, P or H].
-        c: [B, H].
-        w_ih: [4H, I], gates i, f, g, o.
-        w_hh: [4H, P or H].
-        b_ih, b_hh: [4H], or None. Default: None.
-        w_hr: [P, H], or None: no projection. Default: None.
-    Returns:
-        h' [B, P or H] and c' [B, H].
-    Raises:
-        RuntimeError: torch's own, on shapes that do not fit.
-    """
-    i, f, g, o = (linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)).chunk(4, dim=-1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    h = o.sigmoid() * c.tanh()
-    return (h if w_hr is None else linear(h, w_hr)), c
-
-
-def gru_cell(
-    x: Tensor,
-    h: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-) -> Tensor:
-    r"""One GRU step (Cho et al., 2014), r applied after the recurrent product as in cuDNN.
-
-    .. math::
-        r, z &= \sigma(W_{ih} x + b_{ih} + W_{hh} h + b_{hh}) \\
-        n &= \tanh(W_{in} x + b_{in} + r \odot (W_{hn} h + b_{hn})) \\
-        h' &= (1 - z) \odot n + z \odot h
-
-    Args:
-        x: [B, I].
-        h: [B, H].
-        w_ih: [3H, I], gates r, z, n.
-        w_hh: [3H, H].
-        b_ih, b_hh: [3H], or None. Default: None.
-    Returns:
-        h' [B, H].
-    Raises:
-        RuntimeError: torch's own, on shapes that do not fit.
-    """
-    r_x, z_x, n_x = linear(x, w_ih, b_ih).chunk(3, dim=-1)
-    r_h, z_h, n_h = linear(h, w_hh, b_hh).chunk(3, dim=-1)
-    r, z = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
-    n = (n_x + r * n_h).tanh()
-    return (1 - z) * n + z * h
-
-
-def mgu_cell(
-    x: Tensor,
-    h: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-) -> Tensor:
-    r"""One MGU step (Zhou et al., 2016), f applied after the recurrent product, as GRU's r.
-
-    .. math::
-        f &= \sigma(W_{if} x + b_{if} + W_{hf} h + b_{hf}) \\
-        n &= \tanh(W_{in} x + b_{in} + f \odot (W_{hn} h + b_{hn})) \\
-        h' &= h + f \odot (n - h)
-
-    Args:
-        x: [B, I].
-        h: [B, H].
-        w_ih: [2H, I], gates f, n.
-        w_hh: [2H, H].
-        b_ih, b_hh: [2H], or None. Default: None.
-    Returns:
-        h' [B, H].
-    Raises:
-        RuntimeError: torch's own, on shapes that do not fit.
-    """
-    f_x, n_x = linear(x, w_ih, b_ih).chunk(2, dim=-1)
-    f_h, n_h = linear(h, w_hh, b_hh).chunk(2, dim=-1)
-    f = (f_x + f_h).sigmoid()
-    n = (n_x + f * n_h).tanh()
-    return h + f * (n - h)
-
-
-class _Weights(NamedTuple):
-    """The weights of one direction; None where a layer has none of the kind."""
-
-    w_ih: Tensor
-    w_hh: Tensor
-    b_ih: Tensor | None
-    b_hh: Tensor | None
-    w_hr: Tensor | None
+__all__ = ["gru_cell", "layer", "layer_backward", "lstm_cell", "mgu_cell", "rnn_cell", "stack"]
 
 
 def _weights_of(weights: Sequence[Tensor], has_biases: bool) -> list[_Weights]:
@@ -181,179 +40,157 @@ def _weights_of(weights: Sequence[Tensor], has_biases: bool) -> list[_Weights]:
     return named
 
 
-def _lstm_step(x: Tensor, h: Tensor, c: Tensor, w: _Weights) -> tuple[Tensor, Tensor]:
-    return lstm_cell(x, h, c, *w)
+def _choose(mask: Tensor | None, value: Tensor, other: Tensor | float) -> Tensor:
+    """``value`` in the rows of ``mask``, ``other`` in the rest; None: ``value`` in all."""
+    return value if mask is None else torch.where(mask, value, other)
 
 
-def _step_of(cell: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The step of a cell without c."""
-    return lambda x, h, c, w: (cell(x, h, *w[:4]), c)
+def _sum(gradient: Tensor, slope: Tensor | None) -> Tensor:
+    return gradient if slope is None else gradient + slope
 
 
-class _Back(NamedTuple):
-    """One step back: gradients of the input's and of h's products (before any activation), of h and
-    c before the step; and h before the projection."""
+class _Through(NamedTuple):
+    """What the way forward leaves: of each time step what the cell took (x, h, c), what it gave
+    (h, c) or zeros in rows past their end; and the last states."""
 
-    da_x: Tensor
-    da_h: Tensor
-    dh: Tensor
-    dc: Tensor
-    hidden: Tensor
-
-
-def _products(x: Tensor, h: Tensor, w: _Weights) -> tuple[Tensor, Tensor]:
-    return linear(x, w.w_ih, w.b_ih), linear(h, w.w_hh, w.b_hh)
+    taken: dict[int, tuple[Tensor, Tensor, Tensor]]
+    given: dict[int, tuple[Tensor, Tensor]]
+    h: Tensor
+    c: Tensor
 
 
-def _rnn_back(
-    x: Tensor,
-    h: Tensor,
-    c: Tensor,
-    dh: Tensor,
-    dc: Tensor,
-    w: _Weights,
-    nonlinearity: str = "tanh",
-) -> _Back:
-    a_x, a_h = _products(x, h, w)
-    y = (a_x + a_h).tanh()
-    da = dh * (1 - y * y) if nonlinearity == "tanh" else dh * (a_x + a_h > 0)
-    return _Back(da, da, da @ w.w_hh, dc, h)
+class _Gradients(NamedTuple):
+    """What the way back gives: of the input of all steps, one after the other, of the first and the
+    reset states, and of each weight."""
 
-
-def _lstm_back(x: Tensor, h: Tensor, c: Tensor, dh: Tensor, dc: Tensor, w: _Weights) -> _Back:
-    a_x, a_h = _products(x, h, w)
-    i, f, g, o = (a_x + a_h).chunk(4, dim=-1)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    t = (f * c + i * g).tanh()
-    dy = dh if w.w_hr is None else dh @ w.w_hr
-    dc = dc + dy * o * (1 - t * t)
-    gates = (
-        dc * g * i * (1 - i),
-        dc * c * f * (1 - f),
-        dc * i * (1 - g * g),
-        dy * t * o * (1 - o),
-    )
-    da = torch.cat(gates, dim=-1)
-    return _Back(da, da, da @ w.w_hh, dc * f, o * t)
-
-
-def _gru_back(x: Tensor, h: Tensor, c: Tensor, dh: Tensor, dc: Tensor, w: _Weights) -> _Back:
-    a_x, a_h = _products(x, h, w)
-    r_x, z_x, n_x = a_x.chunk(3, dim=-1)
-    r_h, z_h, n_h = a_h.chunk(3, dim=-1)
-    r, z = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
-    n = (n_x + r * n_h).tanh()
-    dn = dh * (1 - z) * (1 - n * n)
-    dz = dh * (h - n) * z * (1 - z)
-    dr = dn * n_h * r * (1 - r)
-    da_h = torch.cat((dr, dz, dn * r), dim=-1)
-    return _Back(torch.cat((dr, dz, dn), dim=-1), da_h, da_h @ w.w_hh + dh * z, dc, h)
-
-
-def _mgu_back(x: Tensor, h: Tensor, c: Tensor, dh: Tensor, dc: Tensor, w: _Weights) -> _Back:
-    a_x, a_h = _products(x, h, w)
-    f_x, n_x = a_x.chunk(2, dim=-1)
-    f_h, n_h = a_h.chunk(2, dim=-1)
-    f = (f_x + f_h).sigmoid()
-    n = (n_x + f * n_h).tanh()
-    dn = dh * f * (1 - n * n)
-    df = (dn * n_h + dh * (n - h)) * f * (1 - f)
-    da_h = torch.cat((df, dn * f), dim=-1)
-    return _Back(torch.cat((df, dn), dim=-1), da_h, da_h @ w.w_hh + (dh - f * dh), dc, h)
-
-
-class _Cell(NamedTuple):
-    """A cell: how many gates, whether it has a state c, one step and that step's backward."""
-
-    gates: int
-    has_c: bool
-    step: Callable[[Tensor, Tensor, Tensor, _Weights], tuple[Tensor, Tensor]]
-    back: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, _Weights], _Back]
-
-
-_CELLS = {
-    "RNN_TANH": _Cell(1, False, _step_of(rnn_cell), _rnn_back),
-    "RNN_RELU": _Cell(
-        1,
-        False,
-        _step_of(partial(rnn_cell, nonlinearity="relu")),
-        partial(_rnn_back, nonlinearity="relu"),
-    ),
-    "LSTM": _Cell(4, True, _lstm_step, _lstm_back),
-    "GRU": _Cell(3, False, _step_of(gru_cell), _gru_back),
-    "MGU": _Cell(2, False, _step_of(mgu_cell), _mgu_back),
-}
+    x: Tensor
+    h: Tensor
+    c: Tensor
+    reset_h: Tensor
+    reset_c: Tensor
+    weights: list[Tensor]
 
 
 class _Direction(NamedTuple):
-    """One direction of a layer: its cell and weights, its first states, and the steps that it
-    takes, each the rows of one time step."""
+    """One direction of a layer: its cell and weights, its first and reset states, and the steps
+    that it takes, each the rows of one time step.
+
+    Attributes:
+        live: of each step, which rows have not ended, [B, 1]; None: all of its rows.
+        cuts: of each step, which rows' states are reset before it, [B, 1]; None: none.
+    """
 
     cell: _Cell
     w: _Weights
     h: Tensor
     c: Tensor
+    reset_h: Tensor
+    reset_c: Tensor
     steps: Sequence[Tensor]
     order: range
+    live: Sequence[Tensor | None]
+    cuts: Sequence[Tensor | None]
 
-    def forward(self) -> tuple[dict[int, tuple[Tensor, Tensor]], dict[int, Tensor], Tensor, Tensor]:
-        """The states before each time step, h after it, and the last h and c."""
+    def forward(self) -> _Through:
         h, c = self.h, self.c
-        before: dict[int, tuple[Tensor, Tensor]] = {}
-        after: dict[int, Tensor] = {}
+        taken: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        given: dict[int, tuple[Tensor, Tensor]] = {}
         for t in self.order:
-            # The first n sequences reach this step. In the forward direction the others keep
-            # their last state; in reverse they still hold their first, and so start at their end.
-            n = self.steps[t].size(0)
-            before[t] = (h[:n], c[:n])
-            after[t], c_t = self.cell.step(self.steps[t], h[:n], c[:n], self.w)
-            h, c = torch.cat((after[t], h[n:])), torch.cat((c_t, c[n:]))
-        return before, after, h, c
+            x, live, cut = self.steps[t], self.live[t], self.cuts[t]
+            if cut is not None:
+                h, c = torch.where(cut, self.reset_h, h), torch.where(cut, self.reset_c, c)
+            # Packed, the first n sequences reach this step; by lengths, the rows of `live`. In the
+            # forward direction the others keep their last state; in reverse they still hold their
+            # first, and so start at their end. The cell takes zeros in their place: whatever lies
+            # past an end, not even nan may reach a gradient.
+            n = x.size(0)
+            taken[t] = (_choose(live, x, 0), _choose(live, h[:n], 0), _choose(live, c[:n], 0))
+            h_t, c_t = self.cell.step(*taken[t], self.w)
+            given[t] = (_choose(live, h_t, 0), _choose(live, c_t, 0))
+            h = torch.cat((_choose(live, h_t, h[:n]), h[n:]))
+            c = torch.cat((_choose(live, c_t, c[:n]), c[n:]))
+        return _Through(taken, given, h, c)
 
     def backward(
-        self, slopes: Sequence[Tensor | None], dh: Tensor, dc: Tensor
-    ) -> tuple[_Back, Tensor, Tensor]:
-        """From gradients of outputs and last states: those of the products of all steps, one after
-        the other, and of the first states; of h as it leaves each step; and h before each."""
-        before, *_ = self.forward()
-        times = range(len(self.steps))
+        self,
+        slopes: Sequence[Tensor | None],
+        state_slopes: Sequence[Tensor | None],
+        dh: Tensor,
+        dc: Tensor,
+    ) -> _Gradients:
+        """From gradients of each step's h and c and of the last states."""
+        taken = self.forward().taken
         backs: dict[int, _Back] = {}
         leaving: dict[int, Tensor] = {}
+        d_reset_h, d_reset_c = torch.zeros_like(self.h), torch.zeros_like(self.c)
         for t in reversed(self.order):
-            n, slope = self.steps[t].size(0), slopes[t]
-            leaving[t] = dh[:n] if slope is None else dh[:n] + slope
-            backs[t] = self.cell.back(self.steps[t], *before[t], leaving[t], dc[:n], self.w)
-            dh, dc = torch.cat((backs[t].dh, dh[n:])), torch.cat((backs[t].dc, dc[n:]))
+            n, live, cut = self.steps[t].size(0), self.live[t], self.cuts[t]
+            leaving[t] = _choose(live, _sum(dh[:n], slopes[t]), 0)
+            dc_t = _choose(live, _sum(dc[:n], state_slopes[t]), 0)
+            backs[t] = self.cell.back(*taken[t], leaving[t], dc_t, self.w)
+            dh = torch.cat((_choose(live, backs[t].dh, dh[:n]), dh[n:]))
+            dc = torch.cat((_choose(live, backs[t].dc, dc[:n]), dc[n:]))
+            if cut is not None:
+                d_reset_h = d_reset_h + torch.where(cut, dh, 0)
+                d_reset_c = d_reset_c + torch.where(cut, dc, 0)
+                dh, dc = torch.where(cut, 0, dh), torch.where(cut, 0, dc)
+        times = range(len(self.steps))
         da_x = torch.cat([backs[t].da_x for t in times])
         da_h = torch.cat([backs[t].da_h for t in times])
-        hidden = torch.cat([backs[t].hidden for t in times])
-        h = torch.cat([before[t][0] for t in times])
-        return _Back(da_x, da_h, dh, dc, hidden), torch.cat([leaving[t] for t in times]), h
+        weights = [
+            da_x.mT @ torch.cat([taken[t][0] for t in times]),
+            da_h.mT @ torch.cat([taken[t][1] for t in times]),
+        ]
+        if self.w.b_ih is not None:
+            weights += [da_x.sum(0), da_h.sum(0)]
+        if self.w.w_hr is not None:
+            hidden = torch.cat([backs[t].hidden for t in times])
+            weights.append(torch.cat([leaving[t] for t in times]).mT @ hidden)
+        return _Gradients(da_x @ self.w.w_ih, dh, dc, d_reset_h, d_reset_c, weights)
 
-    def gradients(self, back: _Back, leaving: Tensor, h: Tensor) -> list[Tensor]:
-        """Of the weights, from what ``backward`` returns."""
-        x = torch.cat([*self.steps])
-        found = [back.da_x.mT @ x, back.da_h.mT @ h]
-        found += [] if self.w.b_ih is None else [back.da_x.sum(0), back.da_h.sum(0)]
-        return found if self.w.w_hr is None else [*found, leaving.mT @ back.hidden]
+
+def _masks(
+    T: int, d: int, lengths: Tensor | None, resets: Tensor | None
+) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+    """``live`` and ``cuts`` of direction d."""
+    live, cuts = None, resets
+    if lengths is not None:
+        live = torch.arange(T, device=lengths.device).unsqueeze(1) < lengths
+        cuts = None if cuts is None else cuts & live
+    if cuts is not None and d == 1:
+        # A cut lies between t - 1 and t, so going back it comes before step t - 1.
+        cuts = torch.cat((cuts[1:], torch.zeros_like(cuts[:1])))
+    of_none: list[Tensor | None] = [None] * T
+    return (
+        of_none if live is None else live.unsqueeze(-1).unbind(),
+        of_none if cuts is None else cuts.unsqueeze(-1).unbind(),
+    )
 
 
 def _directions(
     input: Tensor,
     batch_sizes: Tensor | None,
-    hx: Tensor | None,
-    cx: Tensor | None,
+    states: tuple[Tensor | None, Tensor | None],
     named: Sequence[_Weights],
     mode: str,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reset_states: tuple[Tensor | None, Tensor | None],
 ) -> list[_Direction]:
     steps = input.unbind() if batch_sizes is None else input.split(batch_sizes.tolist())
     cell, B, T = _CELLS[mode], steps[0].size(0), len(steps)
+    lengths = None if lengths is None else lengths.to(input.device)
     found = []
     for d, w in enumerate(named):
-        h = hx[d] if hx is not None else input.new_zeros(B, w.w_hh.shape[1])
-        c = cx[d] if cx is not None else input.new_zeros(B, w.w_hh.shape[0] // cell.gates)
+        sizes = (w.w_hh.shape[1], w.w_hh.shape[0] // cell.gates)
+        h, c, reset_h, reset_c = (
+            input.new_zeros(rows, size) if given is None else given[d]
+            for pair, rows in ((states, B), (reset_states, 1))
+            for given, size in zip(pair, sizes, strict=True)
+        )
         order = range(T) if d == 0 else range(T - 1, -1, -1)
-        found.append(_Direction(cell, w, h, c, steps, order))
+        live, cuts = _masks(T, d, lengths, resets)
+        found.append(_Direction(cell, w, h, c, reset_h, reset_c, steps, order, live, cuts))
     return found
 
 
@@ -365,8 +202,17 @@ def layer(
     weights: Sequence[Tensor],
     mode: str,
     has_biases: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One layer of one or two directions over whole sequences.
+
+    Past a row's end its results are zero, and h_n and c_n are those of its last step (of length 0:
+    hx and cx); the reverse direction starts at each row's own end. A reset cuts a row between
+    t - 1 and t, for both directions: forward its state is set before step t, also at t = 0, and in
+    reverse before step t - 1. Past a row's end a reset has no effect.
 
     Args:
         input: [T, B, I], or packed [N, I], sequences sorted by decreasing length.
@@ -377,23 +223,52 @@ def layer(
             for MGU and else 1. The number of them tells D.
         mode: "LSTM", "GRU", "MGU", "RNN_TANH" or "RNN_RELU".
         has_biases: whether ``weights`` hold biases.
+        lengths: int64 [B], each 0 to T, how many steps each row has; not with ``batch_sizes``.
+            Default: None, T steps.
+        resets: bool [T, B], where a row is cut before step t; not with ``batch_sizes``.
+            Default: None, nowhere.
+        reset_h, reset_c: [D, B or 1, P or H] and [D, B or 1, H], the states after a cut.
+            Default: None, zeros.
     Returns:
-        output [T, B, D*(P or H)] or [N, D*(P or H)], h_n [D, B, P or H], and c_n [D, B, H]
-        (for all but LSTM an empty [0]).
+        output [T, B, D*(P or H)] or [N, D*(P or H)], h_n [D, B, P or H], c_n [D, B, H] and c of
+        every step [T, B, D*H] or [N, D*H] (the last two are for all but LSTM an empty [0]).
     Raises:
         RuntimeError: torch's own, on shapes that do not fit. Nothing else is checked.
     """
-    outputs, h_n, c_n = [], [], []
+    outputs, states, h_n, c_n = [], [], [], []
     join = torch.stack if batch_sizes is None else torch.cat
+    named = _weights_of(weights, has_biases)
     for direction in _directions(
-        input, batch_sizes, hx, cx, _weights_of(weights, has_biases), mode
+        input, batch_sizes, (hx, cx), named, mode, lengths, resets, (reset_h, reset_c)
     ):
-        _, y, h, c = direction.forward()
-        outputs.append(join([y[t] for t in range(len(y))]))
+        _, given, h, c = direction.forward()
+        outputs.append(join([given[t][0] for t in range(len(given))]))
+        states.append(join([given[t][1] for t in range(len(given))]))
         h_n.append(h)
         c_n.append(c)
-    cell_state = torch.stack(c_n) if _CELLS[mode].has_c else input.new_empty(0)
-    return torch.cat(outputs, dim=-1), torch.stack(h_n), cell_state
+    output, last_h, none = torch.cat(outputs, dim=-1), torch.stack(h_n), input.new_empty(0)
+    if not _CELLS[mode].has_c:
+        return output, last_h, none, none
+    return output, last_h, torch.stack(c_n), torch.cat(states, dim=-1)
+
+
+def _by_step(
+    gradient: Tensor | None, d: int, width: int, steps: Sequence[Tensor], packed: bool
+) -> Sequence[Tensor | None]:
+    """Direction d's columns of a gradient, of each step."""
+    if gradient is None:
+        return [None] * len(steps)
+    own = gradient[..., d * width : (d + 1) * width]
+    return own.split([len(x) for x in steps]) if packed else own.unbind()
+
+
+def _stacked(gradients: Sequence[Tensor], like: Tensor | None) -> Tensor | None:
+    """The gradient of a state of all directions, [D, B, ...], summed over B where the state has one
+    row for all."""
+    if like is None:
+        return None
+    stacked = torch.stack([*gradients])
+    return stacked.sum(1, keepdim=True) if like.size(1) == 1 else stacked
 
 
 def layer_backward(
@@ -407,6 +282,11 @@ def layer_backward(
     weights: Sequence[Tensor],
     mode: str,
     has_biases: bool,
+    grad_states: Tensor | None = None,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
 ) -> list[Tensor | None]:
     """The gradients of :func:`layer`, by hand: back through time (Werbos, 1990).
 
@@ -414,38 +294,39 @@ def layer_backward(
     themselves be differentiated and transformed, wherever it is called from.
 
     Args:
-        grad_output, grad_h_n, grad_c_n: [T, B, D*(P or H)] or [N, D*(P or H)], [D, B, P or H]
-            and [D, B, H], as layer's results; zeros when None.
+        grad_output, grad_h_n, grad_c_n, grad_states: [T, B, D*(P or H)] or [N, D*(P or H)],
+            [D, B, P or H], [D, B, H] and [T, B, D*H] or [N, D*H], as layer's results; zeros
+            when None. Of a cell without c the last two are not looked at.
         input, batch_sizes, hx, cx, weights, mode, has_biases: as for :func:`layer`; real.
+        lengths, resets, reset_h, reset_c: as for :func:`layer`. Default: None.
     Returns:
-        The gradients of input, hx, cx (None for a state that was not given) and each weight,
-        shaped as these: [T, B, I] or [N, I], [D, B, P or H], [D, B, H].
+        The gradients of input, hx, cx, each weight, reset_h and reset_c (None for a state that was
+        not given), shaped as these: [T, B, I] or [N, I], [D, B, P or H], [D, B, H].
     Raises:
         RuntimeError: as :func:`layer`.
     """
-    directions = _directions(input, batch_sizes, hx, cx, _weights_of(weights, has_biases), mode)
-    D, rows = len(directions), [len(x) for x in directions[0].steps]
-    dx, dhx, dcx, dweights = [], [], [], []
+    named = _weights_of(weights, has_biases)
+    directions = _directions(
+        input, batch_sizes, (hx, cx), named, mode, lengths, resets, (reset_h, reset_c)
+    )
+    packed, found = batch_sizes is not None, []
+    if not _CELLS[mode].has_c:
+        grad_c_n = grad_states = None
     for d, direction in enumerate(directions):
-        P = direction.h.size(1)
-        slopes: Sequence[Tensor | None] = [None] * len(rows)
-        if grad_output is not None:
-            own = grad_output[..., d * P : (d + 1) * P]
-            slopes = own.unbind() if batch_sizes is None else own.split(rows)
-        dh = grad_h_n[d] if grad_h_n is not None else input.new_zeros(direction.h.shape)
-        dc = input.new_zeros(direction.c.shape)
-        if grad_c_n is not None and direction.cell.has_c:
-            dc = grad_c_n[d]
-        back, leaving, h = direction.backward(slopes, dh, dc)
-        dx.append(back.da_x @ direction.w.w_ih)
-        dhx.append(back.dh)
-        dcx.append(back.dc)
-        dweights += direction.gradients(back, leaving, h)
+        h, c, steps = direction.h, direction.c, direction.steps
+        slopes = _by_step(grad_output, d, h.size(1), steps, packed)
+        state_slopes = _by_step(grad_states, d, c.size(1), steps, packed)
+        dh = input.new_zeros(h.shape) if grad_h_n is None else grad_h_n[d]
+        dc = input.new_zeros(c.shape) if grad_c_n is None else grad_c_n[d]
+        found.append(direction.backward(slopes, state_slopes, dh, dc))
+    dx = found[0].x if len(found) == 1 else found[0].x + found[1].x
     return [
-        (dx[0] if D == 1 else dx[0] + dx[1]).reshape(input.shape),
-        None if hx is None else torch.stack(dhx),
-        None if cx is None else torch.stack(dcx),
-        *dweights,
+        dx.reshape(input.shape),
+        _stacked([g.h for g in found], hx),
+        _stacked([g.c for g in found], cx),
+        *(gradient for g in found for gradient in g.weights),
+        _stacked([g.reset_h for g in found], reset_h),
+        _stacked([g.reset_c for g in found], reset_c),
     ]
 
 
@@ -461,7 +342,13 @@ def stack(
     dropout: float,
     train: bool,
     bidirectional: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
+    states: int = 0,
+    every: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """L layers, with dropout on the output of each but the last when ``train``.
 
     From the same generator state torch.nn draws the same dropout masks.
@@ -474,26 +361,31 @@ def stack(
         dropout: probability of zeroing an element.
         train: whether dropout applies.
         bidirectional: whether D is 2.
+        lengths, resets: as for :func:`layer`, for every layer. Default: None.
+        reset_h, reset_c: [L*D, B or 1, P or H] and [L*D, B or 1, H]. Default: None, zeros.
+        states: whether c of every step is asked for: 0 no, 1 the top layer's, 2 all layers'.
+            Default: 0.
+        every: of how many steps the kernels keep the states; no matter here. Default: 0.
     Returns:
-        output as of :func:`layer`, h_n [L*D, B, P or H] and c_n [L*D, B, H] (or an empty [0]).
+        output as of :func:`layer`, h_n [L*D, B, P or H], c_n [L*D, B, H] (or an empty [0]) and
+        the states asked for: c of every step [T, B, D*H] or [N, D*H], after an L of all layers; of
+        a cell without c its h, before any dropout; an empty [0] when not asked for.
     Raises:
         RuntimeError: as :func:`layer`.
     """
     D, count = 1 + bidirectional, len(weights) // num_layers
-    h_n, c_n = [], []
+    h_n, c_n, of_layers = [], [], []
     for i in range(num_layers):
         if i and train and dropout:
             input = _dropout(input, dropout)
-        state = slice(i * D, (i + 1) * D)
-        input, h, c = layer(
-            input,
-            batch_sizes,
-            None if hx is None else hx[state],
-            None if cx is None else cx[state],
-            weights[i * count : (i + 1) * count],
-            mode,
-            has_biases,
+        own = slice(i * D, (i + 1) * D)
+        h, c, r_h, r_c = (None if s is None else s[own] for s in (hx, cx, reset_h, reset_c))
+        own_weights = weights[i * count : (i + 1) * count]
+        input, last_h, last_c, c_t = layer(
+            input, batch_sizes, h, c, own_weights, mode, has_biases, lengths, resets, r_h, r_c
         )
-        h_n.append(h)
-        c_n.append(c)
-    return input, torch.cat(h_n), torch.cat(c_n)
+        h_n.append(last_h)
+        c_n.append(last_c)
+        of_layers.append(c_t if _CELLS[mode].has_c else input)
+    asked = [input.new_empty(0), of_layers[-1]][states] if states < 2 else torch.stack(of_layers)
+    return input, torch.cat(h_n), torch.cat(c_n), asked

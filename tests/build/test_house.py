@@ -22,7 +22,7 @@ CXX = {".h", ".cuh", ".cpp", ".cu"}
 # Long argument lists are for the operators' schemas; in Python and in tests they are not counted.
 MAY_TAKE_MORE = re.compile(r"csrc/ops/(schema|calls)\.|(?!csrc/)")
 # Where cells are told apart: their mathematics, their table, and the definition.
-OF_CELLS = re.compile(r"csrc/(cells/.*|model/cell\.h)|fusedrnn/reference\.py")
+OF_CELLS = re.compile(r"csrc/(cells/.*|model/cell\.h)|fusedrnn/reference_cells\.py")
 CELLS = {"LSTM", "GRU", "RNN", "RNN_TANH", "RNN_RELU", "MGU"}
 
 
@@ -202,7 +202,7 @@ def test_a_planted_breach_is_found(path: str, source: str, what: str) -> None:
         ("csrc/cells/a.h", "bool g(Cell c) { return c == Cell::kLstm; }\n"),
         ("csrc/ops/schema.cpp", f"void g(int {NINE}) {{}}\n"),
         ("fusedrnn/a.py", f'def f():\n """{"long" * 5}\n{chr(10) * 60}"""\n'),
-        ("fusedrnn/reference.py", 'c = mode == "LSTM"\n'),
+        ("fusedrnn/reference_cells.py", 'c = mode == "LSTM"\n'),
         ("tests/a.py", 'c = mode == "LSTM"\n'),
     ],
 )

@@ -92,11 +92,13 @@ MAY_IMPORT = {
     "_ops.refusals": set[str](),
     "_ops.route": {"_C"},
     "experience": {"_C", "_binary"},
-    "reference": set[str](),
+    "reference": {"reference_cells"},
+    "reference_cells": set[str](),
     "_binary": set[str](),
 }
 THIRD_PARTY = {
     "reference": {"torch"},
+    "reference_cells": {"torch"},
     "_binary": set[str](),
 }  # the others: the runtime dependencies
 DEPENDENCIES = {"torch", "numpy"}

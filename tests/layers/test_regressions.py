@@ -87,7 +87,7 @@ def theirs_in_forward_mode(module: Any, x: Tensor, weights: dict[str, Tensor]) -
     """Output and final states of torch.nn's module by the definition: nn.LSTM has no tangents, nor
     has any of torch.nn's on a GPU."""
     zeros = x.new_zeros(1, x.size(1), module.hidden_size)
-    y, h, c = reference.layer(x, None, zeros, zeros, list(weights.values()), module.mode, True)
+    y, h, c, _ = reference.layer(x, None, zeros, zeros, list(weights.values()), module.mode, True)
     return (y, h, c) if module.mode == "LSTM" else (y, h)
 
 

@@ -112,17 +112,17 @@ def by_definition(name: str, args: Sequence[Any]) -> Any:
     """The same results in float64, where the definition has them."""
     args = doubled(list(args))
     if name == "stack":
-        return reference.stack(*args)
+        return reference.stack(*args)[:3]
     if name in ("layer", "layer_reference"):
-        return reference.layer(*args[:7])
+        return reference.layer(*args[:7])[:3]
     if name == "layer_backward_reference":
         found = reference.layer_backward(*args[:8], *args[10:12])
-        return [g for g, need in zip(found, args[12], strict=True) if need and g is not None]
+        return [g for g, need in zip(found, args[12], strict=False) if need and g is not None]
     if name == "cell":
         x, h, c, w_ih, w_hh, b_ih, b_hh, mode = args
         weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
         states = (h[None], None if c is None else c[None])
-        _, h, c = reference.layer(x[None], None, *states, weights, mode, b_ih is not None)
+        _, h, c, _ = reference.layer(x[None], None, *states, weights, mode, b_ih is not None)
         return h[0], c[0] if mode == "LSTM" else c
     return None
 

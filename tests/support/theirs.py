@@ -49,7 +49,7 @@ def by_definition(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[Any, 
         module.training,
         module.bidirectional,
     )
-    final = final if module.mode == "LSTM" else final[:1]
+    final = final[:2] if module.mode == "LSTM" else final[:1]
     if original is not None:
         final = [s[:, original] for s in final]
     if unbatched:
