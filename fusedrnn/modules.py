@@ -53,11 +53,11 @@ class _Recurrent(Tools, nn.RNNBase):
 
     def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:
         """Raise what torch.nn raises for arguments that do not fit."""
-        if type(input) is not Tensor and input.is_nested:  # type: ignore[union-attr]
-            return  # its sizes are none that torch.nn's checks know; the operator's own remain
         if isinstance(input, PackedSequence):
             data, batch_sizes = input.data, input.batch_sizes
         else:
+            if type(input) is not Tensor and input.is_nested:
+                return  # torch.nn's checks know no ragged sizes; the operator's own remain
             data, batch_sizes, dim = input, None, input.dim()
             if dim != 3:
                 check_dim(self.mode, dim)
