@@ -15,11 +15,13 @@ REPORTS = {
     "expect": "the range of ratios for each kind of case, by machine",
     "chart": "PNG of the ratio of every case",
     "compare": "two runs, case by case",
-    "page": "the whole page of a results file: a grid, peers, callers or bfloat16",
+    "page": "the whole page of a results file: a grid, peers, callers, ...",
 }
 MEASUREMENTS = {
     "peers": "inference beside ONNX Runtime and OpenVINO",
     "callers": "several threads that call one module",
+    "sequences": "lengths, resets and checkpoints beside the other ways",
+    "cartpole": "RecurrentPPO's loop beside one call with resets",
     "bfloat16": "bfloat16 beside float32 and torch.nn",
     "gpu": "every case on a GPU, beside cuDNN",
     "gpu-tiles": "each persistent kernel, forced, beside its estimate",

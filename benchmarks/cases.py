@@ -48,8 +48,21 @@ class Subject:
     exact: Call | None = None
 
 
-class Case(Protocol):
-    """A layer, a cell or a model in one shape, for training or for inference."""
+@dataclass(frozen=True)
+class Side:
+    """Another way to do the work of ours, timed beside it.
+
+    `check` is what must agree with ours: the call itself, one that also does what the call leaves
+    out, or None where other results are meant.
+    """
+
+    name: str
+    call: Call
+    check: Call | None
+
+
+class Named(Protocol):
+    """What names a case, in one shape, for training or for inference."""
 
     @property
     def group(self) -> str: ...
@@ -65,7 +78,18 @@ class Case(Protocol):
     def tier(self) -> Tier: ...
     @property
     def gflop(self) -> float: ...
+
+
+class Case(Named, Protocol):
+    """A layer, a cell or a model, beside torch.nn's."""
+
     def build(self, setting: Setting = ON_CPU) -> Subject: ...
+
+
+class Sided(Named, Protocol):
+    """A call of ours beside several other ways to do its work."""
+
+    def sides(self) -> tuple[Call, list[Side]]: ...
 
 
 def gflop(

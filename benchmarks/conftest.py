@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -48,17 +48,30 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = timing.new_run(tier(config))
 
 
+Timing = Callable[[Callable[..., None]], Callable[[Any, int], None]]
+
+
 @pytest.fixture
-def measure(
-    request: pytest.FixtureRequest, benchmark: BenchmarkFixture
-) -> Iterator[timing.Measure]:
-    """Times one case on so many threads, and saves the run with it."""
+def timed(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Iterator[Timing]:
+    """Makes of a way to measure a call that takes a case and its threads; then saves the run."""
     before = torch.get_num_threads()
     run, effort = request.config.stash[RUN], timing.EFFORTS[tier(request.config)]
-    yield lambda case, threads: timing.measure(case, threads, effort, benchmark, run)
+    yield lambda how: lambda case, threads: how(case, threads, effort, benchmark, run)
     torch.set_num_threads(before)
-    if run.records:  # a long run that breaks off has not been for nothing
+    if run.records or run.besides:  # a long run that breaks off has not been for nothing
         run.save(request.config.getoption("results"))
+
+
+@pytest.fixture
+def measure(timed: Timing) -> timing.Measure:
+    """Times one case on so many threads."""
+    return timed(timing.measure)
+
+
+@pytest.fixture
+def measure_beside(timed: Timing) -> timing.MeasureBeside:
+    """Times one case and all its other sides."""
+    return timed(timing.measure_beside)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -75,7 +88,7 @@ def pytest_terminal_summary(
 ) -> Iterator[None]:
     yield  # whatever pytest-benchmark prints comes first: ours is the last thing on the screen
     run = config.stash[RUN]
-    if not run.records:
+    if not (run.records or run.besides):
         return
     path = config.getoption("results")
     run.records.sort(key=lambda record: record.data == "random")  # whole models first

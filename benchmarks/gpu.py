@@ -204,7 +204,7 @@ def measure(entry: Entry, precision: str, device: torch.device) -> list[Record]:
             records.append(
                 timing.record(
                     entry.case,
-                    subject,
+                    subject.data,
                     ours,
                     theirs,
                     iterations,

@@ -117,6 +117,7 @@ class Record:
     precision: str = "fp32"
     data: str = "random"  # layers; "real" or "synthetic": workloads
     headline: bool = False  # stands in the table of a page
+    beside: str = ""  # whose time torch_ms is, where it is not torch.nn's for the same call
     # On a GPU only.
     mode: str = ""  # "eager" or "graph"
     target: float = 0.0  # the least ratio that is aimed at; 0: none
@@ -129,7 +130,8 @@ class Record:
     @property
     def model(self) -> tuple[str, ...]:
         """What training and inference of one thing have in common."""
-        shown = (self.precision, self.mode) if self.mode else ()
+        shown = [self.precision, self.mode] if self.mode else []
+        shown += [f"beside {self.beside}"] if self.beside else []
         return self.group, self.cell, self.shape, self.data, str(self.threads), *shown
 
     @property
@@ -144,7 +146,9 @@ class Record:
     @property
     def name(self) -> str:
         source = "" if self.data == "random" else f", {self.data} data"
-        return f"{self.group}: {self.cell} {self.step} {self.precision} {self.shape}{source}"
+        beside = f" beside {self.beside}" if self.beside else ""
+        about = f"{self.cell} {self.step} {self.precision} {self.shape}"
+        return f"{self.group}: {about}{source}{beside}"
 
     @property
     def gflops(self) -> float:
@@ -203,14 +207,15 @@ class Run:
     gpu: dict[str, str] = field(default_factory=dict)  # name, driver, clocks, ...; empty: a CPU run
     # In the file, each of these is a line of its own.
     records: list[Record] = field(default_factory=list)
+    besides: list[Record] = field(default_factory=list)  # beside else than torch.nn's same call
     recurrences: list[Recurrence] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # cases, each with the reason
 
     def save(self, path: Path) -> None:
         header = line(self)
-        for name in ("records", "recurrences", "left_out"):
+        for name in ("records", "besides", "recurrences", "left_out"):
             header.pop(name, None)
-        lines = [line(record) for record in self.records]
+        lines = [line(record) for record in (*self.records, *self.besides)]
         lines += [{"recurrence": line(found)} for found in self.recurrences]
         lines += [{"left_out": case} for case in self.left_out]
         write(path, RUN, header, lines)
@@ -226,7 +231,8 @@ class Run:
             elif "left_out" in found:
                 run.left_out.append(found["left_out"])
             else:
-                run.records.append(made(Record, found, path))
+                record = made(Record, found, path)
+                (run.besides if record.beside else run.records).append(record)
         return run
 
     def share(self, record: Record) -> str:
@@ -249,7 +255,7 @@ class Run:
         if self.gpu:
             gpu = ", ".join(f"{k} {v}" if k != "name" else v for k, v in self.gpu.items())
             return f"{gpu}, {self.software}"
-        threads = sorted({record.threads for record in self.records})
+        threads = sorted({record.threads for record in (*self.records, *self.besides)})
         plural = "s" if threads != [1] else ""
         return (
             f"{self.cpu}, {self.cores} cores, {self.isa}, "

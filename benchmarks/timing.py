@@ -14,8 +14,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import fusedrnn
-from benchmarks.cases import INFERENCE, Call, Case, Subject, Tier
+from benchmarks.cases import INFERENCE, Call, Case, Named, Side, Sided, Subject, Tier
 from benchmarks.machine import commit, cpu_name
 from benchmarks.results import Line, Record, Run
 from fusedrnn import ops
@@ -32,7 +32,9 @@ from fusedrnn import ops
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-Measure = Callable[[Case, int], None]  # the fixture of conftest.py: a case, threads
+# The fixtures of conftest.py: a case, threads.
+Measure = Callable[[Case, int], None]
+MeasureBeside = Callable[[Sided, int], None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Effort:
 
 EFFORTS = {Tier.QUICK: Effort(0.1, 3), Tier.DEFAULT: Effort(2.0, 7), Tier.FULL: Effort(0.5, 3)}
 WARM_SECONDS, ROUND_SECONDS, PEAK_SECONDS = 0.05, 2e-3, 0.03
+TOLERANCE = 1e-3
 
 
 def disagreement(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
@@ -63,7 +66,7 @@ def disagreement(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
     return worst
 
 
-def agree(subject: Subject, tolerance: float = 1e-3) -> float:
+def agree(subject: Subject, tolerance: float = TOLERANCE) -> float:
     """Two calls of each side from the same seed: a training step's second shows its update.
 
     Raises:
@@ -118,8 +121,8 @@ def pace(ours: float, theirs: float, effort: Effort) -> Pace:
 
 
 def record(
-    case: Case,
-    subject: Subject,
+    case: Named,
+    data: str,
     ours: list[float],
     theirs: list[float],
     iterations: int,
@@ -133,7 +136,7 @@ def record(
         cell=case.cell,
         step=case.step,
         shape=case.shape,
-        data=subject.data,
+        data=data,
         headline=case.headline,
         ours_ms=statistics.median(ours) * 1e3,
         ours_min_ms=min(ours) * 1e3,
@@ -155,6 +158,35 @@ def note_peak(peaks: dict[str, float], threads: int) -> None:
     peaks[str(threads)] = max(peak, peaks.get(str(threads), 0.0))
 
 
+def in_turn(
+    calls: Sequence[Call], effort: Effort, benchmark: BenchmarkFixture
+) -> tuple[int, list[list[float]]] | None:
+    """Calls a round, and for each side its rounds' seconds a call; the first side is ours. None
+    where nothing is timed (--benchmark-disable)."""
+    ours, *others = calls
+    once = sorted(map(warm, calls))
+    steps = pace(once[0], sum(once[1:]), effort)
+    found: list[list[float]] = [[] for _ in others]
+
+    def others_in_turn() -> None:
+        for call, taken in zip(others, found, strict=True):
+            taken.append(seconds_of(call, steps.iterations))
+
+    gc.collect()
+    gc.disable()
+    try:
+        timed: Any = benchmark  # its methods carry no types
+        about = {"rounds": steps.rounds, "iterations": steps.iterations}
+        timed.pedantic(ours, **about, teardown=others_in_turn)
+    finally:
+        gc.enable()
+    if benchmark.stats is None:
+        return None
+    first: list[float] = benchmark.stats.stats.data
+    # With several iterations the fixture calls the teardown once more.
+    return steps.iterations, [first, *(taken[: len(first)] for taken in found)]
+
+
 def measure(
     case: Case, threads: int, effort: Effort, benchmark: BenchmarkFixture, run: Run
 ) -> None:
@@ -162,42 +194,59 @@ def measure(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     subject = case.build()
-    theirs: list[float] = []
-    with ExitStack() as stack:
-        if case.step == INFERENCE:
-            stack.enter_context(torch.inference_mode())
+    with torch.inference_mode() if case.step == INFERENCE else nullcontext():
         error = agree(subject)
         note_peak(run.peak_gflops, threads)
-        steps = pace(warm(subject.ours), warm(subject.theirs), effort)
-        gc.collect()
-        gc.disable()
-        stack.callback(gc.enable)
-        timed: Any = benchmark  # its methods carry no types
-        timed.pedantic(
-            subject.ours,
-            rounds=steps.rounds,
-            iterations=steps.iterations,
-            teardown=lambda: theirs.append(seconds_of(subject.theirs, steps.iterations)),
-        )
-    if benchmark.stats is None:  # --benchmark-disable: run once, not timed
+        rounds = in_turn((subject.ours, subject.theirs), effort, benchmark)
+    if rounds is None:
         return
-    ours: list[float] = benchmark.stats.stats.data
-    theirs = theirs[: len(ours)]  # with several iterations the fixture calls once more
-    found = record(
-        case,
-        subject,
-        ours,
-        theirs,
-        steps.iterations,
-        precision=run.precision,
-        threads=threads,
-        error=error,
-    )
+    iterations, (ours, theirs) = rounds
+    about: dict[str, Any] = {"precision": run.precision, "threads": threads, "error": error}
+    found = record(case, subject.data, ours, theirs, iterations, **about)
     run.records.append(found)
     benchmark.group = case.group
     benchmark.extra_info.update(
         torch_ms=found.torch_ms, ratio=found.ratio, threads=threads, data=found.data
     )
+
+
+def check_sides(ours: Call, sides: Sequence[Side]) -> dict[str, float]:
+    """How far each side's results are from ours; where other results are meant, nothing is held.
+
+    Raises:
+        AssertionError: a side disagrees.
+    """
+    expected = ours()
+    found = {
+        side.name: disagreement(expected, side.check()) if side.check else 0.0 for side in sides
+    }
+    for name, error in found.items():
+        if error > TOLERANCE:
+            raise AssertionError(f"results differ from {name} by {error:.1e} of the largest value")
+    return found
+
+
+def measure_beside(
+    case: Sided, threads: int, effort: Effort, benchmark: BenchmarkFixture, run: Run
+) -> None:
+    """As `measure`, beside several sides at once; appends a record for each of them."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    ours, sides = case.sides()
+    with torch.inference_mode() if case.step == INFERENCE else nullcontext():
+        errors = check_sides(ours, sides)
+        note_peak(run.peak_gflops, threads)
+        rounds = in_turn((ours, *(side.call for side in sides)), effort, benchmark)
+    if rounds is None:
+        return
+    iterations, (first, *others) = rounds
+    for side, taken in zip(sides, others, strict=True):
+        about: dict[str, Any] = {"precision": run.precision, "threads": threads}
+        about |= {"error": errors[side.name], "beside": side.name}
+        found = record(case, "random", first, taken, iterations, **about)
+        run.besides.append(found)
+        benchmark.extra_info[side.name] = found.ratio
+    benchmark.group = case.group
 
 
 def place() -> Line:

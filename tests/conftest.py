@@ -52,6 +52,7 @@ EXTENDED = {
     "test_kernels_native",
     "test_onnx",
     "test_sanitized_extension",
+    "test_sequence_benchmarks",
     "test_third_party",
     "test_typing",
     "test_autograd::test_forward_mode_and_batched_gradients_equal_finite_differences",

@@ -41,8 +41,9 @@ class Change:
 
 
 def changes(before: Run, after: Run) -> list[Change]:
-    known = {record.key: record for record in before.records}
-    return [Change(known[r.key], r) for r in after.records if r.key in known]
+    known = {record.key: record for record in (*before.records, *before.besides)}
+    both = (*after.records, *after.besides)
+    return [Change(known[r.key], r) for r in both if r.key in known]
 
 
 def compare(before: Run, after: Run) -> list[str]:
@@ -68,7 +69,8 @@ def compare(before: Run, after: Run) -> list[str]:
         if getattr(before, name) != getattr(after, name)
     ]
     flags = [change.flag for change in found]
-    unmatched = len(before.records) + len(after.records) - 2 * len(found)
+    total = sum(len(run.records) + len(run.besides) for run in (before, after))
+    unmatched = total - 2 * len(found)
     overall = geometric_mean(change.speedup for change in found)
     return [
         f"before: {before.where}",

@@ -1,4 +1,4 @@
-"""The whole page of a results file: of a run's grid of shapes, of peers, callers or bfloat16.
+"""The whole page of a results file: of a run's grid of shapes, of another measurement.
 
 python -m benchmarks page RESULTS.jsonl PAGE.md [--check]
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import options
-from benchmarks.report import bfloat16, callers, grid, peers
+from benchmarks.report import bfloat16, callers, cartpole, grid, peers, sequences
 from benchmarks.report.place import whole
 from benchmarks.results import RUN, read
 
@@ -18,6 +18,8 @@ PAGES = {
     peers.KIND: peers.page,
     callers.KIND: callers.page,
     bfloat16.KIND: bfloat16.page,
+    sequences.KIND: sequences.page,
+    cartpole.KIND: cartpole.page,
 }
 
 

@@ -1,4 +1,5 @@
-"""What ends a benchmark run in the terminal: every case, the means, the losses."""
+"""What ends a benchmark run in the terminal: every case, the means, the losses. Cases beside
+something else than torch.nn's same call are listed, and count in no mean."""
 
 from __future__ import annotations
 
@@ -47,16 +48,17 @@ def summary(run: Run) -> list[str]:
             run.share(record),
             record.flag,
         )
-        for record in run.records
+        for record in (*run.records, *run.besides)
     ]
     peaks = ", ".join(f"{v:.0f} GFLOP/s on {k}" for k, v in sorted(run.peak_gflops.items()))
-    scatter = statistics.median(record.noise for record in run.records)
+    scatter = statistics.median(record.noise for record in (*run.records, *run.besides))
     warning = f"noisy: ratios are known to ±{scatter:.0%} only (median); is the machine busy?"
     noisy = [warning] if scatter > NOISY else []
     losses = [f"  {times(r.ratio)} ±{r.noise:.0%} {r.name} {r.mode}".rstrip() for r in run.losses]
     head_lines = [run.where, *([f"FMA peak: {peaks} thread(s)"] if peaks else []), ""]
     aims = on_gpu(run) if run.gpu else []
-    return [*head_lines, *columns(rows), "", *verdict(run), *losses, *noisy, *aims]
+    means = ["", *verdict(run), *losses] if run.records else []
+    return [*head_lines, *columns(rows), *means, *noisy, *aims]
 
 
 def on_gpu(run: Run) -> list[str]:

@@ -58,7 +58,7 @@ def full_table(run: Run) -> str:
     how = "mode" if run.gpu else "threads"
     head = ("case", how, "ours, ms (min)", "torch.nn, ms (min)", "ratio", "GFLOP/s", "of peak")
     lines = []
-    for r in run.records:
+    for r in (*run.records, *run.besides):
         ours = f"{milliseconds(r.ours_ms)} ({milliseconds(r.ours_min_ms)})"
         theirs = f"{milliseconds(r.torch_ms)} ({milliseconds(r.torch_min_ms)})"
         ratio = f"{times(r.ratio)} ±{r.noise:.0%} {r.flag}".rstrip()

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import results
-from benchmarks.report import bfloat16, compare, expect, figures
+from benchmarks.report import bfloat16, compare, expect, figures, table
 from benchmarks.report.place import BEGIN, END, between
 from benchmarks.report.summary import summary
 from benchmarks.report.table import readme_table
@@ -96,6 +96,31 @@ def test_a_run_survives_being_saved_and_loaded(tmp_path: Path) -> None:
     run = made_up(TRAINING, INFERENCE)
     run.save(tmp_path / "new" / "run.jsonl")
     assert Run.load(tmp_path / "new" / "run.jsonl") == run
+
+
+BESIDE = replace(LAYER, beside="fusedrnn, packed", ratio=1000.0)
+
+
+def test_what_stands_beside_another_call_is_kept_apart_and_in_no_mean(tmp_path: Path) -> None:
+    run = made_up(TRAINING)
+    alone = summary(run)
+    run.besides.append(BESIDE)
+    run.save(tmp_path / "run.jsonl")
+    assert Run.load(tmp_path / "run.jsonl") == run
+    lines = "\n".join(summary(run))
+    assert "T100 B64 beside fusedrnn, packed" in lines
+    assert alone[-2:] == summary(run)[-2:]
+    assert alone[-2] == "geometric mean 2.00x: training 2.00x (1)"
+    assert replace(BESIDE, beside="torch.nn, packed").key != BESIDE.key != LAYER.key
+    assert "1000.00x" in table.full_table(run)
+    assert [c.after for c in compare.changes(run, run)] == [TRAINING, BESIDE]
+
+
+def test_a_run_of_nothing_but_besides_has_no_mean() -> None:
+    run = made_up()
+    run.besides.append(BESIDE)
+    assert "2 threads" in summary(run)[0]
+    assert not any("mean" in line for line in summary(run))
 
 
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
