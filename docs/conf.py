@@ -24,9 +24,10 @@ version = release = installed(project)
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["build"]
 nitpicky = True
-nitpick_ignore = [  # type variables: the model, the sequences given
+nitpick_ignore = [  # types without a page: the model, the sequences given, forward's keywords
     ("py:class", "fusedrnn.convert.Model"),
     ("py:class", "fusedrnn._ops.stack.Sequences"),
+    ("py:class", "Keywords"),
 ]
 show_warning_types = True
 

@@ -5,7 +5,6 @@ errors."""
 from __future__ import annotations
 
 import contextlib
-import doctest
 import inspect
 import io
 import re
@@ -18,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import draw_sequences
 import fusedrnn
 from fusedrnn import functional, plan, reference, tuning
 from support import docstrings
+from support.pages import run
 from support.paths import ROOT
 
 PAGES = sorted(ROOT.glob("docs/*.md"))
@@ -56,35 +57,12 @@ def title(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def fences(path: Path, language: str) -> list[tuple[int, str]]:
-    """The fenced blocks of a language, each with the line it begins on."""
-    text = path.read_text()
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, match.start(1)), match[1]) for match in found]
-
-
 def inclusions(path: Path) -> list[tuple[str, list[str]]]:
     """The files a page includes, each with the marks between which."""
     text = path.read_text()
     found = re.findall(r"^```\{include\} (\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     mark = re.compile(r'^:(?:start-after|end-before): "?(.*?)"?$', re.MULTILINE)
     return [(name, mark.findall(options)) for name, options in found]
-
-
-def run(path: Path) -> dict[str, Any]:
-    """Run a page's Python blocks in order, in one namespace; what doctests expect is compared."""
-    names: dict[str, Any] = {}
-    for line, block in fences(path, "python"):
-        if ">>>" not in block:
-            exec(compile("\n" * line + block, str(path), "exec"), names)
-            continue
-        test = doctest.DocTestParser().get_doctest(block, names, path.name, str(path), line)
-        report = io.StringIO()
-        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-        failed = runner.run(test, out=report.write, clear_globs=False).failed
-        assert not failed, report.getvalue()
-        names = test.globs
-    return names
 
 
 def anchors(path: Path) -> set[str]:
@@ -224,6 +202,12 @@ def test_planted_links_are_found(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# Other\ntext\n")
     links = ["gone.md", "#gone", "page.md#gone", "gone.md", "other.md: <!-- end -->"]
     assert broken_links(page) == [*links, "tests/gone.py"]
+
+
+@pytest.mark.parametrize("name", draw_sequences.PICTURES)
+def test_a_picture_is_what_its_program_draws(name: str) -> None:
+    committed = ROOT / "docs" / "images" / f"{name}.svg"
+    assert committed.read_text("utf-8") == draw_sequences.PICTURES[name]()
 
 
 @pytest.mark.parametrize("block", [">>> 1 + 1\n3\n", "assert 1 + 1 == 3\n"])
