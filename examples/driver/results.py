@@ -188,12 +188,13 @@ def times(
     time: Figure = seconds,
 ) -> Table:
     """What each implementation took for each group, beside each other, and the speed of both: the
-    `figure` of its runs is shown as `spec` says, the speed is the ratio of their `time`."""
+    `figure` of its runs is shown as `spec` says, the speed is the ratio of their `time`. Empty is
+    what an implementation has no runs of."""
     impls = list(dict.fromkeys(impl for by_impl in found.values() for impl in by_impl))
     compared = ["speed"] if {"fusedrnn", "torch"} <= {*impls} else []
     rows: list[tuple[str, ...]] = []
     for key, by_impl in found.items():
-        shown = (format(figure(by_impl[impl]), spec) for impl in impls)
+        shown = (format(figure(by_impl[i]), spec) if i in by_impl else "" for i in impls)
         rows.append((*map(word, key), *shown, *(speedup(by_impl, time) for _ in compared)))
     return Table(title, (*keys, *(NAMES[impl] for impl in impls), *compared), rows)
 

@@ -2,7 +2,8 @@
 
 Both learn from the 25,000 training reviews alone, word vectors included, and are scored once on
 the 25,000 test reviews. A review is its last 256 values, where its verdict usually stands. Batches
-hold reviews of like length, so that little of them is padding; packed, none of it is computed.
+hold reviews of like length, so that little of them is padding; packed, none of it is computed, nor
+where a layer of fusedrnn is given the lengths of a padded batch.
 
 Initial values and rates were chosen on training reviews held out (``--held-out``), never on test
 reviews. Word vectors start small and forget gates open: as torch draws them, vectors drown what is
@@ -28,7 +29,8 @@ from examples.driver import parallel, training
 from examples.driver.layers import Layer, layer_class
 
 Batch = tuple[Tensor, Tensor | None, Tensor]  # x [B, T], lengths [B] or None, y [B]
-LAYOUTS = ("packed", "padded")
+LAYOUTS = ("packed", "padded", "lengths")
+OURS_ALONE = "lengths"  # torch.nn's layers take none
 POOL = 50  # batches cut from one sorted pool: 1 % of their values pad; unsorted, 29 % would
 
 
@@ -58,12 +60,12 @@ QUICK = {"hidden": 48, "steps": 64, "batch": 32, "epochs": 3}
 
 @dataclass(frozen=True)
 class Reviews:
-    """Reviews of at most T values; zeros fill a row, behind them if `packed`, before otherwise."""
+    """Reviews of at most T values; zeros fill a row, before them if `padded`, behind otherwise."""
 
     x: Tensor  # int64 [N, T]
     lengths: Tensor  # int64 [N], on the CPU, where packing needs them
     y: Tensor  # float32 [N]: 1 is positive
-    packed: bool
+    padded: bool
 
     def batch(self, rows: Tensor) -> Batch:
         """(x [B, T'], lengths [B] or None when padded, y [B]) of this process's share of `rows`.
@@ -73,15 +75,19 @@ class Reviews:
         T = int(self.lengths[rows].max())
         own = parallel.processes().share(rows)
         at = own.to(self.x.device)
-        x = self.x[at, :T] if self.packed else self.x[at, -T:]
-        return x, self.lengths[own] if self.packed else None, self.y[at]
+        x = self.x[at, -T:] if self.padded else self.x[at, :T]
+        return x, None if self.padded else self.lengths[own], self.y[at]
 
 
 class Classifier(nn.Module):
-    """Logits [B] of the positive sentiment; from the last state of each direction."""
+    """Logits [B] of the positive sentiment; from the last state of each direction.
 
-    def __init__(self, layer: Layer, config: Config) -> None:
+    `packs`: whether a batch that comes with its lengths is packed, or its lengths go to the layer.
+    """
+
+    def __init__(self, layer: Layer, config: Config, packs: bool = True) -> None:
         super().__init__()
+        self.packs = packs
         self.directions = 2 if config.bidirectional else 1
         self.embedding = nn.Embedding(config.vocabulary, config.embedding, padding_idx=0)
         self.rnn = layer(
@@ -105,9 +111,12 @@ class Classifier(nn.Module):
                     parameter[H : 2 * H] = config.forget_bias  # gates are i, f, g, o
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits of x [B, T]: packed by falling `lengths` [B], or padded in front."""
+        """Logits of x [B, T]: of falling `lengths` [B], or padded in front."""
         if lengths is None:
             _, state = self.rnn(self.dropout(self.embedding(x.t())))
+        elif not self.packs:
+            vectors = self.dropout(self.embedding(x.t()))
+            _, state = self.rnn(vectors, lengths=lengths)
         else:
             words = pack_padded_sequence(x.t(), lengths)
             vectors = self.dropout(self.embedding(words.data))
@@ -118,21 +127,24 @@ class Classifier(nn.Module):
         return logits.squeeze(1)
 
 
-def build_model(cell: str, impl: str = "fusedrnn", config: Config | None = None) -> Classifier:
+def build_model(
+    cell: str, impl: str = "fusedrnn", config: Config | None = None, layout: str = "packed"
+) -> Classifier:
     """The model in its initial state, drawn from torch's global generator."""
-    return Classifier(layer_class(cell, impl), config or CONFIGS[cell])
+    packs = layout != OURS_ALONE
+    return Classifier(layer_class(cell, impl), config or CONFIGS[cell], packs)
 
 
 def split(
     corpus: data.Imdb, T: int, layout: str = "packed", limit: int | None = None, device: Any = "cpu"
 ) -> tuple[Reviews, Reviews]:
     """The training and the test reviews; the first `limit` of each when given."""
-    packed = layout == "packed"
-    x, y = (torch.from_numpy(array).to(device) for array in corpus.padded(T, front=not packed))
+    padded = layout == "padded"
+    x, y = (torch.from_numpy(array).to(device) for array in corpus.padded(T, front=padded))
     lengths = torch.from_numpy(corpus.lengths(T))
     n = corpus.n_train
     train, test = (
-        Reviews(x[part][:limit], lengths[part][:limit], y[part][:limit].float(), packed)
+        Reviews(x[part][:limit], lengths[part][:limit], y[part][:limit].float(), padded)
         for part in (slice(None, n), slice(n, None))
     )
     return train, test
@@ -212,7 +224,7 @@ def new_run(
     """
     train, test = reviews
     torch.manual_seed(seed)
-    model = build_model(cell, impl, config).to(train.x.device)
+    model = build_model(cell, impl, config, layout).to(train.x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     order = torch.Generator().manual_seed(seed)
     together = parallel.processes()

@@ -1,4 +1,4 @@
-"""IMDB: batches of like length, both layouts, scores, that updates learn; options and results."""
+"""IMDB: batches of like length, the layouts, scores, that updates learn; options and results."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from examples import data
+from examples.driver.layers import IMPLEMENTATIONS
 from examples.driver.training import Epoch
 from examples.imdb import model as imdb
 from examples.imdb.workload import WORKLOAD
 
 CELLS = pytest.mark.parametrize("cell", imdb.CONFIGS)
+# torch.nn's layers take no lengths.
+WAYS = [(impl, x) for impl in IMPLEMENTATIONS for x in imdb.LAYOUTS[: 3 if impl != "torch" else 2]]
 
 T = 12
 summary = WORKLOAD.summarise
@@ -27,9 +30,11 @@ def small(cell: str, **changes: Any) -> imdb.Config:
     return replace(imdb.CONFIGS[cell], embedding=6, hidden=8, steps=T, batch=5, **changes)
 
 
-def built(cell: str, impl: str = "torch", **changes: Any) -> imdb.Classifier:
+def built(
+    cell: str, impl: str = "torch", layout: str = "packed", **changes: Any
+) -> imdb.Classifier:
     torch.manual_seed(0)
-    return imdb.build_model(cell, impl, small(cell, **changes))
+    return imdb.build_model(cell, impl, small(cell, **changes), layout)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_reviews_keep_their_last_values_on_the_side_of_their_layout(corpus: data
             for i, row in enumerate(part.x.tolist()):
                 kept = corpus.values(start + i)[-T:]
                 zeros = [0] * (T - len(kept))
-                assert row == ([*kept, *zeros] if layout == "packed" else [*zeros, *kept])
+                assert row == ([*zeros, *kept] if layout == "padded" else [*kept, *zeros])
                 assert part.lengths[i] == len(kept)
                 assert part.y[i] == corpus.labels[corpus.order[start + i]]
 
@@ -114,11 +119,12 @@ def test_a_batch_is_cut_to_its_longest_review(corpus: data.Imdb, layout: str) ->
 
 
 @CELLS
-def test_packed_every_review_is_judged_as_if_it_were_alone(
-    impl: str, cell: str, corpus: data.Imdb
+@pytest.mark.parametrize(("impl", "layout"), [way for way in WAYS if way[1] != "padded"])
+def test_every_review_is_judged_as_if_it_were_alone(
+    impl: str, cell: str, layout: str, corpus: data.Imdb
 ) -> None:
-    model = built(cell, impl).eval()
-    train, _ = imdb.split(corpus, T)
+    model = built(cell, impl, layout).eval()
+    train, _ = imdb.split(corpus, T, layout)
     rows = imdb.batches(train.lengths, 9)[2]
     x, lengths, _ = train.batch(rows)
     together = model(x, lengths)
@@ -127,10 +133,12 @@ def test_packed_every_review_is_judged_as_if_it_were_alone(
 
 
 @CELLS
-def test_without_padding_both_layouts_give_the_same_logits(cell: str) -> None:
-    model = built(cell).eval()
+def test_without_padding_all_layouts_give_the_same_logits(impl: str, cell: str) -> None:
     x = torch.randint(1, 400, (4, T))
-    torch.testing.assert_close(model(x), model(x, torch.full((4,), T)))
+    padded = built(cell, impl).eval()(x)
+    for layout in ("packed", "lengths") if impl == "fusedrnn" else ("packed",):
+        logits = built(cell, impl, layout).eval()(x, torch.full((4,), T))
+        torch.testing.assert_close(logits, padded)
 
 
 def test_the_lstm_judges_by_the_last_state_of_each_direction_of_the_last_layer() -> None:
@@ -142,7 +150,7 @@ def test_the_lstm_judges_by_the_last_state_of_each_direction_of_the_last_layer()
 
 
 @CELLS
-@pytest.mark.parametrize("layout", imdb.LAYOUTS)
+@pytest.mark.parametrize(("impl", "layout"), WAYS)
 def test_updates_learn_the_training_reviews_by_heart(
     impl: str, cell: str, layout: str, corpus: data.Imdb
 ) -> None:
@@ -183,7 +191,7 @@ class Knowing(nn.Module):
 def test_the_score_is_the_share_of_reviews_judged_rightly() -> None:
     x = torch.randint(1, 400, (601, 3))
     y = torch.randint(0, 2, (601,)).float()
-    reviews = imdb.Reviews(x, torch.full((601,), 3), y, packed=True)
+    reviews = imdb.Reviews(x, torch.full((601,), 3), y, padded=False)
     model = Knowing()
     expected = ((x[:, 0] % 2 == 0) == (y == 1)).double().mean().item()
     assert imdb.evaluate(model, reviews, size=128) == pytest.approx(expected, abs=1e-12)
@@ -211,12 +219,31 @@ def test_both_layouts_are_followed_epoch_by_epoch(record: Any, tmp_path: Path) -
     assert names == [f"{stem}-accuracy.png", f"{stem}.jsonl", f"{stem}.png"]
     assert found["reviews"] == {"train": 70, "test": 70}
     assert [r["name"] for r in found["runs"]] == [
-        f"{cell}-{layout}-seed0" for cell in WORKLOAD.cells for layout in imdb.LAYOUTS
+        f"{cell}-{layout}-seed0" for cell in WORKLOAD.cells for layout in ("packed", "padded")
     ]
     for r in found["runs"]:
         assert r["accuracy"] == pytest.approx(r["epochs"][-1]["accuracy"])
         assert [e.targets for e in r["epochs"]] == [70, 70, 70]
     assert len(summary(found).tables[0].rows) == len(summary(found).headline) == 4
+
+
+def test_lengths_stand_beside_packed_and_padded_for_ours_alone(record: Any) -> None:
+    layouts = ("packed", "padded", "lengths")
+    found = record("imdb", "--cell", "rnn", "--impl", "fusedrnn", "torch", "--layout", *layouts)
+    runs = [(r["layout"], r["impl"]) for r in found["runs"]]
+    both = [(layout, impl) for layout in layouts for impl in ("fusedrnn", "torch")]
+    assert runs == both[:-1]
+    said = summary(found)
+    minutes = {row[1]: row[2:] for row in said.tables[1].rows}
+    assert minutes["lengths"][0]
+    assert minutes["lengths"][1:] == ("", "")
+    (remark,) = (r for r in said.remarks if "with lengths" in r)
+    assert remark.startswith("RNN, fusedrnn: an epoch takes ")
+
+
+def test_lengths_are_refused_where_only_torch_s_layers_are_asked_for(fails: Any) -> None:
+    words = ("--synthetic", "--impl", "torch", "--layout", "lengths")
+    assert "torch.nn's layers take no lengths: expected --impl fusedrnn" in fails("imdb", *words)
 
 
 @pytest.mark.parametrize("layout", imdb.LAYOUTS)
@@ -227,7 +254,7 @@ def test_the_last_fifth_of_the_training_reviews_is_held_out(layout: str) -> None
     for name in ("x", "lengths", "y"):
         parts = torch.cat([getattr(first, name), getattr(last, name)])
         assert torch.equal(parts, getattr(train, name))
-    assert first.packed == last.packed == train.packed
+    assert first.padded == last.padded == train.padded == (layout == "padded")
 
 
 def test_with_held_out_no_test_review_is_read_and_no_claim_is_made(
