@@ -17,6 +17,7 @@ from benchmarks.report import page
 from benchmarks.report.sequences import OURS, Aim
 from benchmarks.sequence_cases import ALL, SHORT, Lengths, Sequences
 
+QUICK = ("--quick", "--threads", "1")
 SMALL = [sequences.small(case) for case in ALL]
 
 
@@ -73,7 +74,7 @@ def test_padding_is_to_cost_what_its_steps_do() -> None:
 
 
 def test_the_page_has_a_row_a_side_and_a_line_an_aim(tmp_path: Path) -> None:
-    assert sequences.main(["--out", str(tmp_path), "--quick", "--only", "lengths,resets"]) == 0
+    assert sequences.main(["--out", str(tmp_path), *QUICK, "--only", "lengths,resets"]) == 0
     file = tmp_path / "sequences.jsonl"
     _, measured = results.read(file, "sequences")
     assert [len(m["ms"]) for m in measured] == [5, 4]
@@ -106,7 +107,7 @@ def test_an_unknown_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_three_agents_get_the_same_rewards(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib", reason="needs sb3_contrib, of the extra test-third-party")
-    assert cartpole.main(["--out", str(tmp_path), "--quick"]) == 0
+    assert cartpole.main(["--out", str(tmp_path), *QUICK]) == 0
     _, measured = results.read(tmp_path / "cartpole.jsonl", "cartpole")
     assert [m["name"] for m in measured] == list(cartpole.WAYS)
     assert len({(m["episodes"], m["reward"]) for m in measured}) == 1
@@ -126,6 +127,7 @@ def test_an_agent_that_computes_something_else_is_not_timed(
                 module.weight.data.neg_()
 
     monkeypatch.setitem(cartpole.WAYS, "wrong", wrong)
+    torch.set_num_threads(1)
     with pytest.raises(AssertionError, match="rewards differ"):
         cartpole.measure(3, 64, 8)
 
