@@ -6,35 +6,13 @@
 // over chunks in one order, whatever the number of threads, so that bits do not depend on it.
 #pragma once
 
+#include "cpu/again.h"
+#include "cpu/denormals.h"
 #include "cpu/forward.h"
 #include "cpu/weight_gradients.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
-
-// While it lives, results smaller than every normal number are 0 on this thread, or are not.
-// Gradients that vanish over the steps pass through such numbers, and an instruction on them can
-// take a hundred cycles (an Intel Xeon, LSTM T200 B64 H128 L2 with a gradient for the last step
-// only: 1,420 -> 142 ms). What forward made has to be made again as it was, so without.
-class FlushDenormals {
-#if defined(__x86_64__)
- public:
-  explicit FlushDenormals(bool flush = true) : before_(_mm_getcsr()) {
-    _mm_setcsr(flush ? before_ | kFlushToZero : before_ & ~kFlushToZero);
-  }
-  ~FlushDenormals() { _mm_setcsr(before_); }
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
-
- private:
-  // Operands that small stay what they are: relu's slope is 1 above 0, however little above.
-  static constexpr unsigned kFlushToZero = 0x8000;
-  const unsigned before_;
-#else
- public:
-  explicit FlushDenormals(bool = true) {}
-#endif
-};
 
 template <class T, class C, int kUnitVectors>
 class Backward {
@@ -47,14 +25,10 @@ class Backward {
         buf_(params.workspace, p_, g_, plan),
         keep_(const_cast<void*>(params.reserve), p_, g_),
         weights_(params, plan, g_, buf_, keep_),
-        pieces_{p_.rows(), plan.every},
-        again_plan_(forward_of(plan)),
-        again_params_(again_params()) {
-    if (makes_again(p_)) again_.emplace(again_params_, again_plan_, typename Again::Again{});
-  }
+        again_(params, plan, g_, buf_.again, buf_.piece) {}
 
   void operator()(int id, int n) {
-    if (again_) again_->prepare(id, n);
+    again_.prepare(id, n);
     [[maybe_unused]] const FlushDenormals flushed;
     prepare(id, n);
     barrier_.wait(n);
@@ -63,7 +37,7 @@ class Backward {
     const Range panels = by_rows ? Range{0, g_.panels} : share(g_.panels, id, n);
     for (int64_t i = 0, end; i < chunks(); i = end) {
       end = piece_end(i);
-      if (again_) make_again(chunk(i).steps.begin / plan_.every, id, n);
+      if (again_.wanted()) again_.make(chunk(i).steps.begin / plan_.every, id, n, barrier_, keep_);
       run_chunks(i, end, rows, panels, id, n);
     }
     barrier_.wait(n);
@@ -77,7 +51,6 @@ class Backward {
 
  private:
   using V = Vec<T>;
-  using Again = Forward<T, C, kUnitVectors, T>;
   static constexpr int W = kLanes<T>;
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
@@ -87,44 +60,10 @@ class Backward {
   // The chunk, counted in the order of this pass, that follows the piece which chunk i begins.
   int64_t piece_end(int64_t i) const {
     const int64_t all = chunks();
-    if (!again_) return all;
+    if (!again_.wanted()) return all;
     const int64_t each = plan_.every / plan_.stretch;
     const int64_t left = p_.reverse ? each : (all - i) % each ? (all - i) % each : each;
     return std::min(all, i + left);
-  }
-
-  ForwardParams again_params() const {
-    ForwardParams a{};
-    a.problem = p_;
-    a.x = a_.x;
-    a.h0 = a_.h0;
-    a.c0 = a_.c0;
-    a.w_ih = a_.w_ih;
-    a.w_hh = a_.w_hh;
-    a.b_ih = a_.b_ih;
-    a.b_hh = a_.b_hh;
-    a.w_hr = a_.w_hr;
-    a.y = const_cast<void*>(a_.y);  // only read
-    a.ldy = a_.ldy;
-    a.reserve = const_cast<void*>(a_.reserve);  // likewise
-    a.workspace = buf_.again;
-    return a;
-  }
-
-  // Makes what forward did not keep of piece m, when nobody reads the piece before it any more.
-  void make_again(int64_t m, int id, int n) {
-    const Reserve<T> piece(buf_.piece, pieces_, m, p_, g_);
-    barrier_.wait(n);
-    if (id == 0) {
-      keep_ = piece;
-      again_->keep(piece);
-    }
-    barrier_.wait(n);
-    {
-      [[maybe_unused]] const FlushDenormals as_forward(false);
-      again_->again(piece, m, id, n);
-    }
-    barrier_.wait(n);
   }
 
   // Chunks [begin, end) in the order of this pass.
@@ -174,7 +113,7 @@ class Backward {
 
   void prepare(int id, int n) {
     if (a_.dx && !plan_.packs_inputs_by_chunk) pack(Side::kInput, id, n);
-    if (p_.T > 1 || a_.dh0) pack(Side::kRecurrent, id, n);
+    if (p_.T > 1 || a_.dh0 || a_.dreset_h) pack(Side::kRecurrent, id, n);
     if (p_.projected) {
       const Range groups = share(groups_of(p_.H, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
@@ -344,26 +283,48 @@ class Backward {
         project_back(t, active, row, buf_.dh_projected[i % plan_.chunks], me, among);
         barrier_.wait(among);
       }
-      cells(t, active, panels, gates, all.grads, row);
+      const bool cuts = has_cuts(p_, t);
+      T* h_cut = cuts ? buf_.h_cut[i % plan_.chunks] + row * p_.P : nullptr;
+      if (cuts) {
+        const Segments<T> segments(p_, t, active, a_.y, a_.ldy, a_.h0);
+        const Range part = share(active.size(), me, among);
+        cut_h(a_, t, segments, {active.begin + part.begin, active.begin + part.end}, h_cut);
+        barrier_.wait(among);
+      }
+      cells(t, active, panels, gates, all.grads, row, h_cut);
       barrier_.wait(among);
       // Before the last of these steps there is only h0, whose gradient may not be wanted.
-      if (!last || s < all.steps.size() - 1 || a_.dh0) {
+      if (!last || s < all.steps.size() - 1 || a_.dh0 || a_.dreset_h) {
         previous_h(t, active, all.grads, row, me, among);
       }
       barrier_.wait(among);
+      if (cuts) {
+        const Range part = share(active.size(), me, among);
+        const Range mine{active.begin + part.begin, active.begin + part.end};
+        hand_over(p_, t, mine, {buf_.dh, p_.P, dh_width()}, static_cast<T*>(a_.dreset_h));
+        if (C::kHasC) {
+          hand_over(p_, t, mine, {buf_.dc, p_.H, g_.width()}, static_cast<T*>(a_.dreset_c));
+        }
+        barrier_.wait(among);
+      }
     }
   }
 
   void cells(int64_t t, Range rows, Range panels, const GateChunk<T>& gates,
-             const GateChunk<T>& grads, int64_t chunk_row) {
-    const Segments<T> segments(p_, t, rows, a_.y, a_.ldy, a_.h0);
+             const GateChunk<T>& grads, int64_t chunk_row, const T* h_cut) {
+    Segments<T> segments(p_, t, rows, a_.y, a_.ldy, a_.h0);
+    if (h_cut) segments.read(h_cut, p_.P);
+    if (h_cut && C::kHasC) {
+      cut_c(a_, t, segments, {panels.begin * g_.units(), panels.end * g_.units()}, keep_.c, buf_.c0,
+            g_.width(), buf_.c_cut);
+    }
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       for (int u = 0; u < kUnitVectors; ++u) {
         for (int i = 0; i < segments.count; ++i) {
           const Segment<T>& s = segments.item[i];
           const int64_t row = chunk_row + s.rows.begin, at = u * C::kSlots * W;
           cell(t, panel * g_.units() + u * W, s, gates.at(panel, row, kRow) + at,
-               grads.at(panel, row, kRow) + at);
+               grads.at(panel, row, kRow) + at, h_cut != nullptr);
         }
       }
     }
@@ -371,7 +332,7 @@ class Backward {
 
   // One vector of units of a segment: reads the gates that were kept at `in`, puts their gradients
   // at `out`.
-  void cell(int64_t t, int64_t unit, const Segment<T>& segment, const T* in, T* out) {
+  void cell(int64_t t, int64_t unit, const Segment<T>& segment, const T* in, T* out, bool cuts) {
     const int lanes = int(std::clamp<int64_t>(p_.H - unit, 0, W));
     // As in forward, all that the rows share is read before the first store.
     const int64_t rows = segment.rows.size(), width = g_.width(), begin = segment.rows.begin;
@@ -392,7 +353,9 @@ class Backward {
     T* dh_state = (p_.projected ? buf_.dh_hidden : buf_.dh) + begin * dh_stride + unit;
     T* dc_state = buf_.dc + begin * width + unit;
     const T* c_now = keep_.c + first * width + unit;
-    const T* c_before = (segment.run.carried ? keep_.c : buf_.c0) + segment.run.from * width + unit;
+    const T* c_before =
+        cuts ? buf_.c_cut + begin * width + unit
+             : (segment.run.carried ? keep_.c : buf_.c0) + segment.run.from * width + unit;
     for (int64_t r = 0; r < rows; ++r, in += kRow, out += kRow) {
       V s[C::kSlots], h{}, h_prev{}, c{}, c_prev{}, dc{};
       if constexpr (C::kKeepsSlots) {
@@ -520,10 +483,7 @@ class Backward {
   const BackwardBuffers<T> buf_;
   Reserve<T> keep_;  // of all steps, or of the piece at hand
   WeightGradients<T, kVectors, kSlots> weights_;
-  const Pieces pieces_;
-  const Plan again_plan_;
-  const ForwardParams again_params_;
-  std::optional<Again> again_;
+  Again<T, C, kUnitVectors> again_;
   Barrier barrier_;
   Rounds rounds_;
 };

@@ -6,6 +6,7 @@
 
 #include "cpu/gemm.h"
 #include "cpu/pack.h"
+#include "cpu/states.h"
 #include "cpu/team.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
@@ -18,43 +19,6 @@ struct GateChunk {
   int64_t panel_stride;
   T* at(int64_t panel, int64_t row, int64_t width) const {
     return base + panel * panel_stride + row * width;
-  }
-};
-
-// h, as rows at one stride; null: zeros.
-template <class T>
-struct States {
-  const T* rows;
-  int64_t stride;
-};
-
-// What a run of rows reads: h of the step before, or h0.
-template <class T>
-States<T> states_of(const Rows::Run& run, const Problem& p, const void* y, int64_t ldy,
-                    const void* h0) {
-  if (run.carried) return {static_cast<const T*>(y) + run.from * ldy, ldy};
-  return {h0 ? static_cast<const T*>(h0) + run.from * p.P : nullptr, p.P};
-}
-
-// Batch rows of a step that go through the cell together, and what they read.
-template <class T>
-struct Segment {
-  Range rows;
-  const T* h_prev;  // of rows.begin; null: zeros
-  int64_t stride;
-  Rows::Run run;
-};
-
-template <class T>
-struct Segments {
-  Segment<T> item[2];
-  int count = 0;
-
-  Segments(const Problem& p, int64_t t, Range slice, const void* y, int64_t ldy, const void* h0) {
-    for (const Rows::Run& run : p.rows().previous(t, slice.begin, slice.end)) {
-      const States<T> h = states_of<T>(run, p, y, ldy, h0);
-      item[count++] = {{run.begin, run.end}, h.rows, h.stride, run};
-    }
   }
 };
 
@@ -139,6 +103,10 @@ class Forward {
   // h goes somewhere else than to y: before the projection, or because y has it.
   bool is_apart() const { return p_.projected || again_; }
 
+  Range units_of(Range panels) const {
+    return {panels.begin * g_.units(), panels.end * g_.units()};
+  }
+
   // What a thread owns for the whole sequence, and who shares its rows.
   struct Own {
     Range rows, panels;
@@ -159,8 +127,11 @@ class Forward {
       project_inputs(steps, own.rows, own.panels, gates);
       for (int64_t s = 0; s < steps.size(); ++s) {
         const int64_t t = p_.reverse ? steps.end - 1 - s : steps.begin + s;
-        step(t, own.rows, own.panels, gates, chunk_row(steps, t, own.rows));
-        if (again_) continue;  // h is there, so nobody waits
+        step(t, own, gates, chunk_row(steps, t, own.rows));
+        if (again_) {  // h is there, so nobody waits for more than the room of cuts
+          if (p_.cuts) barrier_.wait(own.n);
+          continue;
+        }
         if (C::kHasC && p_.keeps_some()) keep_state(t, own);
         if (p_.projected) {
           barrier_.wait(own.n);
@@ -183,7 +154,7 @@ class Forward {
     const int64_t border = pieces_.border_into(m), width = g_.width();
     const int64_t crossing = border ? pieces_.crossing(border) : 0;
     const T* c0 = static_cast<const T*>(a_.c0);
-    const Range units{own.panels.begin * g_.units(), own.panels.end * g_.units()};
+    const Range units = units_of(own.panels);
     for (int64_t r = own.rows.begin; r < own.rows.end; ++r) {
       for (int64_t unit = units.begin; unit < units.end; ++unit) {
         buf_.c[r * width + unit] = c0 && unit < p_.H ? c0[r * p_.H + unit] : T(0);
@@ -197,7 +168,7 @@ class Forward {
   }
   // A thread's own part of rows [0, count) of c.
   void copy_states(const Own& own, int64_t count, const T* from, T* to) const {
-    const Range units{own.panels.begin * g_.units(), own.panels.end * g_.units()};
+    const Range units = units_of(own.panels);
     for (int64_t r = own.rows.begin; r < std::min(own.rows.end, count); ++r) {
       const int64_t row = r * g_.width();
       std::copy(from + row + units.begin, from + row + units.end, to + row + units.begin);
@@ -320,8 +291,10 @@ class Forward {
 
   // One step: panel by panel, so that the cell finds its gates in L1, but of few rows several
   // panels together (kGateBytesTogether).
-  void step(int64_t t, Range slice, Range panels, const GateChunk<T>& gates, int64_t chunk_row) {
-    const Segments<T> segments(p_, t, slice, a_.y, a_.ldy, a_.h0);
+  void step(int64_t t, const Own& own, const GateChunk<T>& gates, int64_t chunk_row) {
+    const Range slice = own.rows, panels = own.panels;
+    Segments<T> segments(p_, t, slice, a_.y, a_.ldy, a_.h0);
+    if (has_cuts(p_, t)) cut(t, own, segments);
     const int64_t rows = std::max<int64_t>(slice.size(), 1);
     const int64_t together =
         std::max<int64_t>(kGateBytesTogether / (rows * kRow * int64_t(sizeof(T))), 1);
@@ -350,6 +323,18 @@ class Forward {
       });
       each(some, [&](int64_t panel, const Segment<T>& s, T* out) { cells(t, panel, s, out); });
     }
+  }
+
+  // Makes the cuts before step t: in c where it is, in a copy of h.
+  void cut(int64_t t, const Own& own, Segments<T>& segments) {
+    const int64_t active = p_.rows().active(t, own.rows.begin, own.rows.end);
+    const Range part = share(active, own.id, own.n);
+    cut_h(a_, t, segments, {own.rows.begin + part.begin, own.rows.begin + part.end}, buf_.h_cut);
+    for (int64_t r = own.rows.begin; C::kHasC && r < own.rows.begin + active; ++r) {
+      if (is_cut(p_, t, r)) reset_c_to(a_, r, units_of(own.panels), buf_.c + r * g_.width());
+    }
+    barrier_.wait(own.n);
+    segments.read(buf_.h_cut, p_.P);
   }
 
   // The cell over one panel of one segment, on gates just made. A row is one long chain of

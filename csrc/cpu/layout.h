@@ -160,6 +160,7 @@ struct ForwardBuffers {
   T* c;                   // [B][width]  running cell state
   T* hidden;     // [B][width]  h before the projection, or h that is made again, when not kept
   T* gates;      // one chunk, when not kept
+  T* h_cut;      // [B][P]  h that a step with cuts reads
   int64_t used;  // bytes of them all
 
   // `again`: for the pass that makes again what backward reads, of one piece at a time.
@@ -178,6 +179,7 @@ struct ForwardBuffers {
     hidden =
         arena.take<T>((p.projected && !keeps_all) || (again && !p.projected) ? p.B * g.width() : 0);
     gates = arena.take<T>(keeps_gates ? 0 : std::min(plan.stretch, p.T) * p.B * g.panels * g.row());
+    h_cut = arena.take<T>(p.cuts ? p.B * p.P : 0);
     used = arena.used();
   }
 };
@@ -204,6 +206,8 @@ struct BackwardBuffers {
   T* dh_hidden;           // [B][width]                   dh before it
   T *dw_ih, *dw_hh;       // [panels][columns][depth], of those that torch's dw has no room for
   T* dbias;               // [panels][row]
+  T* h_cut[3];            // [rows of a chunk][P]  h before the steps with cuts, a chunk each
+  T* c_cut;               // [B][width]            c before a step with cuts
   T* piece;               // what is made again of a piece, and the room for that
   void* again;
   int64_t used;  // bytes of them all
@@ -238,6 +242,10 @@ struct BackwardBuffers {
     dw_ih = arena.take<T>(sums(p.I, plan.input_columns_in_place));
     dw_hh = arena.take<T>(sums(p.P, plan.state_columns_in_place));
     dbias = arena.take<T>(g.panels * g.row());
+    for (int i = 0; i < 3; ++i) {
+      h_cut[i] = arena.take<T>(i < plan.chunks && p.cuts ? rows * p.P : 0);
+    }
+    c_cut = arena.take<T>(has_c && p.cuts ? p.B * g.width() : 0);
     piece = arena.take<T>(makes_again(p) ? most_of_pieces(p, g, plan) : 0);
     again = arena.take<T>(makes_again(p)
                               ? ForwardBuffers<T>(nullptr, p, g, forward_of(plan), true).used /

@@ -14,15 +14,18 @@ namespace fusedrnn::cpu {
 
 struct ForwardParams {
   Problem problem;
-  const void* x;     // [N, I]
-  const void* h0;    // [B, P]
-  const void* c0;    // [B, H]    LSTM
-  const void* w_ih;  // [G*H, I]
-  const void* w_hh;  // [G*H, P]
-  const void* b_ih;  // [G*H]     null: no biases
-  const void* b_hh;  // [G*H]
-  const void* w_hr;  // [P, H]    projected
-  void* y;           // [N, P]    row stride ldy; may not alias h0
+  const void* x;        // [N, I]
+  const void* h0;       // [B, P]
+  const void* c0;       // [B, H]    LSTM
+  const void* reset_h;  // row stride reset_rows * P: what h is after a cut
+  const void* reset_c;  // likewise H
+  int64_t reset_rows;   // 1: [B, *]; 0: one row for all
+  const void* w_ih;     // [G*H, I]
+  const void* w_hh;     // [G*H, P]
+  const void* b_ih;     // [G*H]     null: no biases
+  const void* b_hh;     // [G*H]
+  const void* w_hr;     // [P, H]    projected
+  void* y;              // [N, P]    row stride ldy; may not alias h0
   int64_t ldy;
   void* h_n;  // [B, P]
   void* c_n;  // [B, H]    LSTM
@@ -34,9 +37,12 @@ struct ForwardParams {
 
 struct BackwardParams {
   Problem problem;
-  const void* x;     // [N, I]
-  const void* h0;    // [B, P]
-  const void* c0;    // [B, H]    LSTM
+  const void* x;        // [N, I]
+  const void* h0;       // [B, P]
+  const void* c0;       // [B, H]    LSTM
+  const void* reset_h;  // as forward's
+  const void* reset_c;
+  int64_t reset_rows;
   const void* w_ih;  // [G*H, I]
   const void* w_hh;  // [G*H, P]
   const void* b_ih;  // [G*H]     null: no biases; read where the gates are made again
@@ -55,6 +61,8 @@ struct BackwardParams {
   bool accumulate_dx;
   void* dh0;        // [B, P]
   void* dc0;        // [B, H]    LSTM
+  void* dreset_h;   // [B, P]    added to, of each row by itself
+  void* dreset_c;   // [B, H]    LSTM, likewise
   void* dw_ih;      // [G*H, I]
   void* dw_hh;      // [G*H, P]
   void* db_ih;      // [G*H]

@@ -40,7 +40,7 @@ class WeightGradients {
     }
     if (a_.dw_hh) {
       matrix(chunk, result_of(Side::kRecurrent), part, id,
-             [&](auto&& add) { previous_states(steps, first, add); });
+             [&](auto&& add) { previous_states(steps, first, buf_.h_cut[i % plan_.chunks], add); });
     }
     if (a_.db_ih || a_.db_hh) biases(chunk, part.of(g_.panels));
     if (a_.dw_hr) projection(first, size, i, part.of(p_.P));
@@ -65,7 +65,7 @@ class WeightGradients {
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
-  bool has_previous_states() const { return p_.T > 1 || a_.h0; }
+  bool has_previous_states() const { return p_.T > 1 || a_.h0 || a_.reset_h; }
   int64_t columns_in_place(Side side) const {
     return side == Side::kInput ? plan_.input_columns_in_place : plan_.state_columns_in_place;
   }
@@ -246,13 +246,25 @@ class WeightGradients {
                           .next = beyond_l2 ? dgates + chunk.stride : nullptr});
   }
 
-  // h before each step of a chunk, whose first row is given; where it is 0, nothing.
+  // h before each step of a chunk, whose first row is given; where it is 0, nothing. Steps with
+  // cuts have theirs in h_cut.
   template <class Add>
-  void previous_states(Range steps, int64_t first, const Add& add) {
-    p_.rows().each_previous(steps.begin, steps.end, [&](const Rows::Run& run) {
-      const States<T> h = states_of<T>(run, p_, a_.y, a_.ldy, a_.h0);
-      if (h.rows) add(Run{h.rows, h.stride, run.begin - first, run.size()});
-    });
+  void previous_states(Range steps, int64_t first, const T* h_cut, const Add& add) {
+    if (!has_previous_states()) return;
+    for (int64_t t = steps.begin, end; t < steps.end; t = end) {
+      end = t + 1;
+      if (has_cuts(p_, t)) {
+        const int64_t row = p_.rows().offset(t) - first;
+        add(Run{h_cut + row * p_.P, p_.P, row, p_.rows().active(t)});
+        continue;
+      }
+      end = p_.cuts ? end : steps.end;
+      while (end < steps.end && !has_cuts(p_, end)) ++end;
+      p_.rows().each_previous(t, end, [&](const Rows::Run& run) {
+        const States<T> h = states_of<T>(run, p_, a_.y, a_.ldy, a_.h0);
+        if (h.rows) add(Run{h.rows, h.stride, run.begin - first, run.size()});
+      });
+    }
   }
 
   void biases(const Chunk& chunk, Range panels) {

@@ -35,6 +35,9 @@ struct Problem {
   bool reverse;
   bool packed;             // steps have fewer and fewer rows
   const int64_t* offsets;  // [T+1] when packed, see Rows; null: nobody asks for rows, or not packed
+  // [N]: whether the state that this direction comes to a row with is cut there; null: none is. For
+  // the CPU kernels; a CUDA device gets what lies between cuts as packed rows.
+  const uint8_t* cuts;
 
   FUSEDRNN_ROWS Rows rows() const { return {T, B, offsets, reverse}; }
   // Whether forward keeps all that backward reads, or a part, from which backward makes the rest.

@@ -6,6 +6,8 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <cstring>
+
 namespace fusedrnn::ops {
 namespace {
 
@@ -187,21 +189,28 @@ void fit_course(const Operands& o, const Call& call) {
   state("reset_c", course.reset_c, p.H, "(D, B or 1, H)");
 }
 
-// Where rows end and are cut; null: nowhere.
-std::shared_ptr<const Segments> segments_of(const Course& course, const Problem& p) {
-  if (!course.is_cut() || p.B == 0) return nullptr;
+// Where rows end and are cut, in `call`.
+void read_course(const Course& course, Call* call) {
+  const Problem& p = call->problem;
+  if (!course.is_cut() || p.B == 0) return;
   const auto on_host = [](const OptionalTensor& given) {
     return given ? in_memory(given->cpu()) : Tensor();
   };
-  const Tensor lengths = on_host(course.lengths), resets = on_host(course.resets);
+  const Tensor lengths = on_host(course.lengths);
+  Tensor resets = on_host(course.resets);
   const int64_t* ends = lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr;
   for (int64_t b = 0; ends && b < p.B; ++b) {
     TORCH_CHECK(ends[b] >= 0 && ends[b] <= p.T, "fusedrnn: lengths must be from 0 to T = ", p.T,
                 ", got ", ends[b], " for row ", b);
   }
-  auto segments = std::make_shared<Segments>(
-      p.T, p.B, ends, resets.defined() ? resets.const_data_ptr<bool>() : nullptr);
-  return segments->none() ? nullptr : std::move(segments);
+  const bool* const bits = resets.defined() ? resets.const_data_ptr<bool>() : nullptr;
+  const bool none = !bits || !std::memchr(bits, 1, p.T * p.B), in_place = call->input.is_cpu();
+  auto segments = std::make_shared<Segments>(p.T, p.B, ends, in_place ? nullptr : bits);
+  if (!segments->none()) call->segments = std::move(segments);
+  if (none) return;
+  if (in_place) call->resets = std::move(resets);
+  if (course.reset_h) call->reset_h = in_memory(*course.reset_h);
+  if (course.reset_c) call->reset_c = in_memory(*course.reset_c);
 }
 
 }  // namespace
@@ -242,9 +251,7 @@ Call check(const Operands& o) {
   if (o.hx) call.hx = in_memory(*o.hx);
   if (o.cx) call.cx = in_memory(*o.cx);
   call.input = in_memory(o.input);
-  call.segments = segments_of(o.course, call.problem);
-  if (call.segments && o.course.reset_h) call.reset_h = in_memory(*o.course.reset_h);
-  if (call.segments && o.course.reset_c) call.reset_c = in_memory(*o.course.reset_c);
+  read_course(o.course, &call);
   return call;
 }
 
@@ -326,6 +333,7 @@ Problem Call::direction(int64_t d) const {
   Problem p = problem;
   p.reverse = d == 1;
   p.offsets = p.packed ? offsets.data() : nullptr;
+  p.cuts = cuts[d].empty() ? nullptr : cuts[d].data();
   return p;
 }
 

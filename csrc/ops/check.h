@@ -19,11 +19,15 @@ struct Call {
   Tensor input, hx, cx;
   std::vector<Tensor> weights;
   bool has_biases;
-  bool states;                               // c of every step is a result
+  bool states;  // c of every step is a result
   // Rows of a direction's reserve: as many as there can be. How many there are only the data of
   // lengths and resets tell, and shapes do not depend on that.
   int64_t kept_rows;
   std::shared_ptr<const Segments> segments;  // null: no row ends early or is cut
+  // What the CPU kernels cut themselves: [T, B] on the host, undefined: nothing; and from it what
+  // they read, for each direction.
+  Tensor resets;
+  std::vector<uint8_t> cuts[2];
   Tensor reset_h, reset_c;
 
   // Direction d's problem. It points into this object.

@@ -9,13 +9,24 @@
 namespace fusedrnn::ops {
 namespace {
 
-// The call over segments: sizes, input and states.
-Call inner_of(const Call& call) {
-  const Segments& s = *call.segments;
+// Segments of rows that all go from the first step to the last.
+std::shared_ptr<const Segments> whole(const Call& call) {
+  return std::make_shared<Segments>(call.problem.T, call.problem.B, nullptr, nullptr);
+}
+
+// The call over segments: sizes, input and states; and what is cut among them.
+Call inner_of(const Call& call, const Segments& s) {
   Call inner = call;
   inner.segments = nullptr;
-  inner.hx = s.beginnings(call.hx, call.reset_h, call.D);
-  inner.cx = s.beginnings(call.cx, call.reset_c, call.D);
+  inner.resets = Tensor();
+  const bool in_place = call.resets.defined();
+  inner.hx = s.beginnings(call.hx, in_place ? Tensor() : call.reset_h, call.D);
+  inner.cx = s.beginnings(call.cx, in_place ? Tensor() : call.reset_c, call.D);
+  if (in_place) {
+    for (int64_t d = 0; d < call.D; ++d) inner.cuts[d] = s.cuts(call.resets, d);
+    inner.reset_h = s.sorted(call.reset_h);
+    inner.reset_c = s.sorted(call.reset_c);
+  }
   if (s.whole()) return inner;
   inner.input = s.packed(call.input);
   inner.problem.T = s.steps();
@@ -42,25 +53,28 @@ LayerResult nothing_done(const Call& call) {
 }  // namespace
 
 LayerResult run_cut(const Call& call, const std::function<LayerResult(const Call&)>& run) {
-  if (!call.segments) return run(call);
-  const Segments& s = *call.segments;
+  if (!call.segments && !call.resets.defined()) return run(call);
+  const auto segments = call.segments ? call.segments : whole(call);
+  const Segments& s = *segments;
   if (s.empty()) {
     LayerResult result = nothing_done(call);
     // Its shape goes by the sizes alone.
     Call like = call;
     like.segments = nullptr;
+    like.resets = Tensor();
     std::get<3>(result) = call.problem.training ? std::get<3>(run(like)) : std::get<3>(result);
     return result;
   }
-  auto [y, h_n, c_n, reserve, states] = run(inner_of(call));
+  auto [y, h_n, c_n, reserve, states] = run(inner_of(call, s));
   const bool has_c = spec(call.problem.cell).has_c;
   return {s.padded(y), s.endings(h_n, call.hx), has_c ? s.endings(c_n, call.cx) : c_n, reserve,
           call.states ? s.padded(states) : states};
 }
 
 void run_cut(const BackwardCall& call, const std::function<void(const BackwardCall&)>& run) {
-  if (!call.segments) return run(call);
-  const Segments& s = *call.segments;
+  if (!call.segments && !call.resets.defined()) return run(call);
+  const auto segments = call.segments ? call.segments : whole(call);
+  const Segments& s = *segments;
   for (const Tensor& state : {call.dhx, call.dcx}) {
     if (state.defined()) state.zero_();
   }
@@ -74,7 +88,7 @@ void run_cut(const BackwardCall& call, const std::function<void(const BackwardCa
     }
     return;
   }
-  static_cast<Call&>(inner) = inner_of(call);
+  static_cast<Call&>(inner) = inner_of(call, s);
   inner.y = s.packed(call.y);
   inner.dy = s.packed(call.dy);
   inner.dstates = s.packed(call.dstates);
@@ -83,12 +97,27 @@ void run_cut(const BackwardCall& call, const std::function<void(const BackwardCa
     return given.defined() || reset.defined() ? at::empty(state.sizes(), state.options())
                                               : Tensor();
   };
-  inner.dhx = slope(inner.hx, call.dhx, call.dreset_h);
-  inner.dcx = slope(inner.cx, call.dcx, call.dreset_c);
+  const bool in_place = call.resets.defined();
+  inner.dhx = slope(inner.hx, call.dhx, in_place ? Tensor() : call.dreset_h);
+  inner.dcx = slope(inner.cx, call.dcx, in_place ? Tensor() : call.dreset_c);
+  const auto of_rows = [&](const Tensor& wanted) {
+    if (!wanted.defined()) return Tensor();
+    return at::zeros({call.D, s.size(), wanted.size(2)}, wanted.options());
+  };
+  inner.dreset_h = in_place ? of_rows(call.dreset_h) : Tensor();
+  inner.dreset_c = in_place ? of_rows(call.dreset_c) : Tensor();
   run(inner);
   if (call.dx.defined() && !s.whole()) s.put_padded(inner.dx, call.dx);
-  if (inner.dhx.defined()) s.add_beginnings(inner.dhx, call.dhx, call.dreset_h);
-  if (inner.dcx.defined()) s.add_beginnings(inner.dcx, call.dcx, call.dreset_c);
+  if (inner.dhx.defined()) {
+    s.add_beginnings(inner.dhx, call.dhx, in_place ? Tensor() : call.dreset_h);
+  }
+  if (inner.dcx.defined()) {
+    s.add_beginnings(inner.dcx, call.dcx, in_place ? Tensor() : call.dreset_c);
+  }
+  if (in_place) {
+    s.add_sorted(inner.dreset_h, call.dreset_h);
+    s.add_sorted(inner.dreset_c, call.dreset_c);
+  }
 }
 
 }  // namespace fusedrnn::ops

@@ -200,6 +200,34 @@ void Segments::put_padded(const Tensor& packed, const Tensor& padded) const {
   move({}, {}, padded, rest);
 }
 
+std::vector<uint8_t> Segments::cuts(const Tensor& resets, int64_t direction) const {
+  const bool* const bits = resets.const_data_ptr<bool>();
+  std::vector<uint8_t> all(offsets_.back());
+  for (int64_t t = 0; t < steps(); ++t) {
+    for (int64_t n = offsets_[t]; n < offsets_[t + 1]; ++n) {
+      const Segment& s = segments_[n - offsets_[t]];
+      // Going back, the cut before step t+1 is met between t+1 and t.
+      const int64_t at = s.begin + t + direction;
+      all[n] = at < ends_[s.row] && bits[at * B_ + s.row];
+    }
+  }
+  return all;
+}
+
+Tensor Segments::sorted(const Tensor& states) const {
+  if (!states.defined() || states.size(1) == 1) return states;
+  return beginnings(states, {}, states.size(0));
+}
+
+void Segments::add_sorted(const Tensor& slope, const Tensor& d_states) const {
+  if (!d_states.defined()) return;
+  std::vector<int64_t> to;
+  for (int64_t d = 0; d < slope.size(0); ++d) {
+    for (int64_t i = 0; i < size(); ++i) to.push_back(d_states.size(1) == 1 ? d : given_row(d, i));
+  }
+  move(slope, {}, d_states, to, Move::kAdd);
+}
+
 Tensor Segments::beginnings(const Tensor& given, const Tensor& reset, int64_t D) const {
   if (!given.defined() && !reset.defined()) return {};
   const Tensor& like = given.defined() ? given : reset;

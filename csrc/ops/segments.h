@@ -31,6 +31,13 @@ class Segments {
   Tensor padded(const Tensor& packed) const;
   void put_padded(const Tensor& packed, const Tensor& padded) const;
 
+  // For each packed row, whether `resets` [T, B] cut the state that a direction comes to it with.
+  std::vector<uint8_t> cuts(const Tensor& resets, int64_t direction) const;
+  // Rows of `states` [D, B or 1, *] in the order of segments, one for all left as it is; and the
+  // gradient of that, added up.
+  Tensor sorted(const Tensor& states) const;
+  void add_sorted(const Tensor& slope, const Tensor& d_states) const;
+
   // [D, S, *], what each segment begins with: a row of `given` [D, B, *], or of `reset` [D, B or 1,
   // *] where a cut is before it. Undefined tensors are zeros, and so is the result of two of them.
   Tensor beginnings(const Tensor& given, const Tensor& reset, int64_t D) const;

@@ -42,6 +42,8 @@ void run(const BackwardCall& call) {
     a.accumulate_dx = d > 0 && !apart;
     a.dh0 = mutable_address(call.dhx, d * B * P);
     a.dc0 = mutable_address(call.dcx, d * B * H);
+    a.dreset_h = mutable_address(call.dreset_h, d * B * P);
+    a.dreset_c = mutable_address(call.dreset_c, d * B * H);
     a.dw_ih = mutable_address(dw.w_ih);
     a.dw_hh = mutable_address(dw.w_hh);
     a.db_ih = mutable_address(dw.b_ih);

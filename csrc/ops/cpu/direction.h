@@ -15,6 +15,11 @@ Params params_of(const Call& call, int64_t d, void* workspace) {
   a.x = address(call.input);
   a.h0 = address(call.hx, d * a.problem.B * a.problem.P);
   a.c0 = address(call.cx, d * a.problem.B * a.problem.H);
+  // One row for all, or one for each.
+  const Tensor& reset = call.reset_h.defined() ? call.reset_h : call.reset_c;
+  a.reset_rows = reset.defined() && reset.size(1) > 1;
+  a.reset_h = address(call.reset_h, d * a.problem.P * (a.reset_rows ? a.problem.B : 1));
+  a.reset_c = address(call.reset_c, d * a.problem.H * (a.reset_rows ? a.problem.B : 1));
   a.w_ih = address(w.w_ih);
   a.w_hh = address(w.w_hh);
   a.b_ih = address(w.b_ih);
