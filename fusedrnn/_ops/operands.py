@@ -88,13 +88,12 @@ def of_layer(o: Operands, kept: Kept) -> tuple[Any, ...]:
 
 def _of_backward(arguments: Sequence[Any]) -> tuple[Operands, Cotangents]:
     """layer_backward's arguments: slopes, operands, results, flags; likewise."""
-    dy, dh_n, dc_n, *operands, output, reserve, mode, biases, needs = arguments[:13]
-    dstates, lengths, resets, reset_h, reset_c, every = (
-        *arguments[13:],
-        *(None, None, None, None, None, 0)[len(arguments) - 13 :],
-    )
+    dy, dh_n, dc_n, x, sizes, hx, cx, weights, output, reserve, mode, biases, needs = arguments[:13]
+    defaults: tuple[Any, ...] = (None, None, None, None, None, 0)
+    rest = (*arguments[13:], *defaults[len(arguments) - 13 :])
+    dstates, lengths, resets, reset_h, reset_c, every = rest
     return (
-        Operands(*operands, mode, biases, lengths, resets, reset_h, reset_c),
+        Operands(x, sizes, hx, cx, weights, mode, biases, lengths, resets, reset_h, reset_c),
         Cotangents(dy, dh_n, dc_n, output, reserve, needs, dstates, every),
     )
 

@@ -30,7 +30,9 @@ class _PerSample:
             # What wants no gradient may go to oneDNN's layer, which knows no ExpandedWeights.
             input = input if input.requires_grad else input.detach().requires_grad_()
         if not cell.has_torch or course.is_cut or course.states:
-            return reference.stack(input, batch_sizes, hx, cx, params, mode, *flags, *course)
+            by_definition: Any = reference.stack
+            found = by_definition(input, batch_sizes, hx, cx, params, mode, *flags, *course)
+            return tuple(found)
         states: Any = (hx, cx) if cell.has_c else hx
         form = (
             (input, states, params) if batch_sizes is None else (input, batch_sizes, states, params)

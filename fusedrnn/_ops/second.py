@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _C, reference
+from .. import _C
+from .definition import gradients
+from .operands import Operands
 
 
 def _second_backward(
@@ -28,11 +30,11 @@ def _second_backward(
         values = iter(chosen)
         all_ = [next(values) if want else t for t, want in zip(tensors, wanted, strict=True)]
         dy, dh_n, dc_n, x, h, c, *weights, dstates, reset_h, reset_c = all_
-        batch_sizes, *course = rows
-        operands = (x, batch_sizes, h, c, weights, mode, has_biases)
-        found = reference.layer_backward(
-            dy, dh_n, dc_n, *operands, dstates, *course, reset_h, reset_c
+        batch_sizes, lengths, resets = rows
+        operands = Operands(
+            x, batch_sizes, h, c, weights, mode, has_biases, lengths, resets, reset_h, reset_c
         )
+        found = gradients((dy, dh_n, dc_n, dstates), operands)
         asked = [g for g, need in zip(found, needs, strict=False) if need]
         return [g for g, s in zip(asked, slopes, strict=True) if s is not None]
 

@@ -121,7 +121,7 @@ def _layer(V: int, o: Operands, dims: Operands, kept: Kept) -> tuple[Any, Any]:
         _unfold(reserve, V, 1) if has_reserve else reserve,
         _unfold(states, V, o.batch) if has_states else states,
     )
-    where = [o.batch + 1, 2]
+    where: list[Dim] = [o.batch + 1, 2]
     for there, dim in ((has_c, 2), (has_reserve, 2), (has_states, o.batch + 1)):
         where.append(dim if there else None)
     return outputs, tuple(where)
@@ -163,7 +163,8 @@ def _backward_at_once(
     wheres = [w for w, need in zip((o.batch, 1, 1), c.needs, strict=False) if need]
     resets = [dims.reset_h, dims.reset_c], [o.reset_h, o.reset_c]
     asked = [(dim, x) for dim, x, need in zip(*resets, c.needs[states:], strict=False) if need]
-    folded = [_unfold(g, V, where) for g, where in zip(found, wheres + [1] * len(asked), strict=True)]
+    wheres_of_all = wheres + [1] * len(asked)
+    folded = [_unfold(g, V, where) for g, where in zip(found, wheres_of_all, strict=True)]
     for i, (dim, x) in enumerate(asked, len(wheres)):
         if x.size(1 if dim is None or dim > 1 else 2) == 1:  # one for all rows
             folded[i] = folded[i].sum(1, keepdim=True)
@@ -183,8 +184,8 @@ def _layer_backward(
     results = []
     for each, own, results_of in zip(_one_by_one(V, o, dims), slopes, made, strict=True):
         y, kept = _forward_again(each, c.every) if results_of is None else results_of
-        *slopes_of, dstates = own
-        all_ = Cotangents(*slopes_of, y, kept, c.needs, dstates, c.every)
+        dy, dh_n, dc_n, dstates = own
+        all_ = Cotangents(dy, dh_n, dc_n, y, kept, c.needs, dstates, c.every)
         results.append(torch.ops.fusedrnn.layer_backward.default(*in_order(each, all_)))
     gradients = _together(results)
     return gradients, [0] * len(gradients)
