@@ -15,20 +15,7 @@ def explain(
     threads: int,
     bfloat16_weights: bool = ...,
 ) -> dict[str, Any]: ...
-def check_fit(
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: Tensor | None,
-    cx: Tensor | None,
-    weights: Sequence[Tensor],
-    mode: str,
-    has_biases: bool,
-    lengths: Tensor | None = ...,
-    resets: Tensor | None = ...,
-    reset_h: Tensor | None = ...,
-    reset_c: Tensor | None = ...,
-    backward: tuple[Any, ...] | None = ...,
-) -> None: ...
+def check_fit(operands: tuple[Any, ...], backward: tuple[Any, ...] | None = ...) -> None: ...
 def reserve_width(mode: str, dtype: str, H: int, P: int, device: str, every: int = ...) -> int: ...
 def has_tangent(tensor: Tensor) -> bool: ...
 def set_second_backward(function: Callable[..., Sequence[Tensor]]) -> None: ...

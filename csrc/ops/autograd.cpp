@@ -194,13 +194,12 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     kFirstWeight
   };
 
-  // Takes the tensors of `o` once more because torch finds edges among arguments only.
+  // Takes the tensors of `o` once more because torch finds edges among arguments only. `rest`: the
+  // weights, and those of reset_h and reset_c that were given.
   static variable_list forward(AutogradContext* ctx, [[maybe_unused]] const Tensor& input,
                                [[maybe_unused]] const OptionalTensor& hx,
                                [[maybe_unused]] const OptionalTensor& cx,
-                               [[maybe_unused]] at::TensorList weights,
-                               [[maybe_unused]] const OptionalTensor& reset_h,
-                               [[maybe_unused]] const OptionalTensor& reset_c, const Operands* o,
+                               [[maybe_unused]] at::TensorList rest, const Operands* o,
                                LayerResult* all) {
     const c10::AutoGradMode for_levels_below(Admission::admit());
     at::AutoDispatchBelowADInplaceOrView guard;
@@ -237,7 +236,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                                           : saved[kResetH + i - (inputs - 2)].defined();
       needs.push_back(given && ctx->needs_input_grad(edge++));
     }
-    variable_list result(inputs + 2);  // forward's other two arguments have no gradient
+    const size_t resets = saved[kResetH].defined() + saved[kResetC].defined();
+    variable_list result(inputs - 2 + resets + 2);  // forward's other two have no gradient
     const auto slope = [&](size_t i) {
       return i < grads.size() ? optional(grads[i]) : std::nullopt;
     };
@@ -261,9 +261,11 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     }
     const auto gradients =
         layer_backward(o, {dy, dh_n, dc_n, output, saved[kReserve], needs, dstates});
-    size_t next = 0;
+    size_t next = 0, place = 0;
     for (size_t i = 0; i < inputs; ++i) {
-      if (needs[i]) result[i] = gradients[next++];
+      if (needs[i]) result[place] = gradients[next++];
+      // Of the last two, those that were not given were no arguments.
+      place += i < inputs - 2 || saved[kResetH + i - (inputs - 2)].defined();
     }
     return result;
   }
@@ -286,9 +288,16 @@ LayerResult layer_autograd(const Operands& o) {
   Operands training = o;
   training.train = true;
   LayerResult all;
+  std::vector<Tensor> with_resets;
+  at::TensorList rest = o.weights.all;
+  for (const auto* reset : {&o.course.reset_h, &o.course.reset_c}) {
+    if (!*reset) continue;
+    if (with_resets.empty()) with_resets.assign(rest.begin(), rest.end());
+    with_resets.push_back(**reset);
+    rest = with_resets;
+  }
   const variable_list result =
-      LayerFunction::apply(o.input, o.hx, o.cx, o.weights.all, o.course.reset_h, o.course.reset_c,
-                           &std::as_const(training), &all);
+      LayerFunction::apply(o.input, o.hx, o.cx, rest, &std::as_const(training), &all);
   auto& [output, h_n, c_n, reserve, states] = all;
   return {result[0], result[1], result.size() > 2 ? result[2] : c_n, reserve,
           result.size() > 3 ? result[3] : states};

@@ -123,11 +123,12 @@ bool has_data(const Tensor& tensor) {
 // Refuses what the layer operators refuse, for their fake kernels and for the definition in their
 // place: these would fail somewhere inside, or not at all. Where sizes are symbols it lets all
 // pass.
-void check_fit(const Tensor& input, const OptionalTensor& batch_sizes, const OptionalTensor& hx,
-               const OptionalTensor& cx, const std::vector<Tensor>& weights,
-               const std::string& mode, bool has_biases, const OptionalTensor& lengths,
-               const OptionalTensor& resets, const OptionalTensor& reset_h,
-               const OptionalTensor& reset_c, const py::object& backward) {
+using GivenOperands =
+    std::tuple<Tensor, OptionalTensor, OptionalTensor, OptionalTensor, std::vector<Tensor>,
+               std::string, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor>;
+void check_fit(const GivenOperands& operands, const py::object& backward) {
+  const auto& [input, batch_sizes, hx, cx, weights, mode, has_biases, lengths, resets, reset_h,
+               reset_c] = operands;
   if (symbolic(input) || symbolic(batch_sizes) || symbolic(hx) || symbolic(cx)) return;
   if (symbolic(lengths) || symbolic(resets) || symbolic(reset_h) || symbolic(reset_c)) return;
   for (const Tensor& weight : weights) {
@@ -237,11 +238,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("eval_activation", &ops::eval_activation, py::arg("tanh_not_sigmoid"), py::arg("x"));
   m.def("explain", &ops::explain, py::arg("problem"), py::arg("batch_sizes"), py::arg("threads"),
         py::arg("bfloat16_weights") = false);
-  m.def("check_fit", &ops::check_fit, py::arg("input"), py::arg("batch_sizes"), py::arg("hx"),
-        py::arg("cx"), py::arg("weights"), py::arg("mode"), py::arg("has_biases"),
-        py::arg("lengths") = py::none(), py::arg("resets") = py::none(),
-        py::arg("reset_h") = py::none(), py::arg("reset_c") = py::none(),
-        py::arg("backward") = py::none());
+  m.def("check_fit", &ops::check_fit, py::arg("operands"), py::arg("backward") = py::none());
   m.def("reserve_width", &ops::reserve_width, py::arg("mode"), py::arg("dtype"), py::arg("H"),
         py::arg("P"), py::arg("device"), py::arg("every") = 0);
   m.def(

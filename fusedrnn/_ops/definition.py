@@ -20,13 +20,13 @@ def gradients(slopes: tuple[Any, Any, Any, Any], o: Operands) -> list[Tensor | N
 
 @on_reference
 def _layer(o: Operands) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _C.check_fit(*o)
+    _C.check_fit(o)
     return reference.layer(*o)
 
 
 @on_backward
 def _layer_backward(o: Operands, c: Cotangents) -> list[Tensor]:
-    _C.check_fit(*o, backward=c.fit())
+    _C.check_fit(o, backward=c.fit())
     if o.input.is_complex():
         raise RuntimeError(f"fusedrnn: layer_backward takes real numbers, got {o.input.dtype}")
     found = gradients((c.grad_output, c.grad_h_n, c.grad_c_n, c.grad_states), o)

@@ -13,7 +13,7 @@ from .operands import Cotangents, Kept, Operands, on_backward, on_layer
 
 @on_layer
 def _layer(o: Operands, kept: Kept) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _C.check_fit(*o)
+    _C.check_fit(o)
     x, (w, *others) = o.input, o.named
     D, H, P = 1 + len(others), w.w_hh.size(0) // o.cell.gates, w.w_hh.size(1)
     N: Any  # an int, or a symbol under dynamic shapes
@@ -41,7 +41,7 @@ def _layer(o: Operands, kept: Kept) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
 
 @on_backward
 def _layer_backward(o: Operands, c: Cotangents) -> list[Tensor]:
-    _C.check_fit(*o, backward=c.fit())
+    _C.check_fit(o, backward=c.fit())
     inputs = (o.input, o.hx, o.cx, *o.weights, o.reset_h, o.reset_c)
     return [
         x.new_empty(x.shape)
