@@ -35,6 +35,11 @@ WHOLE = torch.full((B,), T)
 close: Callable[..., None] = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # the definition's many small operators crawl on a busy machine
+
+
 class Case(NamedTuple):
     """A layer of one or two directions, or, of projections, an LSTM of two such layers."""
 

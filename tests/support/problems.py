@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fusedrnn
 from support.accuracy import assert_as_accurate_as
+from support.oracle import tensors_of
 from support.theirs import MODES as MODES
 from support.theirs import THEIRS, by_definition, name_of
 
@@ -40,6 +41,10 @@ class Problem:
     ``hx``: none, given, or grad (given and requiring grad). ``frozen``: which weights require
     no grad: none, hh (the recurrent ones) or all. ``use``: which outputs have a gradient.
     ``strided``: input is a view with no unit stride. ``dropout`` acts as in training.
+
+    Beyond torch.nn: ``lengths``: none, some (one of them 0), full (all T) or empty (all 0).
+    ``resets``: none, no (nowhere), sparse, dense or all. ``reset_state``: none, one (a row for all)
+    or rows. ``states``: what return_states is, ``every``: what checkpoint_every is.
     """
 
     mode: str = "LSTM"
@@ -58,6 +63,11 @@ class Problem:
     frozen: str = "none"
     use: str = "all"
     strided: bool = False
+    lengths: str = "none"
+    resets: str = "none"
+    reset_state: str = "none"
+    states: bool | str = False
+    every: int | str | None = None
 
     def __str__(self) -> str:
         words = [self.mode, SHORT[self.dtype]]
@@ -68,6 +78,11 @@ class Problem:
                 text = value if isinstance(value, str) else "" if value is True else str(value)
                 words.append(field.name + text if field.name != "form" else str(value))
         return "-".join(words)
+
+    @property
+    def is_torchs(self) -> bool:
+        """Whether torch.nn has what it asks for."""
+        return self.lengths == self.resets == "none" and not self.states
 
     @property
     def D(self) -> int:
@@ -153,6 +168,45 @@ def inputs(
     return input, states, leaves
 
 
+def keywords(
+    problem: Problem, dtype: torch.dtype, device: torch.device | None = None
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """(the arguments beyond torch.nn's, the leaves among them that get a gradient)."""
+    p = problem
+    generator = torch.Generator("cpu").manual_seed(6)
+    device = device or device_under_test()
+    one = p.form == "unbatched"
+    B = 1 if one else p.B
+    given: dict[str, Any] = {}
+    if p.lengths != "none":
+        lengths = torch.randint(0, p.T + 1, (B,), generator=generator, device="cpu")
+        lengths[B // 2] = 0 if B > 1 else (p.T + 1) // 2
+        lengths = {"full": torch.full_like(lengths, p.T), "empty": 0 * lengths}.get(
+            p.lengths, lengths
+        )
+        given["lengths"] = (lengths[0] if one else lengths).to(device)
+    if p.resets != "none":
+        share = {"no": 0.0, "sparse": 0.1, "dense": 0.6, "all": 1.0}[p.resets]
+        resets = torch.rand((p.T, B), generator=generator, device="cpu") < share
+        if p.resets == "sparse":  # else a small problem may have none
+            resets[p.T // 2, -1] = True
+        resets = resets[:, 0] if one else resets.t() if p.form == "batch_first" else resets
+        given["resets"] = resets.to(device)
+    leaves: list[Tensor] = []
+    if p.reset_state != "none":
+        rows = () if one else (B if p.reset_state == "rows" else 1,)
+        for width in [p.P or p.H, p.H][: 1 + (p.mode == "LSTM")]:
+            shape = (p.L * p.D, *rows, width)
+            values = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
+            leaves.append(values.to(p.dtype).to(device, dtype).requires_grad_())
+        given["reset_state"] = tuple(leaves) if p.mode == "LSTM" else leaves[0]
+    if p.states:
+        given["return_states"] = p.states
+    if p.every is not None:
+        given["checkpoint_every"] = p.every
+    return given, leaves
+
+
 def run(problem: Problem, by: str, device: torch.device | None = None) -> dict[str, Tensor | None]:
     """Outputs and gradients by "fusedrnn", "torch" or "exact" (the reference in float64)."""
     p = on_device(problem)
@@ -166,12 +220,19 @@ def run(problem: Problem, by: str, device: torch.device | None = None) -> dict[s
     if by != "fusedrnn":  # per-step operators on several threads crawl on a busy machine
         torch.set_num_threads(1)
     hx: Any = (states if p.mode == "LSTM" else states[0]) if states else None
-    output, final = by_definition(module, input, hx) if by == "exact" else module(input, hx)
+    extra, others = keywords(p, torch.float64 if by == "exact" else p.dtype, device)
+    if by == "exact" or (by == "torch" and not p.is_torchs):
+        found = by_definition(module, input, hx, **extra)
+    else:
+        found = module(input, hx, **(extra if by == "fusedrnn" else {}))
+    output, final, *each = found
     data = output.data if isinstance(output, PackedSequence) else output
-    outputs = (data, *final) if p.mode == "LSTM" else (data, final)
-    names = ("output", "h_n", "c_n")
-    results: dict[str, Tensor | None] = dict(zip(names, outputs, strict=False))
-    used = [v for k, v in zip(names, outputs, strict=False) if p.use in ("all", k)]
+    outputs = [data, *final] if p.mode == "LSTM" else [data, final]
+    names = ["output", "h_n", "c_n"][: len(outputs)]
+    names += [f"states {i}" for i in range(len(tensors_of(each)))]
+    outputs += tensors_of(each)
+    results: dict[str, Tensor | None] = dict(zip(names, outputs, strict=True))
+    used = [v for k, v in results.items() if v is not None and p.use in ("all", k.split()[0])]
     generator = torch.Generator("cpu").manual_seed(4)
     draw = partial(torch.randn, dtype=torch.float64, generator=generator, device="cpu")
     slopes = [draw(v.shape).to(p.dtype).to(v) for v in used]
@@ -179,6 +240,7 @@ def run(problem: Problem, by: str, device: torch.device | None = None) -> dict[s
     torch.set_num_threads(threads)
     leaf_names = ("input", "hx", "cx")
     results |= {f"grad {k}": v.grad for k, v in zip(leaf_names, leaves, strict=False)}
+    results |= {f"grad {k}": v.grad for k, v in zip(("reset h", "reset c"), others, strict=False)}
     results |= {f"grad {k}": v.grad for k, v in module.named_parameters()}
     return results
 
@@ -228,6 +290,12 @@ def grid(mode: str, choices: Mapping[str, Sequence[Any]], *, seed: int = 0) -> l
         problem = Problem(mode, **row)
         if mode != "LSTM":
             problem = replace(problem, P=0, use="all" if problem.use == "c_n" else problem.use)
+        if problem.form in ("sorted", "unsorted"):
+            problem = replace(problem, lengths="none", resets="none")
+        if problem.resets == "none":
+            problem = replace(problem, reset_state="none")
+        if problem.use == "states" and not problem.states:
+            problem = replace(problem, use="all")
         if problem.P >= problem.H:
             problem = replace(problem, P=0)
         if problem.form == "unbatched":

@@ -18,54 +18,69 @@ SMOOTH = tuple(mode for mode in MODES if mode != "RNN_RELU")  # whose slopes do 
 GATES = {"LSTM": 4, "GRU": 3, "MGU": 2, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
-def by_definition(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[Any, Any]:
-    """What ``module(input, hx)`` means, by the reference."""
+def by_definition(
+    module: nn.RNNBase,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Any = None,
+    return_states: bool | str = False,
+    checkpoint_every: int | str | None = None,
+) -> Any:
+    """What ``module(input, hx, lengths=...)`` means, by the reference."""
     data: Any
     data, batch_sizes, order, original = (
         input if isinstance(input, PackedSequence) else (input, None, None, None)
     )
-    states = hx if isinstance(hx, tuple) else (hx,)
+    has_c = module.mode == "LSTM"
+    states, others = (s if isinstance(s, tuple) else (s, None) for s in (hx, reset_state))
     unbatched = batch_sizes is None and data.dim() == 2
     batch_first = module.batch_first and data.dim() == 3
-    if unbatched:
-        data, states = data.unsqueeze(1), tuple(s if s is None else s.unsqueeze(1) for s in states)
+    if unbatched:  # a batch of one
+        data, resets = data.unsqueeze(1), None if resets is None else resets.unsqueeze(1)
+        lengths = None if lengths is None else lengths.unsqueeze(0)
+        states, others = (
+            tuple(None if s is None else s.unsqueeze(1) for s in pair) for pair in (states, others)
+        )
     if batch_first:
-        data = data.transpose(0, 1)
+        data, resets = data.transpose(0, 1), None if resets is None else resets.transpose(0, 1)
     if order is not None:
-        states = tuple(s if s is None else s[:, order] for s in states)
+        states = tuple(None if s is None else s[:, order] for s in states)
     weights = [w for group in module.all_weights for w in group]
-    h, c = (*states, None)[:2]
+    dropout = (module.num_layers, module.dropout, module.training)
+    asked = 2 if return_states == "all" else int(return_states)
     y: Any
-    y, *final = reference.stack(
-        data,
-        batch_sizes,
-        h,
-        c,
-        weights,
-        module.mode,
-        module.bias,
-        module.num_layers,
-        module.dropout,
-        module.training,
-        module.bidirectional,
+    y, *final, each = reference.stack(
+        *(data, batch_sizes, *states, weights, module.mode, module.bias, *dropout),
+        *(module.bidirectional, lengths, resets, *others, asked),
     )
-    final = final[:2] if module.mode == "LSTM" else final[:1]
+
+    def laid_out(v: Tensor) -> Any:
+        """Values of every step, [T, B, ...], as the input is laid out."""
+        if batch_sizes is not None:
+            return PackedSequence(v, batch_sizes, order, original)
+        return v.squeeze(-2) if unbatched else v.transpose(-3, -2) if batch_first else v
+
+    final = final[: 1 + has_c]
     if original is not None:
         final = [s[:, original] for s in final]
     if unbatched:
-        y, final = y.squeeze(1), [s.squeeze(1) for s in final]
-    if batch_first:
-        y = y.transpose(0, 1)
-    if batch_sizes is not None:
-        y = PackedSequence(y, batch_sizes, order, original)
-    return y, tuple(final) if module.mode == "LSTM" else final[0]
+        final = [s.squeeze(1) for s in final]
+    results = (laid_out(y), tuple(final) if has_c else final[0])
+    if not asked:
+        return results
+    if asked == 2 and batch_sizes is not None:
+        return *results, tuple(map(laid_out, each))
+    return *results, laid_out(each)
 
 
 class MGU(fusedrnn.MGU):
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, **keywords: Any) -> Any:
         if not isinstance(input, PackedSequence) and 0 in input.shape[:1]:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        return by_definition(self, input, hx)
+        return by_definition(self, input, hx, **keywords)
 
 
 class MGUCell(fusedrnn.MGUCell):
