@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .cells import CELLS
-from .refusals import two_states
 
 if TYPE_CHECKING:
     State = Tensor | tuple[Tensor, Tensor]
@@ -26,6 +25,7 @@ class Keywords(TypedDict, total=False):
 
 AUTOMATIC = -1  # the operators' `every`: by the memory budget
 _STATES = {False: 0, True: 1, "all": 2}
+_NAMES = (*Keywords.__annotations__, "return_states")
 
 
 class Course(NamedTuple):
@@ -59,6 +59,9 @@ def course_of(mode: str, keywords: dict[str, Any]) -> Course:
         ValueError: a number or word that is none of those there are.
         RuntimeError: ``reset_state`` without ``resets``.
     """
+    for name in keywords:
+        if name not in _NAMES:
+            raise TypeError(f"fusedrnn: arguments must be of {', '.join(_NAMES)}, got {name!r}")
     return _course(mode, **keywords) if keywords else PLAIN
 
 
@@ -88,10 +91,16 @@ def _reset_states(mode: str, resets: Any, given: Any) -> tuple[Tensor | None, Te
         raise RuntimeError("fusedrnn: reset_state must be None without resets: pass resets too")
     if not CELLS[mode].has_c:
         states: tuple[Any, Any] = (given, None)
+    elif given is None:
+        states = (None, None)
     elif isinstance(given, Tensor):
         raise TypeError("fusedrnn: reset_state must be (h, c), got one Tensor")
+    elif not isinstance(given, tuple | list):
+        raise _wrong_type("reset_state", "(h, c)", given)
+    elif len(given) != 2:
+        raise RuntimeError(f"fusedrnn: reset_state must be (h, c), got {len(given)} of them")
     else:
-        states = two_states(given)
+        states = (given[0], given[1])
     for state in states:
         if state is not None and not isinstance(state, Tensor):
             raise _wrong_type("reset_state", "of Tensors", state)
@@ -105,9 +114,8 @@ def _every(given: Any) -> int:
         return AUTOMATIC
     if isinstance(given, bool) or not isinstance(given, int | torch.SymInt):
         if isinstance(given, str):
-            raise ValueError(
-                f'fusedrnn: checkpoint_every must be a number of steps, "auto" or None, got {given!r}'
-            )
+            expected = 'a number of steps, "auto" or None'
+            raise ValueError(f"fusedrnn: checkpoint_every must be {expected}, got {given!r}")
         raise _wrong_type("checkpoint_every", 'an int, "auto" or None', given)
     if given < 1:
         raise ValueError(f"fusedrnn: checkpoint_every must be 1 or more, got {given}")
@@ -115,7 +123,7 @@ def _every(given: Any) -> int:
 
 
 def unbatched(given: Course) -> Course:
-    """With a batch of one: lengths [], resets [T], states [L*D, P] become [1], [T, 1], [L*D, 1, P]."""
+    """With a batch of one: lengths [] become [1], resets [T, 1], reset states [L*D, 1, P]."""
 
     def added(name: str, x: Tensor | None, dim: int, at: int) -> Tensor | None:
         if x is None:
@@ -133,10 +141,11 @@ def unbatched(given: Course) -> Course:
     return given._replace(lengths=lengths, resets=resets, reset_h=reset_h, reset_c=reset_c)
 
 
-def time_first(given: Course) -> Course:
+def time_first(given: Course, input: Tensor) -> Course:
     """Of a layer with ``batch_first``: resets [B, T] become [T, B]."""
     if given.resets is None:
         return given
-    if given.resets.dim() != 2:
-        raise RuntimeError(f"fusedrnn: resets must be 2-D (B, T), got {given.resets.dim()}-D")
+    if given.resets.shape != input.shape[:2]:
+        expected, got = list(input.shape[:2]), list(given.resets.shape)
+        raise RuntimeError(f"fusedrnn: resets must be Bool {expected} (B, T), got {got}")
     return given._replace(resets=given.resets.transpose(0, 1))

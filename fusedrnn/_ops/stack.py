@@ -57,7 +57,7 @@ def run(
             if not batch_first:
                 result = stack(input, None, hx, cx, params, mode, *flags, *course)
             else:
-                course = time_first(course)
+                course = time_first(course, input)
                 found = stack(input.transpose(0, 1), None, hx, cx, params, mode, *flags, *course)
                 output, h_n, c_n, kept = found
                 kept = kept.transpose(-3, -2) if kept.dim() > 1 else kept
