@@ -33,7 +33,8 @@ struct ForwardDirection {
   const void* h0;    // [B, H]
   const void* c0;    // [B, H]    with c
   void* y;           // [N, H]    row stride ldy
-  void* c;           // [N, H]    with c, training
+  void* c;           // [N, H]    with c, row stride ldc; null: not wanted. Training reads it
+                     //           back, so it is there then
   void* h_n;         // [B, H]
   void* c_n;         // [B, H]    with c
 };
@@ -47,7 +48,7 @@ struct Forward {
   int directions;          // 1 or 2, in one launch
   const int64_t* offsets;  // [T+1] packed, else null
   int64_t begin, end;
-  int64_t ldy;
+  int64_t ldy, ldc;
   ForwardDirection direction[2];
 };
 
@@ -59,6 +60,7 @@ struct BackwardDirection {
   const void* c0;     // [B, H]   with c
   const void* y;      // [N, H]   row stride ldy
   const void* dy;     // [N, H]   row stride lddy; null: zeros
+  const void* dc;     // [N, H]   with c, row stride lddc: of c as a result; null: zeros
   const void* dh_n;   // [B, H]   null: zeros
   const void* dc_n;   // [B, H]   null: zeros
   void* dslots;       // [N, S*H] gradients of the slots: the first G are those of x W_ih', those of
@@ -72,7 +74,7 @@ struct Backward {
   int directions;
   const int64_t* offsets;
   int64_t begin, end;
-  int64_t ldy, lddy;
+  int64_t ldy, lddy, lddc;
   BackwardDirection direction[2];
 };
 
@@ -89,7 +91,8 @@ struct StepForward {
   void* c_state;     // [B, H]       with c, likewise
   void* y;           // [rows, H]    row stride ldy: h once more; null: not wanted
   int64_t ldy;
-  void* c;  // [rows, H]    with c, training: c once more
+  void* c;  // [rows, H]    with c, row stride ldc: c once more; null: not wanted
+  int64_t ldc;
 };
 
 struct StepBackward {
@@ -105,6 +108,8 @@ struct StepBackward {
   int64_t ldh, rows_prev;
   const void* dy;  // [rows, H]    row stride lddy; null: zeros
   int64_t lddy;
+  const void* dc;  // [rows, H]    with c, row stride lddc: of c as a result; null: zeros
+  int64_t lddc;
   void* dh;  // [B, H]       gradient of h going in; coming out, of h_prev but for the part that
              //              comes through W_hh
   void* dc_state;  // [B, H]       with c: gradient of c going in, of c_prev coming out

@@ -130,6 +130,12 @@ BUGS = {
     "forward: slots overwritten in inference": bug(
         *(LSTM, "LSTM", FORWARD, ">= 0 && training && split.owns", ">= 0 && split.owns")
     ),
+    "forward: rows of c side by side": bug(
+        *(LSTM, "LSTM", FORWARD, "at(my_c, now[i], ldc)", "at(my_c, now[i], H)")
+    ),
+    "forward: c in training alone": bug(
+        *(LSTM, "LSTM", FORWARD, "CellType::kHasC && io.c)", "CellType::kHasC && training)")
+    ),
     "forward: both directions ascend": bug(
         *(RNN, "RNN", FORWARD, "T, B, direction == 1};", "T, B, false};")
     ),
@@ -198,6 +204,21 @@ BUGS = {
     "backward: dy is read where there is none": bug(
         *(LSTM_BACK, "LSTM", BACKWARD, "load_if(io.dy && now >= 0,", "load_if(now >= 0,")
     ),
+    "backward: the gradient of c of the next step": bug(
+        *(LSTM_BACK, "LSTM", BACKWARD, "at(column(dc), now_, lddc)", "at(column(dc), next_, lddc)")
+    ),
+    "backward: the gradient of c is read where there is none": bug(
+        *(LSTM_BACK, "LSTM", BACKWARD, "load_if(dc && now_ >= 0,", "load_if(now_ >= 0,")
+    ),
+    "backward: the gradient of c past a row's end": bug(
+        *(LSTM_BACK, "LSTM", BACKWARD, "load_if(dc && now_ >= 0,", "load_if(dc,")
+    ),
+    "backward: the gradient of c left out": bug(
+        *(LSTM_BACK, "LSTM", BLOCK, "states.of[i].add_slope_of_c(p);", ";")
+    ),
+    "backward, cluster: the gradient of c left out": bug(
+        *(LSTM_BACK, "LSTM", CLUSTER, "state.add_slope_of_c(p);", "")
+    ),
     "backward: the wrong gradient reaches h": bug(
         *(GRU_BACK, "GRU", CELL, "SlotsOf<kCell>::kRecurrent >>", "SlotsOf<kCell>::kInput >>")
     ),
@@ -257,6 +278,24 @@ BUGS = {
     # Stepwise.
     "stepwise: a state carried past its length": bug(
         *(STEPWISE, "stepwise", STEPWISE, "carried = row < a.rows_prev;", "carried = true;")
+    ),
+    "stepwise: rows of the gradient of c side by side": bug(
+        *(
+            STEPWISE,
+            "stepwise",
+            STEPWISE,
+            "load<T>(a.dc, row * a.lddc + unit)",
+            "load<T>(a.dc, state)",
+        )
+    ),
+    "stepwise: rows of c side by side": bug(
+        *(
+            STEPWISE,
+            "stepwise",
+            STEPWISE,
+            "store(a.c, row * a.ldc + unit, c)",
+            "store(a.c, state, c)",
+        )
     ),
     "stepwise: the step after": bug(
         *(STEPWISE, "stepwise", STEPWISE, "(middle) <= row ?", "(middle) < row ?")

@@ -37,6 +37,18 @@ class BackwardState {
     return {p.offsets, int(p.problem.T), int(p.problem.B), direction == 0};
   }
 
+  // Adds the gradient that c of the step has as a result, of all states before the first one takes
+  // the step. Prefetched, not loaded ahead: for one more register while the product runs there is
+  // no room (an LSTM of H=128, 4 rows, spills 52 bytes, sm_90a).
+  FUSEDRNN_DEVICE void add_slope_of_c(const Backward& p) {
+    if constexpr (CellType::kHasC) {
+      const void* dc = p.direction[direction_].dc;
+      const int lddc = int(p.lddc);
+      dc_ += load_if(dc && now_ >= 0, at(column(dc), now_, lddc));
+      prefetch_if(dc && next_ >= 0, at(column(dc), next_, lddc));
+    }
+  }
+
   // Takes the step: `gates` are the gradients of h W_hh', in torch's order; zeros where the row has
   // no such step. Gradients of the slots go to memory if `store`.
   FUSEDRNN_DEVICE void step(const Backward& p, bool store, float (&gates)[kGates]) {

@@ -50,6 +50,8 @@ struct BackwardBlock : BackwardTile<kTile> {
       const RowRange ahead = steps(step + 3);
       float* buffer = buffers + ((step - begin) & 1) * kBufferSize;
 #pragma unroll
+      for (int i = 0; i < kStates; ++i) states.of[i].add_slope_of_c(p);
+#pragma unroll
       for (int i = 0; i < kStates; ++i) {
         float gates[kGates];
         states.of[i].step(p, split.copy == 0, gates);

@@ -52,6 +52,7 @@ struct BackwardCluster : BackwardTile<kTile> {
       float* buffer = buffers + even * kBufferSize;
       if (has_cell) {
         if (step > 0) state.arrive(received(step, shares, barriers, thread));
+        state.add_slope_of_c(p);
         float gates[kGates];
         state.step(p, true, gates);
 #pragma unroll

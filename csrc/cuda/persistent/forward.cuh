@@ -169,7 +169,8 @@ struct ForwardKernel {
     const float* b_hh = static_cast<const float*>(io.b_hh);
     const float* h0 = static_cast<const float*>(io.h0);
     const float* c0 = static_cast<const float*>(io.c0);
-    const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T), ldy = int(p.ldy);
+    const int H = int(p.problem.H), B = int(p.problem.B), T = int(p.problem.T);
+    const int ldy = int(p.ldy), ldc = int(p.ldc);
     const int begin = int(p.begin), end = int(p.end);
     const bool training = p.problem.training, second = p.problem.cell == Family<kCell>::kSecond;
     const int slots_row = (training ? kTrainingSlots : kGates) * H;
@@ -287,7 +288,7 @@ struct ForwardKernel {
       for (int i = 0; i < kStates; ++i) {
         if (now[i] >= 0 && split.copy == 0) {
           at(my_y, now[i], ldy)[i / kRows] = h[i];
-          if (CellType::kHasC && training) at(my_c, now[i], H)[i / kRows] = c[i];
+          if (CellType::kHasC && io.c) at(my_c, now[i], ldc)[i / kRows] = c[i];
         }
         if constexpr (CellType::kKeepsSlots) {
           constexpr int kOwn = kLaneGates == kGates ? kSlots : kLaneGates;

@@ -75,7 +75,7 @@ forward_step(Elements<StepForward> e) {
     store(a.y, row * a.ldy + unit, h);
     if constexpr (C::kHasC) {
       store(a.c_state, state, c);
-      store(a.c, state, c);
+      store(a.c, row * a.ldc + unit, c);
     }
     if constexpr (C::kKeepsSlots) {
       if (!a.problem.training) return;
@@ -106,7 +106,7 @@ backward_step(Elements<StepBackward> e) {
     if constexpr (C::kHasC) {
       c = load<T>(a.c, state);
       c_prev = load<T>(carried ? a.c_prev : a.c0, state);
-      dc = load<T>(a.dc_state, state);
+      dc = load<T>(a.dc_state, state) + load<T>(a.dc, row * a.lddc + unit);
     }
     Scalar<T> dh = load<T>(a.dh, state) + load<T>(a.dy, row * a.lddy + unit);
     C::backward(s, h, h_prev, c_prev, c, dh, dc);

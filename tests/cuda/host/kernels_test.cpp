@@ -141,7 +141,7 @@ ForwardDirection forward_tensors(const Drawn& d, const Problem& p, int direction
   a.c0 = filled<T>(d, r.c0, B);
   a.h_n = Buffer<T>(B, H, d.skip);
   if (has_c) a.c_n = Buffer<T>(B, H, d.skip);
-  if (has_c && p.training) a.c = Buffer<T>(N, H, d.skip);
+  if (has_c && (p.training || d.wants_c)) a.c = Buffer<T>(N, H, d.ldc, d.skip);
   a.y = y.data() + direction * H;
   return {a.slots.data(), a.w_hh.data(), a.b_hh.data(), a.h0.data(), a.c0.data(), a.y,
           a.c.data(),     a.h_n.data(),  a.c_n.data()};
@@ -167,7 +167,7 @@ void compare_forward(const Recurrence& r, const Problem& p, Tensors<T>& a, std::
   const bool has_c = spec(p.cell).has_c;
   note(wrong, a.h_n.difference("h_n", r.h_n));
   if (has_c) note(wrong, a.c_n.difference("c_n", r.c_n));
-  if (has_c && p.training) note(wrong, a.c.difference("c", r.c));
+  if (a.c.data()) note(wrong, a.c.difference("c", r.c));
   if (!p.training) {
     note(wrong, a.slots.difference("slots, not training,", r.x));
   } else if (spec(p.cell).keeps_slots) {
@@ -183,7 +183,7 @@ std::string check_forward(const Drawn& d, int way, bool training) {
   const int64_t N = p.rows().total();
   Buffer<T> y = shared_rows<T>(d, d.ldy);
   Tensors<T> tensors[2];
-  Forward params{p, d.directions, offsets_of(d), 0, p.T, d.ldy, {}};
+  Forward params{p, d.directions, offsets_of(d), 0, p.T, d.ldy, d.ldc, {}};
   for (int i = 0; i < d.directions; ++i)
     params.direction[i] = forward_tensors(d, p, i, y, tensors[i]);
   std::string wrong;
@@ -219,6 +219,7 @@ BackwardDirection backward_tensors(const Drawn& d, const Problem& p, int directi
   a.w_hh = filled<T>(d, r.w_hh, gates_of(p.cell) * H);
   a.h0 = filled<T>(d, r.h0, B);
   a.c0 = filled<T>(d, r.c0, B);
+  if (!r.dc.empty()) a.dc = Buffer<T>(N, H, d.lddc, d.skip).put(r.dc);
   a.dh_n = filled<T>(d, r.dh_n, B);
   a.dc_n = filled<T>(d, r.dc_n, B);
   a.dslots = Buffer<T>(N, slots_of(p.cell, true) * H, d.skip);
@@ -226,8 +227,9 @@ BackwardDirection backward_tensors(const Drawn& d, const Problem& p, int directi
   if (d.wants_dc0 && spec(p.cell).has_c) a.dc0 = Buffer<T>(B, H, d.skip);
   a.y = y.data() + direction * H;
   a.dy = dy.data() ? dy.data() + direction * H : nullptr;
-  return {a.slots.data(), a.c.data(),  a.w_hh.data(), a.h0.data(),   a.c0.data(),     a.y, a.dy,
-          a.dh_n.data(),  a.dc_n.data(), a.dslots.data(), a.dh0.data(), a.dc0.data()};
+  return {a.slots.data(), a.c.data(),  a.w_hh.data(), a.h0.data(),   a.c0.data(),     a.y,
+          a.dy,           a.dc.data(), a.dh_n.data(), a.dc_n.data(), a.dslots.data(), a.dh0.data(),
+          a.dc0.data()};
 }
 
 int launch_backward(const Drawn& d, int way, const Backward& whole, std::string& wrong) {
@@ -257,7 +259,7 @@ std::string check_backward(const Drawn& d, int way) {
   Buffer<T> y = shared_rows<T>(d, d.ldy), dy;
   if (!d.direction[0].dy.empty()) dy = shared_rows<T>(d, d.lddy);
   Tensors<T> tensors[2];
-  Backward params{p, d.directions, offsets_of(d), 0, p.T, d.ldy, d.lddy, {}};
+  Backward params{p, d.directions, offsets_of(d), 0, p.T, d.ldy, d.lddy, d.lddc, {}};
   for (int i = 0; i < d.directions; ++i)
     params.direction[i] = backward_tensors(d, p, i, y, dy, tensors[i]);
   std::string wrong;

@@ -12,7 +12,7 @@ namespace fusedrnn::cuda {
 // Memory of one direction, in the kernels' precision.
 template <class T>
 struct Tensors {
-  Buffer<T> slots, w_hh, b_hh, h0, c0, c, h_n, c_n, dh_n, dc_n, dslots, dh0, dc0;
+  Buffer<T> slots, w_hh, b_hh, h0, c0, c, h_n, c_n, dc, dh_n, dc_n, dslots, dh0, dc0;
   T *y, *dy;  // in what all directions share
 };
 
@@ -68,7 +68,8 @@ int stepwise_forward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy)
                        spec(p.cell).has_c ? c.data() : nullptr,
                        a.y + step.row * ldy,
                        ldy,
-                       a.c.data() ? a.c.data() + step.row * H : nullptr};
+                       a.c.data() ? a.c.data() + step.row * a.c.stride() : nullptr,
+                       a.c.stride()};
     error |= step_forward(params, nullptr);
     known_zero = false;
   }
@@ -111,6 +112,8 @@ int stepwise_backward(const Problem& p, bool reverse, Tensors<T>& a, int64_t ldy
                         step.rows_before,
                         a.dy ? a.dy + step.row * lddy : nullptr,
                         lddy,
+                        a.dc.data() ? a.dc.data() + step.row * a.dc.stride() : nullptr,
+                        a.dc.stride(),
                         dh.data(),
                         has_c ? dc.data() : nullptr,
                         dslots,

@@ -40,6 +40,7 @@ class Buffer {
   T* data() { return elements_.empty() ? nullptr : elements_.data() + kBeside + skip_; }
   T& operator()(int64_t row, int64_t column) { return data()[row * stride_ + column]; }
   int64_t columns() const { return columns_; }
+  int64_t stride() const { return stride_; }
 
   Buffer& put(const Doubles& values) {
     for (size_t i = 0; i < values.size(); ++i)
@@ -86,10 +87,11 @@ struct Drawn {
   Problem problem;
   int directions;
   std::vector<int64_t> offsets;  // empty: every step has B rows
-  int64_t ldy, lddy;
+  int64_t ldy, lddy, ldc, lddc;
   int64_t cut;   // the step at which persistent kernels are started anew; 0: not at all
   int64_t skip;  // elements by which every tensor is off its alignment
   bool wants_dh0, wants_dc0;
+  bool wants_c;             // in inference too
   Recurrence direction[2];  // with the reference's results
 };
 
@@ -134,6 +136,8 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   d.skip = chance(4) ? 1 : 0;
   d.ldy = d.directions * H + (chance(2) ? 3 : 0);
   d.lddy = d.directions * H + (chance(2) ? 5 : 0);
+  d.ldc = H + (chance(2) ? 3 : 0);
+  d.lddc = H + (chance(2) ? 7 : 0);
   d.cut = chance(2) ? int64_t(random() % unsigned(T)) : 0;
   d.problem.packed = chance(2);
   if (d.problem.packed) {
@@ -144,6 +148,8 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
   const bool has_dy = !chance(4), has_dh_n = !chance(4), has_dc_n = !chance(4);
   d.wants_dh0 = !chance(4);
   d.wants_dc0 = !chance(4);
+  d.wants_c = chance(2);
+  const bool has_dc = chance(2);
 
   const int64_t N = d.problem.rows().total(), G = gates_of(cell);
   const auto fill = [&](Doubles& to, bool present, int64_t count, float bound) {
@@ -163,6 +169,7 @@ inline Drawn draw(Cell cell, int64_t T, int64_t B, int64_t H, unsigned seed) {
     fill(r.dy, has_dy, N * H, 1);
     fill(r.dh_n, has_dh_n, B * H, 1);
     fill(r.dc_n, has_dc_n && has_c, B * H, 1);
+    fill(r.dc, has_dc && has_c, N * H, 1);
     recurrence(d.problem, i == 1, r);
   }
 

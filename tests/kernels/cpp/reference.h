@@ -22,6 +22,7 @@ struct Recurrence {
   Doubles w_hh, b_hh, w_hr;  // [G*H, P], [G*H], [P, H]
   Doubles h0, c0;            // [B, P], [B, H]
   Doubles dy, dh_n, dc_n;    // [N, P], [B, P], [B, H]
+  Doubles dc;                // [N, H]  of c of every step as a result
   Doubles y, c, slots;       // [N, P], [N, H], [N, S*H]
   Doubles h_n, c_n;          // [B, P], [B, H]
   Doubles dslots, dh0, dc0;  // [N, S*H], [B, P], [B, H]
@@ -170,6 +171,7 @@ inline void backward_of(const Problem& p, int64_t b, const std::vector<int64_t>&
       double s[4], ds[4];
       for (int64_t i = 0; i < S; ++i) s[i] = a.slots[size_t((row * S + i) * H + j)];
       const double h_prev = p.projected ? 0 : a.h_before[size_t(row * H + j)];
+      dc[u] += at(a.dc, row * H + j);
       const double past = cell_backward(p.cell, s, h_prev, c_before[step][u],
                                         a.c[size_t(row * H + j)], dm[u], dc[u], ds);
       if (!p.projected) dh_prev[u] += past;

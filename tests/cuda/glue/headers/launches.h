@@ -40,7 +40,7 @@ inline int forward(const Forward& a, const Plan& plan, void* stream) {
       return launches::rows(memory, p, d, false, a.begin, a.end, stride, width, writes);
     };
     for (const glue::Access& access :
-         {rows(io.slots, S, S, p.training), rows(io.y, a.ldy, H, true), rows(io.c, H, H, true),
+         {rows(io.slots, S, S, p.training), rows(io.y, a.ldy, H, true), rows(io.c, a.ldc, H, true),
           launches::state(io.h0, p, false), launches::state(io.c0, p, false),
           launches::state(io.h_n, p, true), launches::state(io.c_n, p, true),
           glue::Access{io.w_hh, gates_of(p.cell) * H * H * 4, false}})
@@ -63,7 +63,7 @@ inline int backward(const Backward& a, const Plan& plan, void* stream) {
     };
     for (const glue::Access& access :
          {rows(io.slots, S, S, false), rows(io.c, H, H, false), rows(io.y, a.ldy, H, false),
-          rows(io.dy, a.lddy, H, false), rows(io.dslots, S, S, true),
+          rows(io.dy, a.lddy, H, false), rows(io.dc, a.lddc, H, false), rows(io.dslots, S, S, true),
           launches::state(io.h0, p, false), launches::state(io.c0, p, false),
           launches::state(io.dh_n, p, false), launches::state(io.dc_n, p, false),
           launches::state(io.dh0, p, true), launches::state(io.dc0, p, true)})
