@@ -189,7 +189,7 @@ void fit_course(const Operands& o, const Call& call) {
   state("reset_c", course.reset_c, p.H, "(D, B or 1, H)");
 }
 
-// Where rows end and are cut, in `call`.
+// Where rows end and are cut, in `call`. What lies on a device the host waits for.
 void read_course(const Course& course, Call* call) {
   const Problem& p = call->problem;
   if (!course.is_cut() || p.B == 0) return;

@@ -104,7 +104,8 @@ class KeptBlocks {
 // moves other memory in every call (LSTM T500 B256 H512 inference, in turn with torch.nn: 0.5 to
 // 0.6 s of system time, 0.2 in small pages).
 inline at::Tensor in_huge_pages(at::Tensor tensor, size_t least = kLargeBytes) {
-  if (tensor.defined() && tensor.nbytes() >= least && tensor.nbytes() <= kHugeBytes) {
+  if (tensor.defined() && tensor.is_cpu() && tensor.nbytes() >= least &&
+      tensor.nbytes() <= kHugeBytes) {
     advise_huge_pages(tensor.data_ptr(), tensor.nbytes());
   }
   return tensor;
@@ -115,10 +116,11 @@ inline at::Tensor workspace_of(int64_t bytes, const at::TensorOptions& options) 
   return in_huge_pages(at::empty({bytes}, options.dtype(at::kByte)), kMappedBytes);
 }
 
-// A tensor that only the layers see, such as the reserve: its block is kept for the next call.
+// A tensor that only the layers see, such as the reserve: its block is kept for the next call. On
+// another device torch's allocator does that.
 inline at::Tensor reused_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const size_t bytes = c10::multiply_integers(sizes) * options.dtype().itemsize();
-  if (bytes < kLargeBytes) return at::empty(sizes, options);
+  if (bytes < kLargeBytes || !options.device().is_cpu()) return at::empty(sizes, options);
   KeptBlocks& kept = KeptBlocks::instance();
   KeptBlocks::Block block = kept.take(bytes);
   if (!block.data) {

@@ -43,6 +43,7 @@ RUNS = {
     "trust": ["tests/cuda/glue/trust_checks.py"],
     "tune": ["tests/cuda/glue/tune_checks.py"],
     "products": ["tests/cuda/glue/torch_glue_products.py"],
+    "sequences": ["tests/cuda/glue/torch_glue_sequences.py"],
 }
 
 

@@ -13,6 +13,7 @@
 #include "ops/cuda/side.h"
 #include "ops/cuda/trust.h"
 #include "ops/cuda/weight_gradients.h"
+#include "ops/cut.h"
 #include "ops/schema.h"
 
 namespace fusedrnn::ops {
@@ -36,6 +37,7 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
   a.directions = int(call.D);
   a.offsets = static_cast<const int64_t*>(address(inner.offsets));
   a.ldy = a.lddy = call.D * p.P;
+  a.lddc = call.D * p.H;
   for (int64_t d = 0; d < call.D; ++d) {
     const Kept kept(p, call.rows(), call.reserve.size(2), d);
     cuda::BackwardDirection& to = a.direction[d];
@@ -46,6 +48,7 @@ int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& p
     to.c0 = address(call.cx, d * p.B * p.H);
     to.y = address(call.y, d * p.P);
     to.dy = address(call.dy, d * p.P);
+    to.dc = address(call.dstates, d * p.H);
     to.dslots = mutable_address(inner.dslots, d * inner.dslots.stride(0));
     to.dh0 = mutable_address(dh, d * p.B * p.P);
     to.dc0 = mutable_address(dc, d * p.B * p.H);
@@ -135,6 +138,7 @@ void read_step(const BackwardCall& call, int64_t d, const Kept& kept, int64_t t,
   }
   if (cell.has_c) {
     a.c = c(first);
+    a.dc = address(call.dstates, first * a.lddc + d * p.H);
     a.c_prev = carries ? c(previous) : nullptr;
   }
   if (cell.uses_previous_h) a.h_prev = carries ? y(previous) : nullptr;
@@ -165,6 +169,7 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   a.c0 = address(call.cx, d * p.B * p.H);
   a.h0 = address(call.hx, d * p.B * p.P);
   a.ldh = a.lddy = call.D * p.P;
+  a.lddc = call.D * p.H;
   a.dh = mutable_address(projection ? projection->dhidden() : dstate);
   a.dc_state = mutable_address(dc);
   a.dhw = keeps_apart ? mutable_address(dhw_buffer) : nullptr;
@@ -182,12 +187,10 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   }
 }
 
-std::vector<Tensor> layer_backward_cuda(const Operands& o, const Cotangents& c) {
-  const Scope scope(o.input);
-  const BackwardCall call = check_backward(o, c, cuda_reserve_width);
+void run(const BackwardCall& call, const Scope& scope) {
   const Problem& p = call.problem;
   const int64_t D = call.D, N = call.rows();
-  if (N == 0) return call.results();
+  if (N == 0) return;
 
   const auto options = call.input.options();
   cuda::Plan plan = plan_of(cuda::Pass::kBackward, call, scope);
@@ -207,6 +210,12 @@ std::vector<Tensor> layer_backward_cuda(const Operands& o, const Cotangents& c) 
     sums.steps(0, p.T, scope.product());
   }
   sums.finish(scope.product());
+}
+
+std::vector<Tensor> layer_backward_cuda(const Operands& o, const Cotangents& c) {
+  const Scope scope(o.input);
+  const BackwardCall call = check_backward(o, c, cuda_reserve_width);
+  run_cut(call, [&](const BackwardCall& cut) { run(cut, scope); });
   return call.results();
 }
 

@@ -1,7 +1,8 @@
 // One layer on a CUDA device, forward. The products with all inputs are one matrix product a
 // direction, straight into the buffer that the recurrence then works in, which when training is the
 // reserve. The recurrence is one launch for both directions where a persistent kernel can run it,
-// else a product and an element-wise kernel a step. Nothing here waits for the device.
+// else a product and an element-wise kernel a step. Nothing here waits for the device, but for
+// lengths and resets that lie on it: the host reads them once, to make packed rows of them.
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -14,6 +15,7 @@
 #include "ops/cuda/side.h"
 #include "ops/cuda/trust.h"
 #include "ops/cudnn.h"
+#include "ops/cut.h"
 #include "ops/schema.h"
 
 namespace fusedrnn::ops {
@@ -72,7 +74,20 @@ int64_t chunk_of(const cuda::Plan& plan, int64_t T) {
 namespace {
 
 struct Outputs {
-  Tensor y, h_n, c_n, reserve;
+  Tensor y, h_n, c_n, reserve, states;
+
+  // Where direction d leaves c of every step: in the reserve or, in inference, among the results if
+  // it is one; null: nowhere. Its rows lie ldc() elements apart.
+  void* c(const Call& call, int64_t d, int64_t row = 0) const {
+    const Problem& p = call.problem;
+    if (!spec(p.cell).has_c) return nullptr;
+    if (p.training)
+      return mutable_address(reserve, Kept(p, call.rows(), reserve.size(2), d).c + row * p.H);
+    return call.states ? mutable_address(states, row * ldc(call) + d * p.H) : nullptr;
+  }
+  static int64_t ldc(const Call& call) {
+    return call.problem.training ? call.problem.H : call.D * call.problem.H;
+  }
 };
 
 // Where x W_ih' + b_ih goes and the recurrence works. That is the reserve where there is one; else
@@ -146,6 +161,7 @@ int persistent(const Call& call, const Scope& scope, const cuda::Plan& plan, con
   a.directions = int(call.D);
   a.offsets = static_cast<const int64_t*>(address(offsets));
   a.ldy = call.D * p.P;
+  a.ldc = Outputs::ldc(call);
   project_input(call, slots, 0, chunk, scope.product());
   std::optional<Side> side;
   if (chunk < p.T) side.emplace(scope.current(), scope.precision());
@@ -161,9 +177,7 @@ int persistent(const Call& call, const Scope& scope, const cuda::Plan& plan, con
       to.h_n = mutable_address(out.h_n, d * p.B * p.P);
       to.h0 = a.begin > 0 ? to.h_n : address(call.hx, d * p.B * p.P);
       if (has_c) {
-        to.c = p.training
-                   ? mutable_address(out.reserve, Kept(p, call.rows(), out.reserve.size(2), d).c)
-                   : nullptr;
+        to.c = out.c(call, d);
         to.c_n = mutable_address(out.c_n, d * p.B * p.H);
         to.c0 = a.begin > 0 ? to.c_n : address(call.cx, d * p.B * p.H);
       }
@@ -220,6 +234,7 @@ void stepwise(const Call& call, int64_t d, const Scope& scope, const cuda::Plan&
   a.h = h.data;
   a.c_state = mutable_address(c_n);
   a.ldy = ldy;
+  a.ldc = Outputs::ldc(call);
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = p.reverse ? p.T - 1 - i : i;
     const int64_t first = p.rows().offset(t);
@@ -230,7 +245,7 @@ void stepwise(const Call& call, int64_t d, const Scope& scope, const cuda::Plan&
       a.hw = hw.data;
     }
     a.slots = mutable_address(slots.memory(), start + first * slots.row());
-    a.c = has_c && p.training ? mutable_address(out.reserve, kept.c + first * p.H) : nullptr;
+    a.c = out.c(call, d, first);
     const Matrix of_step = hidden.rows_at(p.training ? first : 0, a.rows);
     if (p.projected) {
       a.h = of_step.data;
@@ -245,18 +260,30 @@ void stepwise(const Call& call, int64_t d, const Scope& scope, const cuda::Plan&
   }
 }
 
-LayerResult layer_cuda(const Operands& o) {
-  const Scope scope(o.input);
-  const Call call = check(o);
+// A reserve holds c of every step; that is copied, since backward reads it by rows of H.
+void copy_states(const Call& call, const Outputs& out) {
+  const int64_t D = call.D, H = call.problem.H, N = call.rows();
+  for (int64_t d = 0; d < D; ++d) {
+    const Kept kept(call.problem, N, out.reserve.size(2), d);
+    view(out.states, d * H, N, H, D * H).copy_(view(out.reserve, kept.c, N, H, H));
+  }
+}
+
+LayerResult run(const Call& call, const Scope& scope) {
   const Problem& p = call.problem;
   const auto options = call.input.options();
   const int64_t D = call.D, N = call.rows(), width = cuda_reserve_width(p);
   Outputs out{};
-  out.y = p.packed ? at::empty({N, D * p.P}, options) : at::empty({p.T, p.B, D * p.P}, options);
+  const auto of_steps = [&](int64_t columns) {
+    return p.packed ? at::empty({N, columns}, options) : at::empty({p.T, p.B, columns}, options);
+  };
+  out.y = of_steps(D * p.P);
   out.h_n = at::empty({D, p.B, p.P}, options);
   out.c_n = spec(p.cell).has_c ? at::empty({D, p.B, p.H}, options) : at::empty({0}, options);
-  out.reserve = p.training ? at::empty({D, N, width}, options) : at::empty({0}, options);
-  if (N == 0) return {out.y, out.h_n, out.c_n, out.reserve};
+  out.reserve =
+      p.training ? at::empty({D, call.kept_rows, width}, options) : at::empty({0}, options);
+  out.states = call.states ? of_steps(D * p.H) : at::empty({0}, options);
+  if (N == 0) return {out.y, out.h_n, out.c_n, out.reserve, out.states};
 
   cuda::Plan plan = plan_of(cuda::Pass::kForward, call, scope);
   while (plan.kernel != cuda::Kernel::kStepwise) {
@@ -272,7 +299,13 @@ LayerResult layer_cuda(const Operands& o) {
     project_input(call, slots, 0, p.T, scope.product());
     for (int64_t d = 0; d < D; ++d) stepwise(call, d, scope, plan, slots, out);
   }
-  return {out.y, out.h_n, out.c_n, out.reserve};
+  if (call.states && p.training) copy_states(call, out);
+  return {out.y, out.h_n, out.c_n, out.reserve, out.states};
+}
+
+LayerResult layer_cuda(const Operands& o) {
+  const Scope scope(o.input);
+  return run_cut(check(o), [&](const Call& call) { return run(call, scope); });
 }
 
 }  // namespace

@@ -28,13 +28,27 @@
 #include "ops/cuda/trust.cpp"
 #include "ops/cuda/weight_gradients.cpp"
 #include "ops/cudnn.cpp"
+#include "ops/cut.cpp"
 #include "ops/operands.cpp"
 #include "ops/stack.cpp"
+
+// Rows of padded tensors move as they do on a GPU, by torch's operators.
+// clang-format off
+#include "ops/memory.h"  // which asks too
+#define is_cuda() is_cpu()
+#include "ops/segments.cpp"
+#undef is_cuda
+// clang-format on
 
 namespace fusedrnn::ops {
 
 // A cell's way past the layer is the CPU kernels' own.
 std::optional<StepResult> step_on_cpu(const Step&) { return std::nullopt; }
+
+// So are its threads, of which only moves on a CPU ask for some.
+cpu::Team team() {
+  return {[](int, void (*body)(void*, int, int), void* context) { body(context, 0, 1); }, 1};
+}
 
 // So are weights in bfloat16.
 bool keeps_bfloat16(const Operands&) { return false; }
@@ -132,8 +146,9 @@ TORCH_LIBRARY(fusedrnn_glue, m) {
   m.def("products(int fail=-1) -> int[]", products);
   m.def(
       "stack_by_torch(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, Tensor[] weights, "
-      "str mode, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional) "
-      "-> (Tensor output, Tensor h_n, Tensor c_n)",
+      "str mode, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, "
+      "Tensor? lengths=None, Tensor? resets=None, Tensor? reset_h=None, Tensor? reset_c=None, "
+      "int states=0, int every=0) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor states)",
       stack_op<stack_by_torch>);
   m.def("is_plain(Tensor tensor) -> bool", is_plain);
   m.def("start(int error) -> ()", start);

@@ -47,7 +47,7 @@ def layer_arguments(problem: Problem) -> tuple[Any, ...]:
 def gradients(problem: Problem, needs: list[bool]) -> list[Tensor]:
     """layer_backward's results for those of input, hx, cx and the weights that are wanted."""
     arguments = layer_arguments(problem)
-    y, h_n, c_n, reserve = torch.ops.fusedrnn.layer(*arguments, True)
+    y, h_n, c_n, reserve, _ = torch.ops.fusedrnn.layer(*arguments, True)
     kept = reserve.clone()
     generator = torch.Generator().manual_seed(5)
     slopes: list[Tensor | None] = [torch.randn(t.shape, generator=generator) for t in (y, h_n, c_n)]
