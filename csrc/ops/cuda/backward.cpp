@@ -3,11 +3,11 @@
 // The reserve is only read, so that a second backward finds it as the first did.
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/sum.h>
 #include <torch/library.h>
 
 #include <optional>
 
+#include "ops/cuda/again.h"
 #include "ops/cuda/glue.h"
 #include "ops/cuda/offsets.h"
 #include "ops/cuda/side.h"
@@ -19,69 +19,71 @@
 namespace fusedrnn::ops {
 namespace {
 
+// The steps [begin, end), counted from the last one.
+struct Stretch {
+  int64_t begin, end;
+  const Part& left;  // what forward left of them
+  const Inner& inner;
+  Tensor dh, dc;  // gradients of the states that they end with, then of those that they begin with
+};
+
 // The recurrence in pieces of the plan's, from the end; what follows from a piece is computed on a
 // second stream beside the next one. Returns the first launch's error: nothing was changed then.
 int persistent(const BackwardCall& call, const Scope& scope, const cuda::Plan& plan,
-               const Inner& inner, WeightGradients& weights) {
+               const Stretch& of, WeightGradients& weights) {
   const Problem& p = call.problem;
-  const int64_t chunk = chunk_of(plan, p.T);
-  const bool has_c = spec(p.cell).has_c, pieces = chunk < p.T;
-  // Where the gradient of the state goes from piece to piece, wanted or not.
-  const auto state = [&](const Tensor& result) {
-    return result.defined() || !pieces ? result
-                                       : at::empty({call.D, p.B, p.H}, call.input.options());
-  };
-  const Tensor dh = state(call.dhx), dc = has_c ? state(call.dcx) : Tensor();
+  const bool whole = of.begin == 0 && of.end == p.T;
+  const int64_t chunk = whole ? chunk_of(plan, p.T) : of.end - of.begin;
+  const bool has_c = spec(p.cell).has_c, pieces = chunk < of.end - of.begin;
   cuda::Backward a{};
   a.problem = call.direction(0);
   a.directions = int(call.D);
-  a.offsets = static_cast<const int64_t*>(address(inner.offsets));
+  a.offsets = static_cast<const int64_t*>(address(of.inner.offsets));
   a.ldy = a.lddy = call.D * p.P;
   a.lddc = call.D * p.H;
   for (int64_t d = 0; d < call.D; ++d) {
-    const Kept kept(p, call.rows(), call.reserve.size(2), d);
     cuda::BackwardDirection& to = a.direction[d];
-    if (call.reserve.size(2) > 0) to.slots = address(call.reserve, kept.slots);
-    to.c = has_c ? address(call.reserve, kept.c) : nullptr;
+    to.slots = of.left.slots[d].at(0);
+    to.c = has_c ? of.left.c[d].at(0) : nullptr;
     to.w_hh = address(call.weights_of(d).w_hh);
     to.h0 = address(call.hx, d * p.B * p.P);
     to.c0 = address(call.cx, d * p.B * p.H);
     to.y = address(call.y, d * p.P);
     to.dy = address(call.dy, d * p.P);
     to.dc = address(call.dstates, d * p.H);
-    to.dslots = mutable_address(inner.dslots, d * inner.dslots.stride(0));
-    to.dh0 = mutable_address(dh, d * p.B * p.P);
-    to.dc0 = mutable_address(dc, d * p.B * p.H);
+    to.dslots = of.inner.of_slots(d).at(0);
+    to.dh0 = mutable_address(of.dh, d * p.B * p.P);
+    to.dc0 = mutable_address(of.dc, d * p.B * p.H);
   }
   std::optional<Side> side;
   if (pieces) side.emplace(scope.current(), scope.precision());
-  int64_t done = 0;  // steps whose gradients went on to the weights
-  for (a.begin = 0; a.begin < p.T; a.begin = a.end) {
-    a.end = std::min(a.begin + chunk, p.T);
+  int64_t done = of.begin;  // steps whose gradients went on to the weights
+  for (a.begin = of.begin; a.begin < of.end; a.begin = a.end) {
+    a.end = std::min(a.begin + chunk, of.end);
     for (int64_t d = 0; d < call.D; ++d) {
       cuda::BackwardDirection& to = a.direction[d];
       to.dh_n = a.begin > 0 ? to.dh0 : address(call.dh_n, d * p.B * p.P);
       to.dc_n = a.begin > 0 ? to.dc0 : address(call.dc_n, d * p.B * p.H);
     }
     // The second stream waits for the last piece alone, yet comes to the device after this one.
-    if (a.begin > 0) side->fork();
+    if (a.begin > of.begin) side->fork();
     const int error = cuda::backward(a, plan, scope.stream());
-    if (error && a.begin == 0) return error;
+    if (error && a.begin == of.begin) return error;
     check_started(error, cuda::Pass::kBackward, p, plan);
-    if (a.begin > 0) weights.steps(done, a.begin, side->product());
+    if (a.begin > of.begin) weights.steps(done, a.begin, side->product());
     done = a.begin;
   }
   if (pieces) side->fork();
-  weights.steps(done, p.T, pieces ? side->product() : scope.product());
+  weights.steps(done, of.end, pieces ? side->product() : scope.product());
   if (pieces) side->join();
   return 0;
 }
 
-// The gradient of a state as it goes back in time: of the last step's going in, of the first one's
-// coming out, and that in its place among the results if it is wanted.
-Tensor start_gradient(const Tensor& result, const Tensor& given, int64_t d, int64_t rows,
-                      int64_t columns, const at::TensorOptions& options) {
-  Tensor state = result.defined() ? result.select(0, d) : at::empty({rows, columns}, options);
+// A gradient of a state as it goes back in time: of the last step's going in, of the first one's
+// coming out.
+Tensor start_gradient(const Tensor& all, const Tensor& given, int64_t d, int64_t begin) {
+  Tensor state = all.select(0, d);
+  if (begin > 0) return state;
   return given.defined() ? state.copy_(given.select(0, d)) : state.zero_();
 }
 
@@ -93,7 +95,7 @@ class Projection {
       : w_hr_(operand(*call.weights_of(d).w_hr)),
         dhidden_(at::empty({call.problem.B, call.problem.H}, call.input.options())),
         state_(dstate),
-        sums_(inner.projected.select(0, d)) {
+        sums_(inner.projected, inner.of_projected(d).element, call.problem.P, call.problem.P) {
     const int64_t P = call.problem.P;
     if (call.dy.defined()) dy_.emplace(view(call.dy, d * P, call.rows(), P, call.D * P));
   }
@@ -119,7 +121,7 @@ class Projection {
 };
 
 // What step t reads: its rows and where their parts lie.
-void read_step(const BackwardCall& call, int64_t d, const Kept& kept, int64_t t,
+void read_step(const BackwardCall& call, int64_t d, const Part& left, int64_t t,
                cuda::StepBackward& a) {
   const Problem& p = a.problem;
   const CellSpec& cell = spec(p.cell);
@@ -127,42 +129,39 @@ void read_step(const BackwardCall& call, int64_t d, const Kept& kept, int64_t t,
   const bool carries = !rows.is_first(t);
   const int64_t first = rows.offset(t), previous = carries ? rows.offset(rows.before(t)) : 0;
   const auto y = [&](int64_t row) { return address(call.y, row * a.ldh + d * p.P); };
-  const auto c = [&](int64_t row) { return address(call.reserve, kept.c + row * p.H); };
   a.rows = rows.active(t);
   a.rows_prev = rows.carried(t);
   if (!p.projected) a.dy = address(call.dy, first * a.lddy + d * p.P);
   if (cell.keeps_slots) {
-    a.slots = address(call.reserve, kept.slots + first * cuda::slots_of(p.cell, true) * p.H);
+    a.slots = left.slots[d].at(first);
   } else {
     a.h = y(first);
   }
   if (cell.has_c) {
-    a.c = c(first);
+    a.c = left.c[d].at(first);
     a.dc = address(call.dstates, first * a.lddc + d * p.H);
-    a.c_prev = carries ? c(previous) : nullptr;
+    a.c_prev = carries ? left.c[d].at(previous) : nullptr;
   }
   if (cell.uses_previous_h) a.h_prev = carries ? y(previous) : nullptr;
 }
 
 void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cuda::Plan& plan,
-              const Inner& inner) {
+              const Stretch& of) {
   const Problem p = call.direction(d);
   const int64_t columns = gates_of(p.cell) * p.H;
   const CellSpec& cell = spec(p.cell);
   const bool keeps_apart = cell.slots != cell.gates;  // part of h W_hh', as GRU's h_n
   const auto options = call.input.options();
-  const Kept kept(p, call.rows(), call.reserve.size(2), d);
-  const Tensor dstate = start_gradient(call.dhx, call.dh_n, d, p.B, p.P, options);
-  const Tensor dc =
-      cell.has_c ? start_gradient(call.dcx, call.dc_n, d, p.B, p.H, options) : Tensor();
+  const Tensor dstate = start_gradient(of.dh, call.dh_n, d, of.begin);
+  const Tensor dc = cell.has_c ? start_gradient(of.dc, call.dc_n, d, of.begin) : Tensor();
   const Matrix w_hh = operand(*call.weights_of(d).w_hh);
   // What the product with W_hh' takes: of GRU the slots r, z, h_n side by side, of a cell that
   // keeps nothing apart all slots as they are.
-  const Tensor dslots = inner.dslots.select(0, d);
-  const Tensor dhw_buffer = keeps_apart ? at::empty({p.B, columns}, options) : dslots;
-  const Matrix dh = target(dstate), dhw = operand(dhw_buffer, 0, call.rows(), columns, columns);
+  const Region dslots = of.inner.of_slots(d);
+  const Tensor dhw_buffer = keeps_apart ? at::empty({p.B, columns}, options) : Tensor();
+  const Matrix dh = target(dstate);
   std::optional<Projection> projection;
-  if (p.projected) projection.emplace(call, d, inner, dstate);
+  if (p.projected) projection.emplace(call, d, of.inner, dstate);
 
   cuda::StepBackward a{};
   a.problem = p;
@@ -172,44 +171,111 @@ void stepwise(const BackwardCall& call, int64_t d, const Scope& scope, const cud
   a.lddc = call.D * p.H;
   a.dh = mutable_address(projection ? projection->dhidden() : dstate);
   a.dc_state = mutable_address(dc);
-  a.dhw = keeps_apart ? mutable_address(dhw_buffer) : nullptr;
-  for (int64_t i = p.T - 1; i >= 0; --i) {
-    const int64_t t = p.reverse ? p.T - 1 - i : i, first = p.rows().offset(t);
-    read_step(call, d, kept, t, a);
+  a.dhw = mutable_address(dhw_buffer);
+  for (int64_t i = of.begin; i < of.end; ++i) {
+    const int64_t t = p.reverse ? i : p.T - 1 - i, first = p.rows().offset(t);
+    read_step(call, d, of.left, t, a);
+    if (a.rows == 0) continue;
     if (projection) projection->step(first, a.rows, scope.product());
-    a.dslots = mutable_address(dslots, first * dslots.size(1));
+    a.dslots = dslots.at(first);
     check_started(cuda::step_backward(a, scope.stream()), cuda::Pass::kBackward, p, plan);
-    if (i == 0 && !call.dhx.defined()) break;
-    const Matrix into = dh.rows_at(0, a.rows), from = dhw.rows_at(keeps_apart ? 0 : first, a.rows);
+    if (i == p.T - 1 && !call.dhx.defined()) break;
+    const Matrix into = dh.rows_at(0, a.rows);
+    const Matrix from =
+        keeps_apart ? operand(dhw_buffer, 0, a.rows, columns, columns)
+                    : operand(dslots.memory, dslots.element_of(first), a.rows, columns, columns);
     // Some of dh reaches h before past the product, where the cell mixes it in; else nothing does.
     cell.uses_previous_h ? scope.product().add(into, from, w_hh)
                          : scope.product().set(into, from, w_hh);
   }
 }
 
-void run(const BackwardCall& call, const Scope& scope) {
-  const Problem& p = call.problem;
-  const int64_t D = call.D, N = call.rows();
-  if (N == 0) return;
-
-  const auto options = call.input.options();
+// By whichever kernel the plan names and the device starts.
+void run_stretch(const BackwardCall& call, const Scope& scope, const Stretch& of,
+                 WeightGradients& weights) {
   cuda::Plan plan = plan_of(cuda::Pass::kBackward, call, scope);
-  Inner inner;
-  inner.offsets = device_offsets(call, scope.current());
-  inner.dslots = at::empty({D, N, cuda::slots_of(p.cell, true) * p.H}, options);
-  if (p.projected) inner.projected = at::empty({D, N, p.P}, options);
-  WeightGradients sums(call, inner, scope);
   while (plan.kernel != cuda::Kernel::kStepwise) {
-    const int error = persistent(call, scope, plan, inner, sums);
+    const int error = persistent(call, scope, plan, of, weights);
     if (!error) break;
-    take_out(error, cuda::Pass::kBackward, p, plan, scope);
+    take_out(error, cuda::Pass::kBackward, call.problem, plan, scope);
     plan = plan_of(cuda::Pass::kBackward, call, scope);
   }
   if (plan.kernel == cuda::Kernel::kStepwise) {
-    for (int64_t d = 0; d < D; ++d) stepwise(call, d, scope, plan, inner);
-    sums.steps(0, p.T, scope.product());
+    for (int64_t d = 0; d < call.D; ++d) stepwise(call, d, scope, plan, of);
+    weights.steps(of.begin, of.end, scope.product());
   }
-  sums.finish(scope.product());
+  weights.finish(of.left, scope.product());
+}
+
+// Gradients for `rows` rows a direction.
+Inner inner_of(const BackwardCall& call, const Scope& scope, int64_t rows) {
+  const Problem& p = call.problem;
+  const auto options = call.input.options();
+  Inner inner;
+  inner.offsets = device_offsets(call, scope.current());
+  inner.dslots = at::empty({call.D, rows, cuda::slots_of(p.cell, true) * p.H}, options);
+  if (p.projected) inner.projected = at::empty({call.D, rows, p.P}, options);
+  return inner;
+}
+
+// What forward left in the reserve.
+Part left_in_reserve(const BackwardCall& call) {
+  const Problem& p = call.problem;
+  const int64_t width = call.reserve.size(2), row = cuda::slots_of(p.cell, true) * p.H;
+  Part left{0, p.T};
+  for (int64_t d = 0; d < call.D; ++d) {
+    const Kept kept(p, call.rows(), width, d);
+    if (width > 0) left.slots[d] = {call.reserve, kept.slots, row};
+    if (spec(p.cell).has_c) left.c[d] = {call.reserve, kept.c, p.H};
+    if (p.projected) left.hidden[d] = {call.reserve, kept.hidden, p.H};
+  }
+  return left;
+}
+
+// Where the gradient of a state goes back in time, wanted or not.
+Tensor state_of(const BackwardCall& call, const Tensor& wanted, int64_t columns) {
+  return wanted.defined() ? wanted
+                          : at::empty({call.D, call.problem.B, columns}, call.input.options());
+}
+
+// A piece after the other, from the end: forward again, then back.
+void run_in_pieces(const BackwardCall& call, const Scope& scope) {
+  const Call filled = Pieces::filled_up(call);
+  const Pieces pieces(filled);
+  BackwardCall inner_call = call;
+  static_cast<Call&>(inner_call) = filled;
+  // Kernels see a problem whose steps' gates are all there.
+  Call forward = filled;
+  forward.problem.every = 0;
+  const Problem& p = filled.problem;
+  GatesAgain gates(inner_call, forward, pieces);
+  Inner inner = inner_of(inner_call, scope, gates.most_rows());
+  WeightGradients sums(inner_call, inner, scope);
+  const Tensor dh = state_of(call, call.dhx, p.P);
+  const Tensor dc = spec(p.cell).has_c ? state_of(call, call.dcx, p.H) : Tensor();
+  const int64_t every = pieces.every();
+  for (int64_t begin = (p.T - 1) / every * every; begin >= 0; begin -= every) {
+    const int64_t end = std::min(begin + every, p.T);
+    const Part& left = gates.make(begin, end, scope);
+    for (int64_t d = 0; d < call.D; ++d) {
+      const RowSpan rows = rows_of(filled, d, begin, end);
+      inner.first[d] = rows.first;
+      inner.count[d] = rows.count;
+    }
+    run_stretch(inner_call, scope, {p.T - end, p.T - begin, left, inner, dh, dc}, sums);
+  }
+}
+
+void run(const BackwardCall& call, const Scope& scope) {
+  const Problem& p = call.problem;
+  if (call.rows() == 0) return;
+  if (again(p)) return run_in_pieces(call, scope);
+  Inner inner = inner_of(call, scope, call.rows());
+  for (int64_t& count : inner.count) count = call.rows();
+  WeightGradients sums(call, inner, scope);
+  const Tensor dc = spec(p.cell).has_c ? state_of(call, call.dcx, p.H) : Tensor();
+  run_stretch(call, scope,
+              {0, p.T, left_in_reserve(call), inner, state_of(call, call.dhx, p.P), dc}, sums);
 }
 
 std::vector<Tensor> layer_backward_cuda(const Operands& o, const Cotangents& c) {

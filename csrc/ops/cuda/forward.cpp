@@ -8,10 +8,11 @@
 #include <torch/library.h>
 
 #include <cstdlib>
+#include <functional>
 #include <optional>
 
 #include "ops/cuda/glue.h"
-#include "ops/cuda/offsets.h"
+#include "ops/cuda/recurrence.h"
 #include "ops/cuda/side.h"
 #include "ops/cuda/trust.h"
 #include "ops/cudnn.h"
@@ -77,16 +78,13 @@ struct Outputs {
   Tensor y, h_n, c_n, reserve, states;
 
   // Where direction d leaves c of every step: in the reserve or, in inference, among the results if
-  // it is one; null: nowhere. Its rows lie ldc() elements apart.
-  void* c(const Call& call, int64_t d, int64_t row = 0) const {
+  // it is one.
+  Region c(const Call& call, int64_t d) const {
     const Problem& p = call.problem;
-    if (!spec(p.cell).has_c) return nullptr;
-    if (p.training)
-      return mutable_address(reserve, Kept(p, call.rows(), reserve.size(2), d).c + row * p.H);
-    return call.states ? mutable_address(states, row * ldc(call) + d * p.H) : nullptr;
-  }
-  static int64_t ldc(const Call& call) {
-    return call.problem.training ? call.problem.H : call.D * call.problem.H;
+    if (!spec(p.cell).has_c) return {};
+    if (p.training) return {reserve, Kept(p, call.rows(), reserve.size(2), d).c, p.H};
+    if (!call.states) return {};
+    return {states, d * p.H, call.D * p.H};
   }
 };
 
@@ -95,12 +93,12 @@ struct Outputs {
 // other is used: what inference needs does not grow with T.
 class Slots {
  public:
-  Slots(const Call& call, const Tensor& reserve, int64_t width, int64_t chunk)
+  Slots(const Call& call, const Tensor& reserve, int64_t chunk)
       : row_(cuda::slots_of(call.problem.cell, call.problem.training) * call.problem.H),
         chunk_(chunk),
         memory_(reserve),
-        width_(width) {
-    if (width > 0) return;
+        width_(call.problem.training ? reserve.size(2) : 0) {
+    if (width_ > 0) return;
     const bool whole = chunk == call.problem.T;
     // Of no piece there are more rows than of the first steps'.
     rows_ = whole ? call.rows() : call.direction(0).rows().offset(chunk);
@@ -109,155 +107,111 @@ class Slots {
     memory_ = at::empty({all, row_}, call.input.options());
   }
 
-  int64_t row() const { return row_; }
-  const Tensor& memory() const { return memory_; }
-  // Where row 0 is, or would be, for the steps from `begin` on, whose first row in memory is
-  // `first_row`. Rows are counted over the whole sequence always.
-  int64_t start(const Call& call, int64_t d, int64_t begin, int64_t first_row) const {
-    if (width_ > 0) return Kept(call.problem, call.rows(), width_, d).slots;
+  // For the steps from `begin` on, whose first row in memory is `first_row`.
+  Region of(const Call& call, int64_t d, int64_t begin, int64_t first_row) const {
+    if (width_ > 0) return {memory_, Kept(call.problem, call.rows(), width_, d).slots, row_};
     const int64_t half = chunk_ == call.problem.T ? 0 : begin / chunk_ % 2;
-    return (margin_ + (half * call.D + d) * rows_ - first_row) * row_;
+    return {memory_, (margin_ + (half * call.D + d) * rows_ - first_row) * row_, row_};
   }
 
  private:
-  // Steps past the last one of a launch that a kernel may read x of, only to throw it away: what it
-  // reads ahead goes by the whole sequence.
-  static constexpr int64_t kAhead = 4;
-
   int64_t row_, chunk_, rows_ = 0, margin_ = 0;
   Tensor memory_;
   int64_t width_;
 };
 
-// Rows of the steps [begin, end), counted as direction d takes them.
-RowSpan rows_of(const Call& call, int64_t d, int64_t begin, int64_t end) {
-  const Problem p = call.direction(d);
-  return p.reverse ? rows_of_times(p, p.T - end, p.T - begin) : rows_of_times(p, begin, end);
-}
+// What is done when so many steps were, on the current stream.
+using Border = std::function<void(int64_t end)>;
 
-void project_input(const Call& call, const Slots& slots, int64_t begin, int64_t end,
-                   const Products& product) {
+// The steps of one launch. States pass from one to the next in the results.
+Part part_of(const Call& call, const Slots& slots, const Outputs& out, int64_t begin, int64_t end) {
   const Problem& p = call.problem;
-  const int64_t columns = gates_of(p.cell) * p.H;
+  Part part{begin, std::min(end, p.T)};
+  part.h0 = begin > 0 ? out.h_n : call.hx;
+  part.c0 = begin > 0 ? out.c_n : call.cx;
+  part.h_n = out.h_n;
+  part.c_n = out.c_n;
   for (int64_t d = 0; d < call.D; ++d) {
-    const RowSpan rows = rows_of(call, d, begin, end);
-    const int64_t at = slots.start(call, d, begin, rows.first) + rows.first * slots.row();
-    product.set(target(slots.memory(), at, rows.count, columns, slots.row()),
-                operand(call.input, rows.first * p.I, rows.count, p.I, p.I),
-                operand(*call.weights_of(d).w_ih).t(), address(call.weights_of(d).b_ih));
+    part.slots[d] = slots.of(call, d, begin, rows_of(call, d, begin, part.end).first);
+    part.y[d] = {out.y, d * p.P, call.D * p.P};
+    part.c[d] = out.c(call, d);
+    if (p.training && p.projected)
+      part.hidden[d] = {out.reserve, Kept(p, call.rows(), out.reserve.size(2), d).hidden, p.H};
   }
+  return part;
 }
 
-// Runs the recurrence in pieces of the plan's, the input of the next piece being projected on a
+// Runs the recurrence in pieces of `chunk` steps, the input of the next piece being projected on a
 // second stream beside it. Returns the first launch's error: nothing was changed then but slots,
 // which can be made again.
-int persistent(const Call& call, const Scope& scope, const cuda::Plan& plan, const Slots& slots,
-               int64_t chunk, const Outputs& out) {
-  const Problem& p = call.problem;
-  const Tensor offsets = device_offsets(call, scope.current());
-  const bool has_c = spec(p.cell).has_c;
-  cuda::Forward a{};
-  a.problem = call.direction(0);
-  a.directions = int(call.D);
-  a.offsets = static_cast<const int64_t*>(address(offsets));
-  a.ldy = call.D * p.P;
-  a.ldc = Outputs::ldc(call);
-  project_input(call, slots, 0, chunk, scope.product());
+int persistent(const Call& call, const Scope& scope, const cuda::Plan& plan, int64_t chunk,
+               const Outputs& out, const Border& border) {
+  const int64_t T = call.problem.T;
+  const Slots slots(call, out.reserve, chunk);
+  Part part = part_of(call, slots, out, 0, chunk);
+  project_input(call, part, scope.product());
   std::optional<Side> side;
-  if (chunk < p.T) side.emplace(scope.current(), scope.precision());
-  for (a.begin = 0; a.begin < p.T; a.begin = a.end) {
-    a.end = std::min(a.begin + chunk, p.T);
-    for (int64_t d = 0; d < call.D; ++d) {
-      cuda::ForwardDirection& to = a.direction[d];
-      const RowSpan rows = rows_of(call, d, a.begin, a.end);
-      to.slots = mutable_address(slots.memory(), slots.start(call, d, a.begin, rows.first));
-      to.w_hh = address(call.weights_of(d).w_hh);
-      to.b_hh = address(call.weights_of(d).b_hh);
-      to.y = mutable_address(out.y, d * p.P);
-      to.h_n = mutable_address(out.h_n, d * p.B * p.P);
-      to.h0 = a.begin > 0 ? to.h_n : address(call.hx, d * p.B * p.P);
-      if (has_c) {
-        to.c = out.c(call, d);
-        to.c_n = mutable_address(out.c_n, d * p.B * p.H);
-        to.c0 = a.begin > 0 ? to.c_n : address(call.cx, d * p.B * p.H);
-      }
-    }
+  if (chunk < T) side.emplace(scope.current(), scope.precision());
+  while (true) {
     // The next piece goes where the last one was, which must be done; not this one. It comes to
     // the device after this one, lest it takes the multiprocessors that this one could have.
-    const bool more = a.end < p.T;
+    const bool more = part.end < T;
     if (more) side->fork();
-    const int error = cuda::forward(a, plan, scope.stream());
-    if (error && a.begin == 0) return error;
-    check_started(error, cuda::Pass::kForward, p, plan);
-    if (!more) break;
-    project_input(call, slots, a.end, std::min(a.end + chunk, p.T), side->product());
+    const int error = launch(call, scope, plan, part);
+    if (error && part.begin == 0) return error;
+    check_started(error, cuda::Pass::kForward, call.problem, plan);
+    if (!more) return 0;
+    if (border) border(part.end);
+    part = part_of(call, slots, out, part.end, part.end + chunk);
+    project_input(call, part, side->product());
     side->join();
   }
-  return 0;
 }
 
-// Sets one direction's state in a buffer for all of them to what it was given as, or to zero.
-Tensor start_state(const Tensor& all, const Tensor& given, int64_t d) {
-  Tensor state = all.select(0, d);
-  return given.defined() ? state.copy_(given.select(0, d)) : state.zero_();
+void stepwise(const Call& call, const Scope& scope, const cuda::Plan& plan, int64_t chunk,
+              const Outputs& out, const Border& border) {
+  const Slots slots(call, out.reserve, chunk);
+  for (int64_t begin = 0; begin < call.problem.T; begin += chunk) {
+    const Part part = part_of(call, slots, out, begin, begin + chunk);
+    project_input(call, part, scope.product());
+    step_through(call, scope, plan, part);
+    if (border && part.end < call.problem.T) border(part.end);
+  }
 }
 
-void stepwise(const Call& call, int64_t d, const Scope& scope, const cuda::Plan& plan,
-              const Slots& slots, const Outputs& out) {
-  const Problem p = call.direction(d);
-  const int64_t columns = gates_of(p.cell) * p.H, ldy = call.D * p.P, N = call.rows();
-  const bool has_c = spec(p.cell).has_c;
-  const int64_t start = slots.start(call, d, 0, 0);
-  const Kept kept(p, N, p.training ? out.reserve.size(2) : 0, d);
-  // The outputs serve as the running state: rows that have ended keep theirs.
-  const Tensor h_n = start_state(out.h_n, call.hx, d);
-  const Tensor c_n = has_c ? start_state(out.c_n, call.cx, d) : Tensor();
-  const Tensor hw_buffer = at::empty({p.B, columns}, call.input.options());
-  const Matrix w_hh = operand(*call.weights_of(d).w_hh).t(), h = target(h_n),
-               hw = target(hw_buffer);
-
-  // Of a projected layer: h before the projection, in the reserve or, row by row of one step, here.
-  Matrix w_hr{}, hidden{};
-  Tensor hidden_buffer;
-  Window state, y;
-  if (p.projected) {
-    w_hr = operand(*call.weights_of(d).w_hr).t();
-    if (!p.training) hidden_buffer = at::empty({p.B, p.H}, call.input.options());
-    hidden = p.training ? target(out.reserve, kept.hidden, N, p.H, p.H) : target(hidden_buffer);
-    state = Window(h_n);
-    y = Window(view(out.y, d * p.P, N, p.P, ldy));
+// `every`: steps from one border to the next; 0: there are none, and pieces are the plan's.
+void run_all(const Call& call, const Scope& scope, int64_t every, const Outputs& out,
+             const Border& border = {}) {
+  while (true) {
+    const cuda::Plan plan = plan_of(cuda::Pass::kForward, call, scope);
+    if (plan.kernel == cuda::Kernel::kStepwise)
+      return stepwise(call, scope, plan, every ? every : call.problem.T, out, border);
+    const int64_t chunk = every ? every : chunk_of(plan, call.problem.T);
+    const int error = persistent(call, scope, plan, chunk, out, border);
+    if (!error) return;
+    take_out(error, cuda::Pass::kForward, call.problem, plan, scope);
   }
+}
 
-  cuda::StepForward a{};
-  a.problem = p;
-  a.b_hh = address(call.weights_of(d).b_hh);
-  a.h = h.data;
-  a.c_state = mutable_address(c_n);
-  a.ldy = ldy;
-  a.ldc = Outputs::ldc(call);
-  for (int64_t i = 0; i < p.T; ++i) {
-    const int64_t t = p.reverse ? p.T - 1 - i : i;
-    const int64_t first = p.rows().offset(t);
-    a.rows = p.rows().active(t);
-    a.hw = nullptr;
-    if (i > 0 || call.hx.defined()) {
-      scope.product().set(hw.rows_at(0, a.rows), h.rows_at(0, a.rows), w_hh);
-      a.hw = hw.data;
+// As in inference, but that c of the rows that go on past a border goes to the reserve.
+void run_in_pieces(const Call& call, const Scope& scope, const Outputs& out) {
+  const Call filled = Pieces::filled_up(call);
+  const Pieces pieces(filled);
+  Call inner = filled;
+  inner.problem.training = false;
+  inner.problem.every = 0;
+  Outputs kept = out;
+  kept.reserve = Tensor();
+  const auto keep = [&](int64_t end) {
+    for (int64_t d = 0; d < call.D; ++d) {
+      const RowSpan rows = pieces.crossing(d, end);
+      out.reserve.select(0, d)
+          .narrow(0, rows.first, rows.count)
+          .copy_(out.c_n.select(0, d).narrow(0, 0, rows.count));
     }
-    a.slots = mutable_address(slots.memory(), start + first * slots.row());
-    a.c = out.c(call, d, first);
-    const Matrix of_step = hidden.rows_at(p.training ? first : 0, a.rows);
-    if (p.projected) {
-      a.h = of_step.data;
-    } else {
-      a.y = mutable_address(out.y, first * ldy + d * p.P);
-    }
-    check_started(cuda::step_forward(a, scope.stream()), cuda::Pass::kForward, p, plan);
-    if (p.projected) {
-      scope.product().set(h.rows_at(0, a.rows), of_step, w_hr);
-      y.rows(first, a.rows).copy_(state.rows(0, a.rows));
-    }
-  }
+  };
+  run_all(inner, scope, pieces.every(), kept,
+          spec(call.problem.cell).has_c ? Border(keep) : Border());
 }
 
 // A reserve holds c of every step; that is copied, since backward reads it by rows of H.
@@ -285,20 +239,11 @@ LayerResult run(const Call& call, const Scope& scope) {
   out.states = call.states ? of_steps(D * p.H) : at::empty({0}, options);
   if (N == 0) return {out.y, out.h_n, out.c_n, out.reserve, out.states};
 
-  cuda::Plan plan = plan_of(cuda::Pass::kForward, call, scope);
-  while (plan.kernel != cuda::Kernel::kStepwise) {
-    const int64_t chunk = chunk_of(plan, p.T);
-    const Slots slots(call, out.reserve, width, chunk);
-    const int error = persistent(call, scope, plan, slots, chunk, out);
-    if (!error) break;
-    take_out(error, cuda::Pass::kForward, p, plan, scope);
-    plan = plan_of(cuda::Pass::kForward, call, scope);
+  if (again(p)) {
+    run_in_pieces(call, scope, out);
+    return {out.y, out.h_n, out.c_n, out.reserve, out.states};
   }
-  if (plan.kernel == cuda::Kernel::kStepwise) {
-    const Slots slots(call, out.reserve, width, p.T);
-    project_input(call, slots, 0, p.T, scope.product());
-    for (int64_t d = 0; d < D; ++d) stepwise(call, d, scope, plan, slots, out);
-  }
+  run_all(call, scope, 0, out);
   if (call.states && p.training) copy_states(call, out);
   return {out.y, out.h_n, out.c_n, out.reserve, out.states};
 }

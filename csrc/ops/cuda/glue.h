@@ -81,6 +81,12 @@ class Window {
         columns_(matrix.size(1)),
         ld_(matrix.stride(0)),
         first_(matrix.storage_offset()) {}
+  // One whose row 0 lies, or would lie, at an element of `memory`.
+  Window(const Tensor& memory, int64_t element, int64_t columns, int64_t ld)
+      : view_(at::alias(memory)),
+        columns_(columns),
+        ld_(ld),
+        first_(memory.storage_offset() + element) {}
 
   // Valid until the next call.
   Tensor& rows(int64_t begin, int64_t count) {
@@ -94,6 +100,9 @@ class Window {
   Tensor view_;
   int64_t columns_ = 0, ld_ = 0, first_ = 0;
 };
+
+// Whether backward makes gates again. A cell that keeps none reads its output alone.
+inline bool again(const Problem& p) { return p.keeps_some() && spec(p.cell).keeps_slots; }
 
 // Where one direction's parts lie in the reserve, or in a workspace that has slots only.
 struct Kept {

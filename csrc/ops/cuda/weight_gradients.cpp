@@ -55,9 +55,9 @@ WeightGradients::WeightGradients(const BackwardCall& call, const Inner& inner, c
 }
 
 Matrix WeightGradients::of_x(int64_t d, const RowSpan& rows) const {
-  const int64_t ld = inner_.dslots.stride(1);
-  return operand(inner_.dslots, d * inner_.dslots.stride(0) + rows.first * ld, rows.count,
-                 gates_of(call_.problem.cell) * call_.problem.H, ld);
+  const Region dslots = inner_.of_slots(d);
+  return operand(dslots.memory, dslots.element_of(rows.first), rows.count,
+                 gates_of(call_.problem.cell) * call_.problem.H, dslots.ld);
 }
 
 void WeightGradients::steps(int64_t begin, int64_t end, const Products& product) {
@@ -77,6 +77,7 @@ void WeightGradients::inputs(int64_t d, int64_t begin, int64_t end, const Produc
     const auto part = [&](int64_t from, int64_t to, bool second) {
       if (from >= to) return;
       const RowSpan rows = rows_of_times(own, from, to);
+      if (rows.count == 0) return;
       const Matrix dx = target(call_.dx, rows.first * p.I, rows.count, p.I, p.I);
       const Matrix w_ih = operand(*call_.weights_of(d).w_ih);
       second ? product.add(dx, of_x(d, rows), w_ih) : product.set(dx, of_x(d, rows), w_ih);
@@ -106,8 +107,9 @@ void WeightGradients::recurrent(int64_t d, int64_t begin, int64_t end, const Pro
   const Matrix dw = target(*call_.dweights_of(d).w_hh);
   const int64_t H = p.H, S = inner_.dslots.stride(1) / H;
   const auto sum = [&](const RowSpan& rows, const Matrix& h) {
-    const Matrix all = operand(inner_.dslots, d * inner_.dslots.stride(0) + rows.first * S * H,
-                               rows.count, S * H, S * H);
+    const Region dslots = inner_.of_slots(d);
+    const Matrix all =
+        operand(dslots.memory, dslots.element_of(rows.first), rows.count, S * H, S * H);
     const auto gates = [&](int64_t from, int64_t to, int64_t count) {
       const Matrix part = dw.rows_at(to * H, count * H);
       const Matrix of_h = all.columns_at(from * H, count * H).t();
@@ -134,20 +136,22 @@ void WeightGradients::recurrent(int64_t d, int64_t begin, int64_t end, const Pro
   }
 }
 
-void WeightGradients::finish(const Products& product) {
+void WeightGradients::finish(const Part& left, const Products& product) {
   const Problem& p = call_.problem;
   for (int64_t d = 0; d < call_.D; ++d) {
     const DirectionWeights dw = call_.dweights_of(d);
     if (dw.w_hh->defined() && !started_[d]) dw.w_hh->zero_();
     if (call_.has_biases) biases(d);
     if (dw.w_hr && dw.w_hr->defined()) {
-      const Kept kept(p, call_.rows(), call_.reserve.size(2), d);
-      product.set(
-          target(*dw.w_hr),
-          operand(inner_.projected, d * inner_.projected.stride(0), call_.rows(), p.P, p.P).t(),
-          operand(call_.reserve, kept.hidden, call_.rows(), p.H, p.H));
+      const int64_t first = inner_.first[d], count = inner_.count[d];
+      const Region of_h = inner_.of_projected(d), &hidden = left.hidden[d];
+      const Matrix slopes = operand(of_h.memory, of_h.element_of(first), count, p.P, p.P).t();
+      const Matrix from = operand(hidden.memory, hidden.element_of(first), count, p.H, p.H);
+      finished_ ? product.add(target(*dw.w_hr), slopes, from)
+                : product.set(target(*dw.w_hr), slopes, from);
     }
   }
+  finished_ = true;
 }
 
 // x reaches the first G slots, h those that its product adds to.
@@ -155,19 +159,22 @@ void WeightGradients::biases(int64_t d) {
   Tensor db_ih = *call_.dweights_of(d).b_ih, db_hh = *call_.dweights_of(d).b_hh;
   if (!db_ih.defined() && !db_hh.defined()) return;
   const Cell cell = call_.problem.cell;
-  const Tensor dslots = inner_.dslots.select(0, d);
+  const Tensor dslots = inner_.dslots.select(0, d).narrow(0, 0, inner_.count[d]);
   const int64_t H = call_.problem.H, G = gates_of(cell);
-  if (spec(cell).slots == G) {  // the same ones
+  if (spec(cell).slots == G && !finished_) {  // the same ones
     Tensor sum = db_ih.defined() ? db_ih : db_hh;
     at::sum_out(sum, dslots, {0});
     if (db_ih.defined() && db_hh.defined()) db_hh.copy_(db_ih);
     return;
   }
   const Tensor sum = at::sum(dslots, {0});
-  if (db_ih.defined()) db_ih.copy_(sum.narrow(0, 0, G * H));
+  const auto put = [&](Tensor to, const Tensor& part) {
+    finished_ ? to.add_(part) : to.copy_(part);
+  };
+  if (db_ih.defined()) put(db_ih, sum.narrow(0, 0, G * H));
   if (!db_hh.defined()) return;
   each_run_of_recurrent(cell, [&](int64_t from, int64_t to, int64_t count) {
-    db_hh.narrow(0, to * H, count * H).copy_(sum.narrow(0, from * H, count * H));
+    put(db_hh.narrow(0, to * H, count * H), sum.narrow(0, from * H, count * H));
   });
 }
 

@@ -135,11 +135,15 @@ def settled() -> Iterator[None]:
     assert GLUE.settle() == ""
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each kind of kernel, forced."""
+    """The kind of kernel that a test is run by, forced."""
     monkeypatch.setenv("FUSEDRNN_CUDA_KERNEL", request.param)
     return str(request.param)
+
+
+def by(*kernels: str) -> Any:
+    return pytest.mark.parametrize("kernel", kernels, indirect=True)
 
 
 COURSES: dict[str, dict[str, Any]] = {
@@ -154,12 +158,21 @@ COURSES: dict[str, dict[str, Any]] = {
 }
 
 
+@by("block", "stepwise")
 @pytest.mark.parametrize("course", COURSES)
 @pytest.mark.parametrize("mode", MODES)
 def test_sequences_are_as_defined(mode: str, course: str, kernel: str) -> None:
     check(Case(mode, KERNELS[kernel], **COURSES[course]))
 
 
+@by("cluster")
+@pytest.mark.parametrize("every", [0, 3])
+@pytest.mark.parametrize("course", ["one reset state, lengths", "packed"])
+def test_sequences_by_clusters_are_as_defined(course: str, every: int, kernel: str) -> None:
+    check(Case("LSTM", KERNELS[kernel], every=every, **COURSES[course]))
+
+
+@by("block", "stepwise")
 @pytest.mark.parametrize("course", COURSES)
 def test_no_state_and_one_direction_are_as_defined(course: str, kernel: str) -> None:
     check(Case("LSTM", KERNELS[kernel], D=1, given=False, **COURSES[course]))
@@ -169,6 +182,21 @@ def test_no_state_and_one_direction_are_as_defined(course: str, kernel: str) -> 
 @pytest.mark.parametrize("course", COURSES)
 def test_float64_and_projections_are_as_defined(course: str, P: int) -> None:
     check(Case("LSTM", 6, P=P, **COURSES[course]), torch.float64)
+
+
+@by("block", "stepwise")
+@pytest.mark.parametrize("every", [1, 3, 9])
+@pytest.mark.parametrize("course", ["plain", "one reset state, lengths", "packed"])
+@pytest.mark.parametrize("mode", MODES)
+def test_gates_made_again_are_as_defined(mode: str, course: str, every: int, kernel: str) -> None:
+    check(Case(mode, KERNELS[kernel], every=every, **COURSES[course]))
+
+
+@pytest.mark.parametrize("P", [0, 2])
+@pytest.mark.parametrize("course", COURSES)
+def test_gates_of_float64_and_projections_are_made_again(course: str, P: int) -> None:
+    for every, given in ((2, True), (3, False)):
+        check(Case("LSTM", 6, P=P, given=given, every=every, **COURSES[course]), torch.float64)
 
 
 @pytest.mark.parametrize("chunk", ["1", "3"])
