@@ -97,18 +97,6 @@ void in_parts(int64_t n, size_t bytes, const Body& body) {
       &context);
 }
 
-// Indices as a tensor that a device reads. The copy comes from pinned memory, so nobody waits.
-Tensor index_for(const Tensor& like, const std::vector<int64_t>& index) {
-  const auto count = int64_t(index.size());
-  const bool cuda = like.is_cuda();
-  const Tensor host = at::empty({count}, at::TensorOptions(at::kLong).pinned_memory(cuda));
-  std::copy(index.begin(), index.end(), host.mutable_data_ptr<int64_t>());
-  return cuda ? host.to(like.device(), /*non_blocking=*/true) : host;
-}
-
-// Rows of the last dimension, all others taken as one.
-Tensor as_rows(const Tensor& tensor) { return tensor.view({-1, tensor.size(-1)}); }
-
 size_t row_bytes(const Tensor& tensor) { return tensor.size(-1) * tensor.element_size(); }
 char* row_at(const Tensor& tensor, int64_t row) {
   return static_cast<char*>(tensor.mutable_data_ptr()) + row * row_bytes(tensor);
@@ -129,23 +117,35 @@ struct Moves {
 };
 enum class Move { kSet, kAdd };
 
+#ifdef FUSEDRNN_WITH_CUDA
+// Rows of the last dimension, all others taken as one.
+Tensor as_rows(const Tensor& tensor) { return tensor.view({-1, tensor.size(-1)}); }
+
+// By torch's operators: sums of index_put_ come out the same every time, as those of index_add_ do
+// not.
 void move_on_cuda(const Tensor& from, const std::vector<int64_t>& source, const Tensor& to,
                   const std::vector<int64_t>& target, Move how) {
+  const auto index_for = [&](const std::vector<int64_t>& index) {
+    return index_on_device(index, to.device());
+  };
   const Tensor rows = !from.defined()  ? at::zeros({1, 1}, to.options()).expand({-1, to.size(-1)})
                       : source.empty() ? as_rows(from)
-                                       : as_rows(from).index_select(0, index_for(to, source));
+                                       : as_rows(from).index_select(0, index_for(source));
   if (target.empty()) {
     as_rows(to).copy_(rows);
   } else {
-    as_rows(to).index_put_({index_for(to, target)}, rows, how == Move::kAdd);
+    as_rows(to).index_put_({index_for(target)}, rows, how == Move::kAdd);
   }
 }
+#endif
 
 void move(const Tensor& from, const std::vector<int64_t>& source, const Tensor& to,
           const std::vector<int64_t>& target, Move how = Move::kSet) {
   const auto count = int64_t(std::max(source.size(), target.size()));
   if (count == 0) return;
+#ifdef FUSEDRNN_WITH_CUDA
   if (to.is_cuda()) return move_on_cuda(from, source, to, target, how);
+#endif
   const auto source_of = [&](int64_t i) { return source.empty() ? i : source[i]; };
   const auto target_of = [&](int64_t i) { return target.empty() ? i : target[i]; };
   const int64_t n = to.size(-1);

@@ -80,4 +80,9 @@ class Segments {
   std::vector<int64_t> places_;    // [N], in [T*B]: where a packed row lies
 };
 
+#ifdef FUSEDRNN_WITH_CUDA
+// Indices on a CUDA device, for the current stream there (csrc/ops/cuda/offsets.cpp).
+Tensor index_on_device(const std::vector<int64_t>& index, c10::Device device);
+#endif
+
 }  // namespace fusedrnn::ops

@@ -71,6 +71,11 @@ class Converted {
     for (OptionalTensor* state : {&hx, &cx, &course.reset_h, &course.reset_c}) {
       if (*state) *state = to(**state, type);
     }
+    // The host cuts the rows: what lies on the device it reads once, not for each layer and pass.
+    for (OptionalTensor* rows : {&course.lengths, &course.resets}) {
+      const bool there = *rows && is_plain(**rows) && (*rows)->device() == input.device();
+      if (there) *rows = (*rows)->cpu();
+    }
     const auto fits = [&](const Tensor& weight) { return weight.scalar_type() == type; };
     if (keeps_weights || std::all_of(weights.all.begin(), weights.all.end(), fits)) return;
     for (const Tensor& weight : s.weights.all) kept_.push_back(to(weight, type));

@@ -38,14 +38,27 @@ Place place_of(const c10::cuda::CUDAStream& stream) {
   return {stream.device_index(), stream.stream(), captured ? id : 0};
 }
 
-// A captured copy reads its source on every replay, and no graph tells when it goes away. To be
-// called under the lock.
-void keep_for_replays(const Tensor& host) {
-  static auto& sources = *new std::vector<Tensor>;
-  sources.push_back(host);
+// Numbers on the stream's device. They are copied from pinned memory, so nobody waits.
+Tensor copied(const std::vector<int64_t>& numbers, const Place& place, c10::Device device) {
+  const auto count = int64_t(numbers.size());
+  const Tensor host = at::empty({count}, at::TensorOptions(at::kLong).pinned_memory(true));
+  std::memcpy(host.data_ptr(), numbers.data(), count * sizeof(int64_t));
+  if (place.capture) {
+    // A captured copy reads its source on every replay, and no graph tells when it goes away.
+    static std::mutex mutex;
+    static auto& sources = *new std::vector<Tensor>;
+    const std::lock_guard<std::mutex> lock(mutex);
+    sources.push_back(host);
+  }
+  Tensor copy = at::empty({count}, at::TensorOptions(at::kLong).device(device));
+  return copy.copy_(host, /*non_blocking=*/true);
 }
 
 }  // namespace
+
+Tensor index_on_device(const std::vector<int64_t>& index, c10::Device device) {
+  return copied(index, place_of(c10::cuda::getCurrentCUDAStream(device.index())), device);
+}
 
 Tensor device_offsets(const Call& call, const c10::cuda::CUDAStream& stream) {
   if (call.offsets.empty()) return {};
@@ -65,12 +78,7 @@ Tensor device_offsets(const Call& call, const c10::cuda::CUDAStream& stream) {
     }
     return copies.front().device;
   }
-  const auto count = int64_t(call.offsets.size());
-  const Tensor host = at::empty({count}, at::TensorOptions(at::kLong).pinned_memory(true));
-  std::memcpy(host.data_ptr(), call.offsets.data(), count * sizeof(int64_t));
-  if (place.capture) keep_for_replays(host);
-  Tensor device = at::empty({count}, call.input.options().dtype(at::kLong));
-  device.copy_(host, /*non_blocking=*/true);
+  const Tensor device = copied(call.offsets, place, call.input.device());
   if (copies.size() >= kMost) copies.pop_back();
   copies.push_front({place, call.offsets, device});
   return device;
