@@ -222,7 +222,8 @@ Inner inner_of(const BackwardCall& call, const Scope& scope, int64_t rows) {
 Part left_in_reserve(const BackwardCall& call) {
   const Problem& p = call.problem;
   const int64_t width = call.reserve.size(2), row = cuda::slots_of(p.cell, true) * p.H;
-  Part left{0, p.T};
+  Part left{};
+  left.end = p.T;
   for (int64_t d = 0; d < call.D; ++d) {
     const Kept kept(p, call.rows(), width, d);
     if (width > 0) left.slots[d] = {call.reserve, kept.slots, row};

@@ -126,7 +126,9 @@ using Border = std::function<void(int64_t end)>;
 // The steps of one launch. States pass from one to the next in the results.
 Part part_of(const Call& call, const Slots& slots, const Outputs& out, int64_t begin, int64_t end) {
   const Problem& p = call.problem;
-  Part part{begin, std::min(end, p.T)};
+  Part part{};
+  part.begin = begin;
+  part.end = std::min(end, p.T);
   part.h0 = begin > 0 ? out.h_n : call.hx;
   part.c0 = begin > 0 ? out.c_n : call.cx;
   part.h_n = out.h_n;

@@ -142,10 +142,6 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-def by(*kernels: str) -> Any:
-    return pytest.mark.parametrize("kernel", kernels, indirect=True)
-
-
 COURSES: dict[str, dict[str, Any]] = {
     "plain": {},
     "lengths": {"lengths": LENGTHS},
@@ -158,21 +154,21 @@ COURSES: dict[str, dict[str, Any]] = {
 }
 
 
-@by("block", "stepwise")
+@pytest.mark.parametrize("kernel", ["block", "stepwise"], indirect=True)
 @pytest.mark.parametrize("course", COURSES)
 @pytest.mark.parametrize("mode", MODES)
 def test_sequences_are_as_defined(mode: str, course: str, kernel: str) -> None:
     check(Case(mode, KERNELS[kernel], **COURSES[course]))
 
 
-@by("cluster")
+@pytest.mark.parametrize("kernel", ["cluster"], indirect=True)
 @pytest.mark.parametrize("every", [0, 3])
 @pytest.mark.parametrize("course", ["one reset state, lengths", "packed"])
 def test_sequences_by_clusters_are_as_defined(course: str, every: int, kernel: str) -> None:
     check(Case("LSTM", KERNELS[kernel], every=every, **COURSES[course]))
 
 
-@by("block", "stepwise")
+@pytest.mark.parametrize("kernel", ["block", "stepwise"], indirect=True)
 @pytest.mark.parametrize("course", COURSES)
 def test_no_state_and_one_direction_are_as_defined(course: str, kernel: str) -> None:
     check(Case("LSTM", KERNELS[kernel], D=1, given=False, **COURSES[course]))
@@ -184,7 +180,7 @@ def test_float64_and_projections_are_as_defined(course: str, P: int) -> None:
     check(Case("LSTM", 6, P=P, **COURSES[course]), torch.float64)
 
 
-@by("block", "stepwise")
+@pytest.mark.parametrize("kernel", ["block", "stepwise"], indirect=True)
 @pytest.mark.parametrize("every", [1, 3, 9])
 @pytest.mark.parametrize("course", ["plain", "one reset state, lengths", "packed"])
 @pytest.mark.parametrize("mode", MODES)
