@@ -190,7 +190,7 @@ void fit_course(const Operands& o, const Call& call) {
 }
 
 // Where rows end and are cut, in `call`. What lies on a device the host waits for.
-void read_course(const Course& course, Call* call) {
+void read_course(const Course& course, Cuts cuts, Call* call) {
   const Problem& p = call->problem;
   if (!course.is_cut() || p.B == 0) return;
   const auto on_host = [](const OptionalTensor& given) {
@@ -204,7 +204,7 @@ void read_course(const Course& course, Call* call) {
                 ", got ", ends[b], " for row ", b);
   }
   const bool* const bits = resets.defined() ? resets.const_data_ptr<bool>() : nullptr;
-  const bool none = !bits || !std::memchr(bits, 1, p.T * p.B), in_place = call->input.is_cpu();
+  const bool none = !bits || !std::memchr(bits, 1, p.T * p.B), in_place = cuts == Cuts::kInPlace;
   auto segments = std::make_shared<Segments>(p.T, p.B, ends, in_place ? nullptr : bits);
   if (!segments->none()) call->segments = std::move(segments);
   if (none) return;
@@ -241,7 +241,7 @@ Call fit(const Operands& o, bool read_sizes) {
   return call;
 }
 
-Call check(const Operands& o) {
+Call check(const Operands& o, Cuts cuts) {
   Call call = fit(o);
   const bool low = o.stored == Stored::kBFloat16 && o.input.scalar_type() == at::kBFloat16;
   call.problem.dtypes = all_of(low ? DType::kFloat32 : dtype_of(o.input.scalar_type()));
@@ -251,7 +251,7 @@ Call check(const Operands& o) {
   if (o.hx) call.hx = in_memory(*o.hx);
   if (o.cx) call.cx = in_memory(*o.cx);
   call.input = in_memory(o.input);
-  read_course(o.course, &call);
+  read_course(o.course, cuts, &call);
   return call;
 }
 
@@ -280,10 +280,10 @@ void fit_backward(const Call& call, const Operands& o, const Cotangents& c) {
   }
 }
 
-BackwardCall check_backward(const Operands& o, const Cotangents& c,
+BackwardCall check_backward(const Operands& o, const Cotangents& c, Cuts cuts,
                             int64_t (*reserve_width)(const Problem& problem)) {
   BackwardCall call{};
-  static_cast<Call&>(call) = check(o);
+  static_cast<Call&>(call) = check(o, cuts);
   fit_backward(call, o, c);
   check_tensor("reserve", c.reserve, {call.D, call.kept_rows, reserve_width(call.direction(0))},
                "(D, N, width), what layer(train=True) made", call.input);

@@ -66,8 +66,12 @@ void check_devices(const Operands& o);
 Call fit(const Operands& o, bool read_sizes = true);
 void fit_backward(const Call& call, const Operands& o, const Cotangents& c);
 
-Call check(const Operands& o);
-BackwardCall check_backward(const Operands& o, const Cotangents& c,
+// How a state is cut within a row: by kernels that do it themselves, or by taking what lies between
+// cuts as sequences of its own.
+enum class Cuts { kInPlace, kAsSegments };
+
+Call check(const Operands& o, Cuts cuts);
+BackwardCall check_backward(const Operands& o, const Cotangents& c, Cuts cuts,
                             int64_t (*reserve_width)(const Problem& problem));
 
 // The sizes that input and the first direction's weights state, whether or not the others agree.

@@ -58,7 +58,7 @@ LayerResult run(const Call& call) {
 }  // namespace
 
 LayerResult layer_cpu(const Operands& o) {
-  Call call = check(o);
+  Call call = check(o, Cuts::kInPlace);
   const bool low = o.stored == Stored::kBFloat16;
   if (low) {
     for (Tensor* tensor : {&call.input, &call.hx, &call.cx, &call.reset_h, &call.reset_c})

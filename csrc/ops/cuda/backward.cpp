@@ -281,7 +281,7 @@ void run(const BackwardCall& call, const Scope& scope) {
 
 std::vector<Tensor> layer_backward_cuda(const Operands& o, const Cotangents& c) {
   const Scope scope(o.input);
-  const BackwardCall call = check_backward(o, c, cuda_reserve_width);
+  const BackwardCall call = check_backward(o, c, Cuts::kAsSegments, cuda_reserve_width);
   run_cut(call, [&](const BackwardCall& cut) { run(cut, scope); });
   return call.results();
 }
