@@ -65,7 +65,7 @@ class WeightGradients {
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
-  bool has_previous_states() const { return p_.T > 1 || a_.h0 || a_.reset_h; }
+  bool has_previous_states() const { return p_.T > 1 || a_.h0 || (a_.reset_h && has_cuts(p_, 0)); }
   int64_t columns_in_place(Side side) const {
     return side == Side::kInput ? plan_.input_columns_in_place : plan_.state_columns_in_place;
   }

@@ -94,8 +94,8 @@ void run_cut(const BackwardCall& call, const std::function<void(const BackwardCa
   inner.dstates = s.packed(call.dstates);
   if (call.dx.defined() && !s.whole()) inner.dx = at::empty(inner.input.sizes(), call.dx.options());
   const auto slope = [](const Tensor& state, const Tensor& given, const Tensor& reset) {
-    return given.defined() || reset.defined() ? at::empty(state.sizes(), state.options())
-                                              : Tensor();
+    const bool wanted = state.defined() && (given.defined() || reset.defined());
+    return wanted ? at::empty(state.sizes(), state.options()) : Tensor();
   };
   const bool in_place = call.resets.defined();
   inner.dhx = slope(inner.hx, call.dhx, in_place ? Tensor() : call.dreset_h);
