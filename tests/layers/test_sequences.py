@@ -49,6 +49,9 @@ WHOLE = [
         Problem(T=11, B=5, H=19, L=2, bidirectional=True, resets="dense", reset_state="rows"),
         Problem(T=9, B=17, H=128, lengths="some", resets="sparse", reset_state="one", states="all"),
         Problem(T=6, B=3, H=131, lengths="some", form="batch_first", states=True),
+        # A reset that no step of the reverse direction sees; reset states of no row.
+        Problem(T=1, B=3, H=5, bidirectional=True, resets="all", reset_state="rows"),
+        Problem(T=5, B=3, H=7, lengths="some", resets="no", reset_state="one"),
     )
 ]
 # Enough bytes that several threads move the rows.
@@ -64,7 +67,7 @@ def test_all_flags_crossed_match_the_definition(problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("problem", WHOLE, ids=str)
-def test_larger_layers_match_the_definition(problem: Problem) -> None:
+def test_each_path_matches_the_definition(problem: Problem) -> None:
     check(problem)
 
 
