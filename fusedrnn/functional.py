@@ -50,8 +50,8 @@ def lstm(
         training: whether dropout applies. Default: False.
         bidirectional: whether every layer also runs from each sequence's end. Default: False.
         batch_first: whether input and output are [B, T, ...]. Default: False.
-        **keywords: lengths, resets, reset_state, return_states and checkpoint_every, as for
-            :meth:`fusedrnn.GRU.forward`.
+        keywords: lengths [B], resets [T, B], reset_state, return_states and checkpoint_every, as
+            for :meth:`fusedrnn.GRU.forward`. Default: none of them.
     Returns:
         output [T, B, D*P], laid out as the input was, and ``(h_n, c_n)`` shaped as hx.
     Raises:
@@ -86,8 +86,8 @@ def gru(
         input: as for :func:`lstm`.
         hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
         params: as for :func:`lstm`, with 3H for 4H (gates r, z, n) and no projection.
-        has_biases, num_layers, dropout, training, bidirectional, batch_first, **keywords: as
-            for :func:`lstm`.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first, keywords: as for
+            :func:`lstm`.
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
@@ -119,8 +119,8 @@ def mgu(
         input: as for :func:`lstm`.
         hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
         params: as for :func:`lstm`, with 2H for 4H (gates f, n) and no projection.
-        has_biases, num_layers, dropout, training, bidirectional, batch_first, **keywords: as
-            for :func:`lstm`.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first, keywords: as for
+            :func:`lstm`.
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:
@@ -151,8 +151,8 @@ def rnn(
         hx: h_0 [L*D, B, H] (without B if unbatched); zeros when None.
         params: as for :func:`lstm`, with H for 4H and no projection.
         nonlinearity: "tanh" or "relu". Default: "tanh".
-        has_biases, num_layers, dropout, training, bidirectional, batch_first, **keywords: as
-            for :func:`lstm`.
+        has_biases, num_layers, dropout, training, bidirectional, batch_first, keywords: as for
+            :func:`lstm`.
     Returns:
         output [T, B, D*H], laid out as the input was, and h_n shaped as hx.
     Raises:

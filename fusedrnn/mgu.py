@@ -39,6 +39,8 @@ class MGU(_OneState):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a
             PackedSequence, sorted or not.
         hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states and checkpoint_every,
+            which torch.nn has not: see :meth:`forward`. Default: none of them.
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:

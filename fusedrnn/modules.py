@@ -56,7 +56,7 @@ class _Recurrent(Tools, nn.RNNBase):
         if isinstance(input, PackedSequence):
             data, batch_sizes = input.data, input.batch_sizes
         else:
-            if type(input) is not Tensor and input.is_nested:
+            if type(input) is not Tensor and getattr(input, "is_nested", False):
                 return  # torch.nn's checks know no ragged sizes; the operator's own remain
             data, batch_sizes, dim = input, None, input.dim()
             if dim != 3:
@@ -116,7 +116,10 @@ class _OneState(_Recurrent):
         **keywords: Unpack[Keywords],
     ) -> tuple[Sequences, Tensor, Any]: ...
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, **keywords: Any
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        **keywords: Any,  # TorchScript stops: call fusedrnn.to_torch(model) first
     ) -> Any:
         """Run all layers over whole sequences; see the class for shapes.
 
@@ -140,7 +143,6 @@ class _OneState(_Recurrent):
             RuntimeError, TypeError, ValueError: as the class, and on one of these that does not
                 fit.
         """
-        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
         if type(input) is not Tensor and (node := as_leaf(self, input, hx, **keywords)) is not None:
             return node
         weights = self._current_weights()
@@ -181,6 +183,8 @@ class RNN(_OneState, nn.RNN):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a
             PackedSequence, sorted or not.
         hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states and checkpoint_every,
+            which torch.nn has not: see :meth:`forward`. Default: none of them.
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:
@@ -253,6 +257,8 @@ class LSTM(_Recurrent, nn.LSTM):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a
             PackedSequence, sorted or not.
         hx: (h_0, c_0), [L*D, B, P] and [L*D, B, H], without B if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states and checkpoint_every,
+            which torch.nn has not: see :meth:`forward`. Default: none of them.
     Outputs:
         output [T, B, D*P], laid out as the input, and (h_n, c_n) shaped as hx.
     Raises:
@@ -343,13 +349,12 @@ class LSTM(_Recurrent, nn.LSTM):
         self,
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor] | None = None,
-        **keywords: Any,
+        **keywords: Any,  # TorchScript stops: call fusedrnn.to_torch(model) first
     ) -> Any:
         """Run all layers over whole sequences; see the class for shapes, and
         :meth:`GRU.forward` for the keyword arguments: ``lengths``, ``resets``, ``reset_state``
         (here (h, c)), ``return_states`` and ``checkpoint_every``.
         """
-        # Here TorchScript stops: call fusedrnn.to_torch(model) first.
         if type(input) is not Tensor and (node := as_leaf(self, input, hx, **keywords)) is not None:
             return node
         weights = self._current_weights()
@@ -394,6 +399,8 @@ class GRU(_OneState, nn.GRU):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a
             PackedSequence, sorted or not.
         hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states and checkpoint_every,
+            which torch.nn has not: see :meth:`forward`. Default: none of them.
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:

@@ -111,11 +111,12 @@ int64_t reserve_budget() {
 // Steps from one kept state of a layer to the next, 0: all gates are kept. Automatic, that is where
 // they fit the budget; else pieces are as long as half of it holds. A power of two, so that it
 // stays the same for many T and B where these are symbols.
-int64_t every_of(const Stack& s, const Tensor& x, int64_t H, at::ScalarType type) {
+int64_t every_of(const Stack& s, const Tensor& x, const WeightList& weights) {
   if (s.course.every != kAutomatic) return s.course.every;
   const CellSpec& cell = spec(s.cell);
   if (!cell.keeps_slots) return 0;
-  const int64_t row = s.D * H * int64_t(c10::elementSize(type)) *
+  const int64_t H = weights.all[1].size(0) / gates_of(s.cell);
+  const int64_t row = s.D * H * int64_t(x.element_size()) *
                       (cell.slots + cell.has_c + (s.weights.projected ? 1 : 0));
   const c10::SymInt steps = s.packed() ? s.batch_sizes->sym_size(0) : x.sym_size(0);
   const c10::SymInt rows = s.packed() ? x.sym_size(0) : x.sym_size(0) * x.sym_size(1);
@@ -138,6 +139,7 @@ StackResult run_layers(const Stack& s, const Types& types) {
 
   Tensor x = all.input;
   std::vector<Tensor> h_n, c_n, states;
+  Tensor none;
   const bool has_c = spec(s.cell).has_c;
   for (int64_t l = 0; l < s.L; ++l) {
     const auto state = [&](const OptionalTensor& of_all) -> OptionalTensor {
@@ -156,7 +158,7 @@ StackResult run_layers(const Stack& s, const Types& types) {
     course.reset_h = state(all.course.reset_h);
     course.reset_c = state(all.course.reset_c);
     course.states = has_c && s.states > (l + 1 < s.L ? 1 : 0);
-    course.every = every_of(s, x, weights.all[1].size(0) / gates_of(s.cell), x.scalar_type());
+    course.every = every_of(s, x, weights);
     const Operands o{x,
                      s.batch_sizes,
                      h,
@@ -170,6 +172,7 @@ StackResult run_layers(const Stack& s, const Types& types) {
     // Without c, h is the state, and that of the top layer is the output.
     if (has_c ? course.states : s.states == 2) states.push_back(has_c ? states_l : y);
     x = s.dropout != 0 && s.train && l + 1 < s.L ? at::dropout(y, s.dropout, true) : y;
+    none = states_l;
     h_n.push_back(h_l);
     c_n.push_back(c_l);
   }
@@ -180,7 +183,7 @@ StackResult run_layers(const Stack& s, const Types& types) {
     return outside(s.L == 1 ? states[0] : at::cat(states, 0));
   };
   x = outside(x);
-  const Tensor of_steps = states.empty()  ? at::empty({0}, x.options())
+  const Tensor of_steps = states.empty()  ? none
                           : s.states == 1 ? outside(states[0])
                                           : outside(at::stack(states));
   return {x, together(h_n), has_c ? together(c_n) : c_n[0], of_steps};

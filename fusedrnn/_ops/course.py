@@ -46,8 +46,8 @@ class Course(NamedTuple):
 PLAIN = Course()  # torch.nn's behaviour
 
 
-def _wrong_type(name: str, expected: str, given: Any) -> TypeError:
-    return TypeError(f"fusedrnn: {name} must be {expected}, got {type(given).__name__}")
+def _wrong(name: str, expected: str, given: Any) -> str:
+    return f"fusedrnn: {name} must be {expected}, got {type(given).__name__}"
 
 
 def course_of(mode: str, keywords: dict[str, Any]) -> Course:
@@ -76,7 +76,7 @@ def _course(
 ) -> Course:
     for name, given in (("lengths", lengths), ("resets", resets)):
         if given is not None and not isinstance(given, Tensor):
-            raise _wrong_type(name, "a Tensor or None", given)
+            raise TypeError(_wrong(name, "a Tensor or None", given))
     if not isinstance(return_states, bool) and return_states != "all":
         raise ValueError(
             f'fusedrnn: return_states must be False, True or "all", got {return_states!r}'
@@ -96,14 +96,14 @@ def _reset_states(mode: str, resets: Any, given: Any) -> tuple[Tensor | None, Te
     elif isinstance(given, Tensor):
         raise TypeError("fusedrnn: reset_state must be (h, c), got one Tensor")
     elif not isinstance(given, tuple | list):
-        raise _wrong_type("reset_state", "(h, c)", given)
+        raise TypeError(_wrong("reset_state", "(h, c)", given))
     elif len(given) != 2:
         raise RuntimeError(f"fusedrnn: reset_state must be (h, c), got {len(given)} of them")
     else:
         states = (given[0], given[1])
     for state in states:
         if state is not None and not isinstance(state, Tensor):
-            raise _wrong_type("reset_state", "of Tensors", state)
+            raise TypeError(_wrong("reset_state", "of Tensors", state))
     return states
 
 
@@ -116,7 +116,7 @@ def _every(given: Any) -> int:
         if isinstance(given, str):
             expected = 'a number of steps, "auto" or None'
             raise ValueError(f"fusedrnn: checkpoint_every must be {expected}, got {given!r}")
-        raise _wrong_type("checkpoint_every", 'an int, "auto" or None', given)
+        raise TypeError(_wrong("checkpoint_every", 'an int, "auto" or None', given))
     if given < 1:
         raise ValueError(f"fusedrnn: checkpoint_every must be 1 or more, got {given}")
     return int(given)

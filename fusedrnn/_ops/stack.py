@@ -49,7 +49,7 @@ def run(
         if type(input) is not Tensor:
             if isinstance(input, PackedSequence):
                 return _packed(mode, input, states, params, flags, course)
-            if input.is_nested and input.layout == torch.jagged:
+            if getattr(input, "is_nested", False) and input.layout == torch.jagged:
                 return _jagged(mode, input, states, params, flags, course)
         hx, cx = states
         dim = input.dim()

@@ -102,7 +102,7 @@ THIRD_PARTY = {
     "reference_cells": {"torch"},
     "_binary": set[str](),
 }  # the others: the runtime dependencies
-DEPENDENCIES = {"torch", "numpy"}
+DEPENDENCIES = {"torch", "numpy", "typing_extensions"}  # the last for types, by way of torch
 
 SOURCES = {".cpp", ".cu"}
 HEADERS = {".h", ".cuh"}
