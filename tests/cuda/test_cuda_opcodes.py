@@ -82,6 +82,7 @@ def expected(kernel: Kernel) -> Counter[str]:
         states = split.states if kernel.cluster == 1 else 1
         if kernel.cell == "LSTM":
             counts[EXP] = counts[RECIPROCAL] = states  # tanh(c)
+            counts[PREFETCH] = states  # the gradient that c has as a result
         counts[OFFSET] = 6 * states + 2
         counts[SHUFFLE] = split.shuffles
         floats = min(split.states, 4)
