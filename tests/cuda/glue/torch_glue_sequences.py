@@ -60,7 +60,8 @@ def drawn(c: Case) -> dict[str, Any]:
 
     G, P = GATES[c.mode] * c.H, c.P or c.H
     shapes = [(G, I), (G, P), (G,), (G,)] + [(c.P, c.H)] * bool(c.P)
-    rows = [[4, 3, 3, 1, 1, 1, 1], []][not c.packed]
+    # In pieces of 3 steps counted from the end, more rows would cross borders than are kept.
+    rows = [4, 4, 1, 1, 1, 1, 1] if c.packed else []
     steps = (sum(rows),) if c.packed else (T, B)
 
     def states(rows: int) -> tuple[Tensor | None, Tensor | None]:
