@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 
 from . import ops as ops  # registers torch.ops.fusedrnn
-from ._ops.operands import Operands, on_layer
+from ._ops.operands import Kept, Operands, on_layer
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,25 @@ def _trace_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> An
 
 @torch.library.register_torch_dispatch("fusedrnn::layer", FakeTensorMode)  # type: ignore[untyped-decorator]
 def _infer_layer(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    """Infer a layer's shapes as usual, but refuse packed sequences in an export to ONNX.
+    """Infer a layer's shapes as usual, but refuse in an export to ONNX what it has no node for.
 
-    Refused later, they would make pad_packed_sequence fail first, with an error of torch.export
-    that does not say what to do.
+    Refused later, packed sequences would make pad_packed_sequence fail first, with an error of
+    torch.export that does not say what to do.
     """
-    batch_sizes = args[1]
-    if batch_sizes is not None and torch.onnx.is_in_onnx_export():
+    if torch.onnx.is_in_onnx_export():
+        _refuse(*args, **kwargs)
+    return mode.__torch_dispatch__(func, types, args, kwargs)
+
+
+@on_layer
+def _refuse(o: Operands, kept: Kept) -> None:
+    if o.batch_sizes is not None:
         raise RuntimeError(
             "fusedrnn: only torch.onnx.export(..., dynamo=False) can export packed sequences"
         )
-    return mode.__torch_dispatch__(func, types, args, kwargs)
+    if o.resets is not None or kept.states:
+        name = "return_states" if o.resets is None else "resets"
+        raise RuntimeError(f"fusedrnn: ONNX has no node for {name}")
 
 
 def _node_of(mode: str) -> _Node:
@@ -80,9 +88,10 @@ def _node_of(mode: str) -> _Node:
 
 
 @on_layer
-def _layer(o: Operands, train: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _layer(o: Operands, kept: Kept) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator ``layer`` as an ONNX node; its reserve for training is empty."""
     assert o.batch_sizes is None  # _infer_layer runs first and refuses packed sequences
+    lengths = None if o.lengths is None else o.lengths.to(torch.int32)
     node, directions = _node_of(o.mode), o.named
     D = len(directions)
 
@@ -111,7 +120,7 @@ def _layer(o: Operands, train: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     states = [hx, o.cx] if o.cell.has_c else [hx]
     y, h_n, *c_n = torch.onnx.ops.symbolic_multi_out(
         node.name,
-        [input, _reordered(w_ih, node), _reordered(w_hh, node), bias, None, *states],
+        [input, _reordered(w_ih, node), _reordered(w_hh, node), bias, lengths, *states],
         attributes,
         dtypes=[input.dtype] * (1 + len(states)),
         shapes=[(T, D, B, H), *[(D, B, H)] * len(states)],
@@ -119,7 +128,8 @@ def _layer(o: Operands, train: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if w_hr is not None:
         y, h_n = y @ w_hr.mT, h_n @ w_hr.mT
     nothing = input.new_empty(0)
-    return y.transpose(1, 2).flatten(2), h_n, c_n[0] if c_n else nothing, nothing
+    empty = (nothing, nothing.clone())
+    return y.transpose(1, 2).flatten(2), h_n, c_n[0] if c_n else nothing.clone(), *empty
 
 
 def _reordered(weight: Tensor, node: _Node) -> Tensor:
@@ -172,10 +182,15 @@ def _parsed(kinds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorated
 
 
-def _symbolic_stack(g: Any, *arguments: Any) -> tuple[Any, Any, Any]:
+def _symbolic_stack(g: Any, *arguments: Any) -> tuple[Any, Any, Any, Any]:
     """The operator ``stack`` in the old exporter's graph, where each tensor is a value of it."""
     o = Operands(*arguments[:7])
-    num_layers, dropout, train, bidirectional = arguments[7:]
+    num_layers, dropout, train, bidirectional, *course = arguments[7:]
+    if course[4] or not all(map(_helper._is_none, course[:4])):
+        raise RuntimeError(
+            "fusedrnn: torch.onnx.export(..., dynamo=False) exports no lengths, resets or states of "
+            "every step: pass dynamo=True, which exports lengths"
+        )
     input, batch_sizes, hx, cx = o[:4]
     weights = _helper._unpack_list(o.weights)
     D, count = 1 + bidirectional, len(weights) // num_layers
@@ -214,7 +229,7 @@ def _symbolic_stack(g: Any, *arguments: Any) -> tuple[Any, Any, Any]:
         each[0] if num_layers == 1 else g.op("Concat", *each, axis_i=0)
         for each in zip(*finals, strict=True)
     )
-    return input, h_n, c_n
+    return input, h_n, c_n, g.op("Constant", value_t=torch.empty(0))
 
 
 def _old_layer(g: Any, o: Operands, bidirectional: int) -> tuple[Any, Any, Any]:
@@ -260,5 +275,5 @@ def _symbolic_cell(g: Any, *arguments: Any) -> tuple[Any, Any]:
 
 if _helper is not None and _register is not None:
     # What is registered for opset 9, the old exporter's first, serves all later ones.
-    _register("fusedrnn::stack", _parsed("vvvvvsiifii")(_symbolic_stack), 9)
+    _register("fusedrnn::stack", _parsed("vvvvvsiifiivvvvii")(_symbolic_stack), 9)
     _register("fusedrnn::cell", _parsed("vvvvvvvs")(_symbolic_cell), 9)

@@ -55,7 +55,7 @@ def run(
         dim = input.dim()
         if dim == 3:
             if not batch_first:
-                result = stack(input, None, hx, cx, params, mode, *flags, *course)
+                result: Any = stack(input, None, hx, cx, params, mode, *flags, *course)
             else:
                 course = time_first(course, input)
                 found = stack(input.transpose(0, 1), None, hx, cx, params, mode, *flags, *course)

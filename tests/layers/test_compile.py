@@ -62,7 +62,7 @@ def test_opcheck_passes_on_layer_backward(mode: str, packed: bool) -> None:
     h = torch.randn(1, 3, 5)
     c = torch.randn(1, 3, 5) if mode == "LSTM" else None
     weights = [w.detach() for w in _weights(mode)]
-    y, h_n, c_n, reserve = torch.ops.fusedrnn.layer(x, sizes, h, c, weights, mode, True, True)
+    y, h_n, c_n, reserve, _ = torch.ops.fusedrnn.layer(x, sizes, h, c, weights, mode, True, True)
     slopes = [
         torch.randn_like(y),
         torch.randn_like(h_n),

@@ -130,11 +130,10 @@ def test_batch_first_means_nothing_to_packed_input(name: str) -> None:
 
 @pytest.mark.cpu_only("torch.nn's own refusal is of the CPU")
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_nested_tensors_are_refused_as_by_torch(name: str, layout: torch.layout) -> None:
+def test_strided_nested_tensors_are_refused_as_by_torch(name: str) -> None:
     rows = [torch.randn(n, 3) for n in (2, 4)]
-    x = torch.nested.nested_tensor(rows, layout=layout)
+    x = torch.nested.nested_tensor(rows, layout=torch.strided)
     for module in pair(name, 3, 5):
         assert issubclass(refusal(partial(module, x))[0], RuntimeError)
 

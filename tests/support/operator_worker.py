@@ -112,9 +112,9 @@ def by_definition(name: str, args: Sequence[Any]) -> Any:
     """The same results in float64, where the definition has them."""
     args = doubled(list(args))
     if name == "stack":
-        return reference.stack(*args)[:3]
+        return reference.stack(*args)
     if name in ("layer", "layer_reference"):
-        return reference.layer(*args[:7])[:3]
+        return reference.layer(*args)
     if name == "layer_backward_reference":
         found = reference.layer_backward(*args[:8], *args[10:12])
         return [g for g, need in zip(found, args[12], strict=False) if need and g is not None]
