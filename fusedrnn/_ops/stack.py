@@ -72,7 +72,7 @@ def run(
             kept = kept.squeeze(-2) if kept.dim() > 1 else kept
             c_n = c_n.squeeze(1) if CELLS[mode].has_c else c_n
             result = output.squeeze(1), h_n.squeeze(1), c_n, kept
-        return result
+        return result  # type: ignore[no-any-return]
     except RuntimeError as error:
         refuse_types(error, params)
         raise
