@@ -29,6 +29,7 @@ struct Call {
   Tensor resets;
   std::vector<uint8_t> cuts[2];
   Tensor reset_h, reset_c;
+  bool inner = false;  // made of another call: nobody else sees its results
 
   // Direction d's problem. It points into this object.
   Problem direction(int64_t d) const;

@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "ops/memory.h"
+
 namespace fusedrnn::ops {
 namespace {
 
@@ -32,6 +34,7 @@ Call inner_of(const Call& call, const Segments& s) {
   inner.problem.T = s.steps();
   inner.problem.B = s.size();
   inner.problem.packed = true;
+  inner.inner = true;
   inner.offsets = s.offsets();
   return inner;
 }
@@ -92,7 +95,8 @@ void run_cut(const BackwardCall& call, const std::function<void(const BackwardCa
   inner.y = s.packed(call.y);
   inner.dy = s.packed(call.dy);
   inner.dstates = s.packed(call.dstates);
-  if (call.dx.defined() && !s.whole()) inner.dx = at::empty(inner.input.sizes(), call.dx.options());
+  if (call.dx.defined() && !s.whole())
+    inner.dx = reused_empty(inner.input.sizes(), call.dx.options());
   const auto slope = [](const Tensor& state, const Tensor& given, const Tensor& reset) {
     const bool wanted = state.defined() && (given.defined() || reset.defined());
     return wanted ? at::empty(state.sizes(), state.options()) : Tensor();

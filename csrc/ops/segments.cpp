@@ -97,14 +97,6 @@ void in_parts(int64_t n, size_t bytes, const Body& body) {
       &context);
 }
 
-size_t row_bytes(const Tensor& tensor) { return tensor.size(-1) * tensor.element_size(); }
-char* row_at(const Tensor& tensor, int64_t row) {
-  return static_cast<char*>(tensor.mutable_data_ptr()) + row * row_bytes(tensor);
-}
-const char* const_row_at(const Tensor& tensor, int64_t row) {
-  return static_cast<const char*>(tensor.const_data_ptr()) + row * row_bytes(tensor);
-}
-
 // to[target[i]] = or += from[source[i]] for i < count, rows of the last dimension; no numbers: i
 // itself. From no tensor come zeros. A row is added to in the order of i, on a CUDA device too, so
 // that sums come out the same every time.

@@ -91,14 +91,15 @@ def test_any_number_of_threads_matches_and_repeats_bit_for_bit(threads: int, B: 
 def test_inference_equals_training_forward(problem: Problem) -> None:
     problem = replace(problem, frozen="none")
     expected = run(problem, "fusedrnn")
-    from support.problems import build, inputs
+    from support.problems import build, inputs, keywords
 
     module = build(problem, fusedrnn).eval()
     input, states, _ = inputs(problem, problem.dtype)
     hx = (states if problem.mode == "LSTM" else states[0]) if states else None
+    given, _ = keywords(problem, problem.dtype)
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
-            output, final = module(input, hx)
+            output, final, *_ = module(input, hx, **given)
         output = getattr(output, "data", output)
         final = final if problem.mode == "LSTM" else (final,)
         for name, value in zip(("output", "h_n", "c_n"), (output, *final), strict=False):

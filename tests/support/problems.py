@@ -315,6 +315,7 @@ def each(
 
 
 # One of each thing that takes another path in the kernels; small enough to repeat everywhere.
+_CUT = Problem(hx="grad", resets="dense", reset_state="rows")
 CORE = [
     replace(problem, mode=mode)
     for mode in MODES
@@ -327,6 +328,8 @@ CORE = [
         Problem(T=3, B=3, H=33, dtype=torch.float16, form="sorted"),
         Problem(T=1, B=3, I=131, H=133, hx="grad"),
         Problem(T=5, B=4, I=257, H=131, form="sorted", hx="grad", bidirectional=True),
+        replace(_CUT, T=9, B=6, I=5, H=19, bidirectional=True, lengths="some", states=True),
+        replace(_CUT, T=80, B=16, H=37, reset_state="one", every=16),  # five pieces
     )
 ] + [
     Problem("LSTM", T=6, B=4, H=21, P=5, bidirectional=True, L=2, hx="grad"),

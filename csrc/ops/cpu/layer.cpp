@@ -20,8 +20,9 @@ LayerResult run(const Call& call) {
   const auto options = call.input.options();
   const int64_t D = call.D, B = shape.B, H = shape.H, P = shape.P;
   const int64_t rows = call.rows();
-  Tensor output = in_huge_pages(shape.packed ? at::empty({rows, D * P}, options)
-                                             : at::empty({shape.T, B, D * P}, options));
+  Tensor output = call.inner     ? reused_empty({rows, D * P}, options)
+                  : shape.packed ? in_huge_pages(at::empty({rows, D * P}, options))
+                                 : in_huge_pages(at::empty({shape.T, B, D * P}, options));
   Tensor h_n = at::empty({D, B, P}, options);
   Tensor c_n = has_c ? at::empty({D, B, H}, options) : at::empty({0}, options);
   const int64_t width = cpu::reserve_width(call.direction(0));
