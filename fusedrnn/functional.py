@@ -28,7 +28,7 @@ def lstm(
     bidirectional: bool = False,
     batch_first: bool = False,
     **keywords: Any,
-) -> Any:
+) -> tuple[Sequences, tuple[Tensor, Tensor]]:
     """Multi-layer LSTM over whole sequences (Hochreiter & Schmidhuber, 1997).
 
     Projects h to P features (Sak et al., 2014) where ``params`` hold weight_hr. L is
@@ -62,7 +62,7 @@ def lstm(
     flags = Flags(has_biases, num_layers, dropout, training, bidirectional)
     course = course_of("LSTM", keywords)
     output, h_n, c_n, kept = run("LSTM", input, two_states(hx), params, flags, batch_first, course)
-    return with_states(course, (output, (h_n, c_n)), kept)
+    return with_states(course, (output, (h_n, c_n)), kept)  # type: ignore[no-any-return]
 
 
 def gru(
@@ -77,7 +77,7 @@ def gru(
     bidirectional: bool = False,
     batch_first: bool = False,
     **keywords: Any,
-) -> Any:
+) -> tuple[Sequences, Tensor]:
     """Multi-layer GRU over whole sequences (Cho et al., 2014).
 
     The reset gate acts after the recurrent product, as in torch.nn and cuDNN.
@@ -109,7 +109,7 @@ def mgu(
     bidirectional: bool = False,
     batch_first: bool = False,
     **keywords: Any,
-) -> Any:
+) -> tuple[Sequences, Tensor]:
     """Multi-layer minimal gated unit over whole sequences (Zhou et al., 2016).
 
     Its gate acts after the recurrent product, as GRU's reset gate does; see
@@ -143,7 +143,7 @@ def rnn(
     bidirectional: bool = False,
     batch_first: bool = False,
     **keywords: Any,
-) -> Any:
+) -> tuple[Sequences, Tensor]:
     """Multi-layer Elman RNN over whole sequences (Elman, 1990).
 
     Args:
@@ -171,8 +171,8 @@ def _one_state(
     flags: Flags,
     batch_first: bool,
     keywords: dict[str, Any],
-) -> Any:
+) -> tuple[Sequences, Tensor]:
     """A stack of layers without c."""
     course = course_of(mode, keywords)
     output, h_n, _, kept = run(mode, input, (hx, None), params, flags, batch_first, course)
-    return with_states(course, (output, h_n), kept)
+    return with_states(course, (output, h_n), kept)  # type: ignore[no-any-return]

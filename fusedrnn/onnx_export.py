@@ -188,8 +188,8 @@ def _symbolic_stack(g: Any, *arguments: Any) -> tuple[Any, Any, Any, Any]:
     num_layers, dropout, train, bidirectional, *course = arguments[7:]
     if course[4] or not all(map(_helper._is_none, course[:4])):
         raise RuntimeError(
-            "fusedrnn: torch.onnx.export(..., dynamo=False) exports no lengths, resets or states of "
-            "every step: pass dynamo=True, which exports lengths"
+            "fusedrnn: torch.onnx.export(..., dynamo=False) exports no lengths, resets or states "
+            "of every step: pass dynamo=True, which exports lengths"
         )
     input, batch_sizes, hx, cx = o[:4]
     weights = _helper._unpack_list(o.weights)
