@@ -280,6 +280,34 @@ def test_what_cannot_be_exported_is_refused_with_the_remedy(
         Exported(model.eval(), inputs, tmp_path, dynamo)
 
 
+class Ending(nn.Module):
+    """A layer whose lengths are an input, and what is refused beside them."""
+
+    def __init__(self, layer: Any, **keywords: Any) -> None:
+        super().__init__()
+        self.layer, self.keywords = layer, keywords
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        return self.layer(x, lengths=lengths, **self.keywords)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_lengths_become_sequence_lens(tmp_path: Path, name: str) -> None:
+    model = Ending(getattr(fusedrnn, name)(3, 5, 2, bidirectional=True)).eval()
+    x, lengths = torch.randn(6, 4, 3), torch.tensor([6, 2, 4, 1])
+    exported = Exported(model, (x, lengths), tmp_path, dynamo=True)
+    assert exported.recurrent == [name] * 2
+    for other in (lengths, torch.tensor([1, 6, 6, 3])):
+        close(exported(x, other), tensors_of(model(x, other)))
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_states_of_every_step_are_refused(tmp_path: Path, dynamo: bool) -> None:
+    model = Ending(fusedrnn.LSTM(3, 5), return_states=True).eval()
+    with pytest.raises(RuntimeError, match=r"fusedrnn: .*(return_states|exports no lengths)"):
+        Exported(model, (torch.randn(6, 4, 3), torch.tensor([6, 2, 4, 1])), tmp_path, dynamo)
+
+
 def test_what_is_not_for_onnx_keeps_the_fused_operator() -> None:
     layer, x = fusedrnn.LSTM(3, 5), torch.randn(4, 3, 3)
     program = torch.export.export(layer, (x,), dynamic_shapes=[{0: DIMS["T"], 1: DIMS["B"]}])
