@@ -252,7 +252,7 @@ LayerResult run(const Call& call, const Scope& scope) {
 
 LayerResult layer_cuda(const Operands& o) {
   const Scope scope(o.input);
-  return run_cut(check(o), [&](const Call& call) { return run(call, scope); });
+  return run_cut(check(o, Cuts::kAsSegments), [&](const Call& call) { return run(call, scope); });
 }
 
 }  // namespace
