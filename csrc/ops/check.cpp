@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace fusedrnn::ops {
@@ -209,8 +210,15 @@ void read_course(const Course& course, Cuts cuts, Call* call) {
   if (!segments->none()) call->segments = std::move(segments);
   if (none) return;
   if (in_place) call->resets = std::move(resets);
-  if (course.reset_h) call->reset_h = in_memory(*course.reset_h);
-  if (course.reset_c) call->reset_c = in_memory(*course.reset_c);
+  // Where one has a row for all and the other a row for each, both get one for each: kernels go
+  // through the two alike.
+  const auto rows = [](const OptionalTensor& given) { return given ? given->size(1) : 1; };
+  const int64_t most = std::max(rows(course.reset_h), rows(course.reset_c));
+  const auto state = [&](const OptionalTensor& given) {
+    return given ? in_memory(given->expand({-1, most, -1})) : Tensor();
+  };
+  call->reset_h = state(course.reset_h);
+  call->reset_c = state(course.reset_c);
 }
 
 }  // namespace

@@ -393,3 +393,21 @@ def test_a_learned_reset_state_is_trained() -> None:
         losses.append(loss.item())
     assert losses == sorted(losses, reverse=True)
     assert start.count_nonzero() == 5
+
+
+@pytest.mark.parametrize("rows", [(1, 4), (4, 1)])
+def test_h_and_c_of_a_reset_may_have_a_row_for_all_or_for_each(rows: tuple[int, int]) -> None:
+    lstm = fusedrnn.LSTM(3, 5, bidirectional=True).double()
+    x, resets = torch.randn(6, 4, 3, dtype=torch.float64), torch.rand(6, 4) < 0.5
+    resets[1] = True
+    start = [torch.randn(2, n, 5, dtype=torch.float64, requires_grad=True) for n in rows]
+    each = [state.expand(2, 4, 5).contiguous() for state in start]
+    found, expected = (
+        lstm(x, resets=resets, reset_state=tuple(states))[0] for states in (start, each)
+    )
+    torch.testing.assert_close(found, expected)
+    slope = torch.randn_like(found)
+    for a, b in zip(
+        *(torch.autograd.grad(y, start, slope) for y in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(a, b)
