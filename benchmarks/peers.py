@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import math
-import statistics
 import sys
 import time
 import warnings
@@ -144,18 +143,14 @@ def measure(layer: Layer, threads: int, installed: Sequence[str], seconds: float
     while time.perf_counter() < end or len(taken[OURS]) < 7:
         for name, side in sides.items():
             taken[name].append(settled(side, iterations))
-    ratios = {
-        name: [b / a for a, b in zip(taken[OURS], found, strict=True)]
-        for name, found in taken.items()
-        if name != OURS
-    }
+    ms, ratios = timing.medians_and_ratios(taken, OURS)
     return Measured(
         f"{layer.group}: {layer.cell} {layer.shape}",
         threads,
         len(taken[OURS]),
         layer.gflop,
-        {name: statistics.median(found) * 1e3 for name, found in taken.items()},
-        {name: statistics.quantiles(r, n=4, method="inclusive") for name, r in ratios.items()},
+        ms,
+        ratios,
         error,
     )
 

@@ -13,7 +13,6 @@ ours alone: its gates would not fit.
 from __future__ import annotations
 
 import math
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -59,19 +58,15 @@ def measure(case: Sequences, threads: int, seconds: float, fewest: int = FEWEST)
         while time.perf_counter() < end or len(taken[OURS]) < fewest:
             for name, call in calls.items():
                 taken[name].append(timing.seconds_of(call, iterations))
-    ratios = {
-        name: [b / a for a, b in zip(taken[OURS], found, strict=True)]
-        for name, found in taken.items()
-        if name != OURS
-    }
+    ms, ratios = timing.medians_and_ratios(taken, OURS)
     names = list(calls) if isinstance(case, Checkpoints) else []
     return Measured(
         f"{case.group}: {case.cell} {case.step} {case.shape}",
         threads,
         len(taken[OURS]),
         case.gflop,
-        {name: statistics.median(found) * 1e3 for name, found in taken.items()},
-        {name: statistics.quantiles(r, n=4, method="inclusive") for name, r in ratios.items()},
+        ms,
+        ratios,
         error,
         [line(aim) for aim in case.aims],
         memory(case, names, threads),

@@ -271,3 +271,19 @@ def new_run(tier: Tier) -> Run:
         precision="fp32",
         selection=tier.name.lower(),
     )
+
+
+def medians_and_ratios(
+    taken: dict[str, list[float]], ours: str
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Of sides' seconds, taken in turn: each side's median in milliseconds, and the quartiles of
+    every other side's time / ours in the same round."""
+    ms = {name: statistics.median(found) * 1e3 for name, found in taken.items()}
+    ratios = {
+        name: [b / a for a, b in zip(taken[ours], found, strict=True)]
+        for name, found in taken.items()
+        if name != ours
+    }
+    return ms, {
+        name: statistics.quantiles(r, n=4, method="inclusive") for name, r in ratios.items()
+    }
