@@ -403,7 +403,7 @@ def test_h_and_c_of_a_reset_may_have_a_row_for_all_or_for_each(rows: tuple[int, 
     start = [torch.randn(2, n, 5, dtype=torch.float64, requires_grad=True) for n in rows]
     each = [state.expand(2, 4, 5).contiguous() for state in start]
     found, expected = (
-        lstm(x, resets=resets, reset_state=tuple(states))[0] for states in (start, each)
+        lstm(x, resets=resets, reset_state=(states[0], states[1]))[0] for states in (start, each)
     )
     torch.testing.assert_close(found, expected)
     slope = torch.randn_like(found)
