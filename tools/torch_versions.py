@@ -1,6 +1,6 @@
 """Compiles the extension's C++ against every torch that setup.py admits, without installing them:
 
-    python tools/torch_versions.py [--site SITE-PACKAGES] [--built VERSION] [VERSION ...]
+    python tools/torch_versions.py [--site SITE-PACKAGES] [--built VERSION] [--fetch] [VERSION ...]
 
 A torch is its wheel's headers, the C++ standard that its cpp_extension passes, and the names that
 its libraries define. They are taken out of the wheel and kept in the user's cache, 70 MB a version;
@@ -14,7 +14,7 @@ Python's torch is. Those of CUDA 13 serve a torch of CUDA 12 too. Without them t
 out, which is said.
 
 Against a version that was BUILT, with its CPU half alone, only what the CUDA half changes is
-compiled.
+compiled. With --fetch nothing is: the wheels are only made ready for a later run.
 
 Optimization changes neither, so there is none. A precompiled header would save a sixth of the time
 (most goes into templates) and would hide a missing #include.
@@ -251,27 +251,42 @@ def report(torch: Torch, cuda: Sequence[Path], built: bool) -> bool:
     return not problems
 
 
-def main() -> int:
+def fetch(version: str) -> Torch | None:
+    """The torch of a version; says how long that took, and where pip has none."""
+    started = time.monotonic()
+    torch = fetched(version, cache())
+    if torch is None:
+        print(f"torch {version}: pip does not offer it here, NOT COMPILED AGAINST", flush=True)
+    elif (seconds := time.monotonic() - started) > 2:
+        print(f"torch {version}: fetched in {seconds:.0f} s", flush=True)
+    return torch
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compile csrc/ops against other versions of torch")
     parser.add_argument("--site", type=Path, default=site_of_torch(), metavar="SITE-PACKAGES")
     parser.add_argument("--built", action="append", default=[], metavar="VERSION")
+    parser.add_argument("--fetch", action="store_true", help="only make the wheels ready")
     parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION")
-    asked = parser.parse_args()
-    cuda = cuda_headers(asked.site)
-    if not cuda:
-        print(f"no CUDA toolkit has cuBLAS's headers, nor {asked.site}: THE CUDA HALF IS LEFT OUT")
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = arguments()
     versions = dict.fromkeys(asked.versions)
     if asked.versions == VERSIONS and (latest := newest()):
         versions[latest] = None
+    if asked.fetch:
+        list(map(fetch, versions))
+        return 0
+    cuda = cuda_headers(asked.site)
+    if not cuda:
+        print(f"no CUDA toolkit has cuBLAS's headers, nor {asked.site}: THE CUDA HALF IS LEFT OUT")
     fit, standards = True, set[str]()
     for version in versions:
-        started = time.monotonic()
-        torch = fetched(version, cache())
+        torch = fetch(version)
         if torch is None:
-            print(f"torch {version}: pip does not offer it here, NOT COMPILED AGAINST", flush=True)
             continue
-        if (seconds := time.monotonic() - started) > 2:
-            print(f"torch {version}: fetched in {seconds:.0f} s", flush=True)
         if torch.standard not in standards:
             standards.add(torch.standard)
             problems = kernels(ROOT, torch.standard)

@@ -161,6 +161,27 @@ def test_a_version_that_pip_does_not_offer_is_none(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_torch_that_is_only_fetched_is_not_compiled_against(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Torch] = []
+
+    def check(_: Path, torch: Torch, *__: object) -> list[str]:
+        asked.append(torch)
+        return []
+
+    monkeypatch.setattr(torch_versions, "cache", lambda: home)
+    monkeypatch.setattr(torch_versions, "cuda_headers", lambda _: [])
+    monkeypatch.setattr(torch_versions, "kernels", lambda *_: [])
+    monkeypatch.setattr(torch_versions, "check", check)
+    monkeypatch.setattr("sys.argv", ["torch_versions.py", "--fetch", "9.8.7"])
+    assert torch_versions.main() == 0
+    assert asked == []
+    monkeypatch.setattr("sys.argv", ["torch_versions.py", "9.8.7"])
+    assert torch_versions.main() == 0
+    assert [torch.version for torch in asked] == ["9.8.7+cu130"]
+
+
 def test_every_version_that_is_claimed_is_compiled_against() -> None:
     minimum = module_at(ROOT / "setup.py", "fusedrnn_setup").MIN_TORCH
     minors = [tuple(map(int, each.split(".")[:2])) for each in torch_versions.VERSIONS]
