@@ -77,9 +77,9 @@ bool keeps_bfloat16(const Operands& o) {
            !(tensor.requires_grad() && at::GradMode::is_enabled());
   };
   for (const Tensor& weight : o.weights.all) {
-    if (weight.scalar_type() != at::kBFloat16 || !fits(weight)) return false;
+    if (weight.scalar_type() != at::kBFloat16) return false;
   }
-  return fits(o.input) && (!o.hx || fits(*o.hx)) && (!o.cx || fits(*o.cx));
+  return !o.any([&](const Tensor& tensor) { return !fits(tensor); });
 }
 
 TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) { m.impl("layer", layer_op<layer_cpu>); }
