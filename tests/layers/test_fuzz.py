@@ -1,4 +1,5 @@
-"""Random calls of everything, held to float64 (fuzz.py says what is drawn and what must hold).
+"""Random calls of everything, held to float64 (fuzz.py says what must hold, fuzz_cases.py
+draws them).
 
 As many as --fuzz says, the same each time for the same --fuzz-seed, split over processes and
 instruction sets, and with guard pages around every block. What fails is shrunk by hypothesis to a
@@ -39,6 +40,11 @@ FOUND = {
         used=("output",),
         seed=556,
     ),
+    "reset states alone may want a gradient": Case(
+        Problem("GRU", T=1, B=1, I=1, H=7, dtype=torch.bfloat16, resets="all", reset_state="one"),
+        x_grad=False,
+        needs=(False,),
+    ),
 }
 
 
@@ -62,7 +68,7 @@ def test_random_calls_are_as_accurate_as_torchs(
 
     def fuzz(index: int, isa: str, cases: int) -> tuple[int, str]:
         last = tmp_path / f"{index}"
-        program = [sys.executable, str(TESTS / "support" / "fuzz.py")]
+        program = [sys.executable, str(TESTS / "support" / "fuzz_cases.py")]
         arguments = ["--cases", cases, "--seed", 1000 * first_seed + index, "--last", last]
         try:
             ended = subprocess.run(
@@ -155,6 +161,38 @@ def test_what_is_planted_is_seen(bug: Operator, monkeypatch: pytest.MonkeyPatch)
     case = Case(Problem("GRU", T=5, B=3, I=4, H=9), threads=2)
     check(case)
     check(replace(case, problem=replace(case.problem, T=0)))
+    operator = stack.stack
+    monkeypatch.setattr(stack, "stack", lambda *args: bug(operator, *args))
+    with pytest.raises(AssertionError):
+        check(case)
+
+
+def a_reset_late(stack: Operator, *args: Any) -> Any:
+    resets = args[12]
+    late = torch.cat((torch.zeros_like(resets[:1]), resets[:-1]))
+    return stack(*args[:12], late, *args[13:])
+
+
+def a_length_short(stack: Operator, *args: Any) -> Any:
+    return stack(*args[:11], args[11] - args[11].sign(), *args[12:])
+
+
+def states_late(stack: Operator, *args: Any) -> Any:
+    *results, states = stack(*args)
+    return (*results, states.roll(1, 0))
+
+
+@pytest.mark.parametrize("lengths", [(5, 2, 3), (4, 0, 5)], ids=["packed", "by definition"])
+@pytest.mark.parametrize("bug", [a_reset_late, a_length_short, states_late])
+def test_what_is_planted_into_a_course_is_seen(
+    bug: Operator, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem("LSTM", T=5, B=3, I=4, H=9, lengths="some", every=2)
+    if bug is not a_length_short:
+        problem = replace(problem, resets="dense", reset_state="rows", states=True)
+    case = Case(problem, lengths)
+    assert case.packs == (bug is a_length_short and all(lengths))
+    check(case)
     operator = stack.stack
     monkeypatch.setattr(stack, "stack", lambda *args: bug(operator, *args))
     with pytest.raises(AssertionError):

@@ -1,56 +1,57 @@
 """Calls drawn at random, held to float64: what a fuzzer draws, how a case is run, what must hold.
 
-A Case is a Problem and everything else that a call may bring along: packed lengths, who wants a
-gradient, how each tensor lies in memory, threads, and from where the recurrence is called. Layouts
-are ours alone to bear: torch.nn and the float64 run get plain copies. It is printed as the
-expression that makes it again, so that what a fuzzer found is pasted into a test as it stands.
+A Case is a Problem and everything else that a call may bring along: the lengths of its rows, who
+wants a gradient, how each tensor lies in memory, threads, and from where the recurrence is called.
+Layouts are ours alone to bear: torch.nn and the float64 run get plain copies. It is printed as the
+expression that makes it again, so that what a fuzzer found is pasted into a test as it stands;
+fuzz_cases.py draws them.
 
-Run as a program it draws cases of one instruction set, shrinks what fails and says how many ran.
-A process killed by a case has left it in the file named last; see test_fuzz.py, which starts these.
+What torch.nn does not have, lengths, resets and states of every step, is held to the definition in
+float64. The accuracy asked for is torch.nn's on the same rows packed where these say all, else the
+definition's in the dtype under test.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import traceback
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fusedrnn
 from fusedrnn import functional
 from support.accuracy import assert_as_accurate_as
-from support.guarded import BEGINNINGS, ENDS, guard
-from support.oracle import refusal
-from support.problems import MODES, Problem, make
-from support.theirs import THEIRS, is_ours, name_of
+from support.guarded import ENDS, guard
+from support.oracle import refusal, tensors_of
+from support.problems import Problem, make
+from support.theirs import THEIRS, TORCHS, by_definition, is_ours, name_of
 
-OUTPUTS = ("output", "h_n", "c_n")
+OUTPUTS = ("output", "h_n", "c_n", "states")
 LAYOUTS = ("plain", "offset", "bytes", "strided", "rows", "transposed", "expanded", "windows")
 PACKED = ("sorted", "unsorted")
 # torch.nn's error in a result of few numbers is luck. So where ours exceeds the rule, up to this
 # many draws of other values decide.
 DRAWS = 21
+# Of a layer's gates, where checkpoint_every is "auto": 10 KiB, which some need and others do not.
+RESERVE_MB = "0.01"
 
 
 @dataclass(frozen=True)
 class Case:
     """A call of ``problem``, of which `frozen`, `use` and `strided` are unused.
 
-    ``lengths`` and ``needs`` (which weights want a gradient) repeat as often as it takes. ``used``:
-    the outputs with a gradient. ``x``, ``hx``, ``weights``, ``slopes``: one of LAYOUTS each.
-    ``scale``: of the input. ``guard``: which side of each block ends its page, where preloaded.
+    ``lengths`` (of a packed sequence, or the argument where the problem has some) and ``needs``
+    (which weights want a gradient) repeat as often as it takes. ``used``: the outputs with a
+    gradient. ``x``, ``hx``, ``weights``, ``slopes``, ``course`` (lengths, resets and reset states):
+    one of LAYOUTS each. ``scale``: of the input. ``guard``: which side of each block ends its page,
+    where preloaded.
     """
 
     problem: Problem
@@ -60,6 +61,7 @@ class Case:
     hx: str = "plain"
     weights: str = "plain"
     slopes: str = "plain"
+    course: str = "plain"
     x_grad: bool = True
     needs: tuple[bool, ...] = (True,)
     used: tuple[str, ...] = OUTPUTS
@@ -74,12 +76,22 @@ class Case:
         """Of packed sequences, in the order of their rows."""
         return sorted(islice(cycle(self.lengths), self.problem.B), reverse=True)
 
+    @property
+    def packs(self) -> bool:
+        """Whether torch.nn computes the same from its rows packed: it knows no row without steps,
+        and draws dropout for packed rows alone."""
+        p = self.problem
+        plain = p.resets == "none" and not p.states and p.dropout in (0, 1)
+        rows = p.B > 0 and p.form != "unbatched" and all(self.lengths)
+        return p.mode in TORCHS and p.lengths != "none" and plain and rows
+
 
 def lay(values: Tensor, layout: str) -> Tensor:
     """A tensor of this layout, of these values where it can hold as many."""
-    if not values.numel():
+    if not values.numel() or not values.dim():
         return values
     shape = values.shape
+    past = torch.nan if values.is_floating_point() else 1  # between the elements
     if layout in ("offset", "bytes"):  # off the alignment of a vector, and of an element
         skip = 3 * values.element_size() + (layout == "bytes")
         size = values.numel() * values.element_size()
@@ -88,11 +100,11 @@ def lay(values: Tensor, layout: str) -> Tensor:
         flat[skip:] = values.contiguous().view(-1).view(torch.uint8)
         return torch.frombuffer(memory, dtype=values.dtype, offset=skip).view(shape)
     if layout == "strided":
-        wide = values.new_full((*shape[:-1], 2 * shape[-1] + 1), torch.nan)
+        wide = values.new_full((*shape[:-1], 2 * shape[-1] + 1), past)
         wide[..., 1::2] = values
         return wide[..., 1::2]
     if layout == "rows":
-        wide = values.new_full((*shape[:-1], shape[-1] + 3), torch.nan)
+        wide = values.new_full((*shape[:-1], shape[-1] + 3), past)
         wide[..., 2:-1] = values
         return wide[..., 2:-1]
     if layout == "transposed":
@@ -108,15 +120,19 @@ def lay(values: Tensor, layout: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Tensors:
-    """What a call is given: input, states, weights, and the slopes of its outputs."""
+    """What a call is given: input, states, weights, the slopes of its outputs, reset states, and
+    lengths and resets by name."""
 
     x: Tensor
     states: list[Tensor]
     weights: list[Tensor]
     slopes: dict[str, Tensor]
+    reset_states: list[Tensor]
+    course: dict[str, Tensor]
 
     def all(self) -> list[Tensor]:
-        return [self.x, *self.states, *self.weights, *self.slopes.values()]
+        others = [*self.reset_states, *self.course.values()]
+        return [self.x, *self.states, *self.weights, *self.slopes.values(), *others]
 
     def plain(self, dtype: torch.dtype) -> Tensors:
         """Copies that lie as torch makes them."""
@@ -137,7 +153,10 @@ class Tensors:
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Tensors:
         slopes = {k: f(v) for k, v in self.slopes.items()}
-        return Tensors(f(self.x), [*map(f, self.states)], [*map(f, self.weights)], slopes)
+        states, weights, resets = (
+            [*map(f, tensors)] for tensors in (self.states, self.weights, self.reset_states)
+        )
+        return Tensors(f(self.x), states, weights, slopes, resets, self.course)
 
 
 def tensors(case: Case) -> Tensors:
@@ -166,12 +185,54 @@ def tensors(case: Case) -> Tensors:
     bound = p.H**-0.5
     weights = [draw("plain", *w.shape).clamp(-2, 2) * (bound / 2) for w in module.parameters()]
     shapes = {"output": along(p.D * h_size), **final}
-    slopes = {k: draw(case.slopes, *s) for k, s in shapes.items() if k in case.used}
-    return Tensors(x, states, [lay(w, case.weights) for w in weights], slopes)
+    layers = (p.L,) if p.states == "all" and p.form not in PACKED else ()
+    for i in range(0 if not p.states else p.L if p.states == "all" and not layers else 1):
+        shapes[f"states {i}"] = (*layers, *along(p.D * p.H))
+    slopes = {k: draw(case.slopes, *s) for k, s in shapes.items() if k.split()[0] in case.used}
+    one = () if p.form == "unbatched" else (p.B if p.reset_state == "rows" else 1,)
+    of_h_and_c = [] if p.reset_state == "none" else [h_size, p.H][: len(final)]
+    reset_states = [draw(case.course, p.L * p.D, *one, size) for size in of_h_and_c]
+    course = {k: lay(v, case.course) for k, v in lengths_and_resets(case, generator).items()}
+    weights = [lay(w, case.weights) for w in weights]
+    return Tensors(x, states, weights, slopes, reset_states, course)
 
 
-def called(case: Case, module: nn.RNNBase, input: Any, hx: Any) -> tuple[Tensor, ...]:
-    """Output, h_n and an LSTM's c_n, however they are asked for."""
+def lengths_and_resets(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+    """Of those two arguments the ones that the problem has."""
+    p, found = case.problem, {}
+    one = p.form == "unbatched"
+    if p.lengths != "none":
+        lengths = torch.tensor([*islice(cycle(case.lengths), p.B)], dtype=torch.int64)
+        found["lengths"] = lengths[0] if one else lengths
+    if p.resets != "none":
+        share = {"sparse": 0.1, "dense": 0.6, "all": 1.0}[p.resets]
+        resets = torch.rand((p.T, p.B), generator=generator) < share
+        found["resets"] = resets[:, 0] if one else resets.t() if p.form == "batch_first" else resets
+    return found
+
+
+def packed_by_torch(case: Case, module: nn.RNNBase, input: Tensor, hx: Any) -> Any:
+    """By torch.nn, from rows packed and padded again."""
+    lengths = torch.tensor([*islice(cycle(case.lengths), case.problem.B)])
+    packed = pack_padded_sequence(input, lengths, module.batch_first, enforce_sorted=False)
+    output, final = module(packed, hx)
+    return pad_packed_sequence(output, module.batch_first, total_length=case.problem.T)[0], final
+
+
+def theirs(case: Case, module: nn.RNNBase, input: Any, hx: Any, extra: dict[str, Any]) -> Any:
+    """The module's results by torch.nn where it has the arguments, or packs; else, and in the
+    float64 run, by the definition."""
+    if case.problem.is_torchs:
+        return module(input, hx)
+    if case.packs and input.dtype == case.problem.dtype:
+        return packed_by_torch(case, module, input, hx)
+    return by_definition(module, input, hx, **extra)
+
+
+def called(
+    case: Case, module: nn.RNNBase, input: Any, hx: Any, extra: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Output, h_n, an LSTM's c_n and the states of every step, however they are asked for."""
     p = case.problem
     if case.call == "cell" and is_ours(module):
         name = name_of(p.mode)
@@ -183,10 +244,10 @@ def called(case: Case, module: nn.RNNBase, input: Any, hx: Any) -> tuple[Tensor,
         hx = first if p.mode == "LSTM" or first is None else first[0]
         result = torch.func.functional_call(cell, dict(own), (input[0], hx))
         h, *c = result if p.mode == "LSTM" else (result,)
-        return (h.unsqueeze(0), h.unsqueeze(0), *(s.unsqueeze(0) for s in c))
+        return dict(zip(OUTPUTS, [s.unsqueeze(0) for s in (h, h, *c)], strict=False))
     if case.call == "functional" and is_ours(module):
         options = {"nonlinearity": p.mode[4:].lower()} if p.mode.startswith("RNN") else {}
-        output, final = getattr(functional, name_of(p.mode).lower())(
+        found = getattr(functional, name_of(p.mode).lower())(
             input,
             hx,
             list(module.parameters()),
@@ -197,11 +258,14 @@ def called(case: Case, module: nn.RNNBase, input: Any, hx: Any) -> tuple[Tensor,
             bidirectional=p.bidirectional,
             batch_first=p.form == "batch_first",
             **options,
+            **extra,
         )
     else:
-        output, final = module(input, hx)
-    data = output.data if isinstance(output, PackedSequence) else output
-    return (data, *final) if p.mode == "LSTM" else (data, final)
+        ours = is_ours(module)
+        found = module(input, hx, **extra) if ours else theirs(case, module, input, hx, extra)
+    output, final, *each = found
+    results = dict(zip(OUTPUTS, tensors_of((output, final)), strict=False))
+    return results | {f"states {i}": v for i, v in enumerate(tensors_of(each))}
 
 
 def run(case: Case, namespace: Any, given: Tensors, threads: int = 1) -> dict[str, Tensor | None]:
@@ -221,22 +285,33 @@ def run(case: Case, namespace: Any, given: Tensors, threads: int = 1) -> dict[st
             order = torch.randperm(p.B, generator=torch.Generator().manual_seed(case.seed))
             back = order.argsort()
         input = PackedSequence(x, torch.tensor(sizes), order, back)
-    hx: Any = (tuple(states) if p.mode == "LSTM" else states[0]) if states else None
+    resets = [s.detach().requires_grad_(p.hx != "given") for s in given.reset_states]
+    hx, reset_state = (
+        (tuple(s) if p.mode == "LSTM" else s[0]) if s else None for s in (states, resets)
+    )
+    extra: dict[str, Any] = given.course | {
+        "reset_state": reset_state,
+        "return_states": p.states,
+        "checkpoint_every": p.every,
+    }
+    if case.call == "cell":
+        extra = {}
     torch.set_num_threads(threads)
     torch.default_generator.manual_seed(case.seed)  # for dropout
-    outputs = dict(zip(OUTPUTS, called(case, module, input, hx), strict=False))
+    outputs = called(case, module, input, hx, extra)
     results: dict[str, Tensor | None] = dict(outputs)
     used = {k: v for k, v in outputs.items() if k in given.slopes and v.requires_grad}
     if used:
         torch.autograd.backward(list(used.values()), [given.slopes[k] for k in used])
     results["grad input"] = x.grad
     results |= {f"grad state {i}": s.grad for i, s in enumerate(states)}
+    results |= {f"grad reset state {i}": s.grad for i, s in enumerate(resets)}
     results |= {f"grad {k}": v.grad for k, v in module.named_parameters()}
     if namespace is fusedrnn:
         torch.default_generator.manual_seed(case.seed)
         with torch.no_grad():
-            again = called(case, module, input, hx)
-        results |= {f"{k} without autograd": v for k, v in zip(OUTPUTS, again, strict=False)}
+            again = called(case, module, input, hx, extra)
+        results |= {f"{k} without autograd": v for k, v in again.items()}
     return results
 
 
@@ -245,11 +320,14 @@ def hostile(case: Case, poison: bool) -> Iterator[None]:
     """Memory as bad as it may be: nan until written, and ending where the tensors do."""
     threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(poison)
+    budget = os.environ.get("FUSEDRNN_RESERVE_MB", "")
+    os.environ["FUSEDRNN_RESERVE_MB"] = RESERVE_MB
     guard(case.guard)
     try:
         yield
     finally:
         guard(0)
+        os.environ["FUSEDRNN_RESERVE_MB"] = budget
         torch.use_deterministic_algorithms(before)
         torch.set_num_threads(threads)
 
@@ -270,13 +348,17 @@ def three(case: Case) -> tuple[Results, Results, Results]:
         ours = run(case, fusedrnn, given, case.threads)
         for was, t in zip(before, given.all(), strict=True):
             assert torch.equal(was, bits(t)), "an operand was written to"
+    # Gates made again in backward have the bits of kept ones.
+    all_kept = replace(case, problem=replace(case.problem, every=None))
     with hostile(case, not case.poison):
-        again = run(case, fusedrnn, given)
+        again = run(all_kept, fusedrnn, given)
     for name, value in ours.items():
         other = again[name]
         assert (value is None) == (other is None), name
         if value is not None and other is not None:
-            assert torch.equal(value, other), f"{name}: other bits, called on one thread"
+            assert torch.equal(value, other), (
+                f"{name}: other bits, on one thread with all gates kept"
+            )
     dtype = case.problem.dtype
     plain = given.plain(torch.float64)
     exact = run(case, THEIRS, plain)
@@ -355,141 +437,3 @@ def check(case: Case) -> int:
             if votes.count(False) > DRAWS // 2:
                 raise AssertionError(f"in most of {len(votes)} draws, {error}") from None
     return len(draws)
-
-
-# Where kernels change their mind: around whole vectors, and what divides by nothing.
-PRIMES = [n for n in range(2, 300) if all(n % d for d in range(2, int(n**0.5) + 1))]
-NEAR_POWERS = [2**k + i for k in range(2, 9) for i in (-1, 0, 1)]
-SIZES = sorted({1, *PRIMES, *NEAR_POWERS, 300})
-FORMS = ("batched", "batch_first", "unbatched", *PACKED)
-
-
-def size(draw: st.DrawFn, most: int) -> int:
-    most = max(min(most, 300), 1)
-    known = [n for n in SIZES if n <= most]
-    few = st.integers(1, min(most, 9))
-    return draw(st.one_of(few, st.sampled_from(known), st.integers(1, most)))
-
-
-def sizes(draw: st.DrawFn, form: str, layers: int, single: bool) -> tuple[int, int, int, int]:
-    """T, B, I and H; `layers` counts directions, `single` is a cell's call."""
-    # What a case may take: multiplications of a gate over all steps, and steps.
-    work = draw(st.sampled_from((10**4,) * 3 + (10**5,) * 5 + (10**6,) * 3 + (10**7,)))
-    steps = draw(st.sampled_from((12,) * 4 + (40,) * 5 + (120,) * 2 + (600,)))
-    steps = max(steps // layers, 1)
-
-    def width(work: int) -> tuple[int, int, int]:
-        H = size(draw, int(work**0.5))
-        if work >= 10**6 and draw(st.integers(0, 9)) == 9:
-            H = draw(st.sampled_from((384, 511, 512, 513)))
-        I = size(draw, work // H)  # noqa: E741
-        return H, I, work // (H * max(H, I))
-
-    def length(work: int) -> tuple[int, int, int]:
-        T = 1 if single else size(draw, min(steps, work))
-        B = 1 if form == "unbatched" else size(draw, work // T)
-        return T, B, work // (T * B)
-
-    if draw(st.booleans()):
-        H, I, work = width(work)  # noqa: E741
-        T, B, _ = length(work)
-    else:
-        T, B, work = length(work)
-        H, I, _ = width(work)  # noqa: E741
-    if form in ("batched", "batch_first") and not single:
-        T, B = draw(st.sampled_from(((T, B),) * 30 + ((T, 0), (0, B))))
-    return T, B, I, H
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Mostly small, so that many run, with a tail of large ones; they shrink to plain calls."""
-    mode = draw(st.sampled_from(MODES))
-    call = draw(st.sampled_from(("module",) * 6 + ("functional", "cell")))
-    dtype = draw(
-        st.sampled_from((torch.float32,) * 4 + (torch.float64, torch.bfloat16, torch.float16))
-    )
-    single = call == "cell"
-    L = 1 if single else draw(st.sampled_from((1, 1, 1, 2, 3)))
-    bidirectional = not single and draw(st.booleans())
-    form = "batched" if single else draw(st.sampled_from(FORMS))
-    T, B, I, H = sizes(draw, form, L * (1 + bidirectional), single)  # noqa: E741
-    P = size(draw, H - 1) if mode == "LSTM" and H > 1 and not single and draw(st.booleans()) else 0
-    lengths: tuple[int, ...] = (1,)
-    if form in PACKED:
-        lengths = tuple(draw(st.lists(st.integers(1, T), min_size=1, max_size=min(B, 8))))
-    dropout = draw(st.sampled_from((0.0,) * 5 + (0.4, 1.0))) if L > 1 else 0.0
-    problem = Problem(
-        mode,
-        T,
-        B,
-        I,
-        H,
-        L,
-        P,
-        dtype,
-        form,
-        bidirectional,
-        bias=draw(st.sampled_from((True, True, False))),
-        dropout=dropout,
-        hx=draw(st.sampled_from(("none", "given", "grad"))),
-    )
-    outputs = OUTPUTS if mode == "LSTM" else OUTPUTS[:2]
-    layout = st.sampled_from(("plain",) * 5 + LAYOUTS)
-    return Case(
-        problem,
-        lengths,
-        call,
-        x=draw(layout),
-        hx="plain" if problem.hx == "none" else draw(layout),
-        weights=draw(layout),
-        slopes=draw(layout),
-        x_grad=draw(st.booleans()),
-        needs=tuple(draw(st.lists(st.booleans(), min_size=1, max_size=5))),
-        used=tuple(draw(st.lists(st.sampled_from(outputs), min_size=1, unique=True))),
-        threads=draw(st.sampled_from((1, 1, 2, 2, 3, 5))),
-        scale=draw(st.sampled_from((1.0, 1.0, 0.01, 30.0))),
-        poison=draw(st.booleans()),
-        guard=draw(st.sampled_from((ENDS, BEGINNINGS))),
-        seed=draw(st.integers(0, 999)),
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--last", type=Path, required=True, help="file that holds the running case")
-    options = parser.parse_args()
-    ran = 0
-    last = options.last.open("w")
-
-    @seed(options.seed)
-    @settings(
-        max_examples=options.cases,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
-    @given(cases())
-    def fuzz(case: Case) -> None:
-        nonlocal ran
-        ran += 1
-        last.seek(0)
-        last.write(f"{case!r}\n")
-        last.truncate()
-        last.flush()
-        check(case)
-
-    try:
-        fuzz()
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
-    print(f"ran {ran} cases, {fusedrnn._C.cpu_isa()}")
-
-
-if __name__ == "__main__":
-    main()

@@ -78,7 +78,8 @@ def by_definition(
 
 class MGU(fusedrnn.MGU):
     def forward(self, input: Any, hx: Any = None, **keywords: Any) -> Any:
-        if not isinstance(input, PackedSequence) and 0 in input.shape[:1]:
+        along = int(self.batch_first and not isinstance(input, PackedSequence) and input.dim() == 3)
+        if not isinstance(input, PackedSequence) and not input.size(along):
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         return by_definition(self, input, hx, **keywords)
 
