@@ -51,6 +51,7 @@ EXTENDED = {
     "test_inference_benchmarks",
     "test_kernels_native",
     "test_onnx",
+    "test_planted_bugs",
     "test_reinforcement",
     "test_sanitized_extension",
     "test_sequence_benchmarks",

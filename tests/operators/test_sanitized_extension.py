@@ -7,24 +7,17 @@ kernels run on threads of the test's own (test_kernels_native.py).
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
-from torch.utils import cpp_extension
 
-from fusedrnn import _binary
 from support.commands import compiler, output_of
-from support.native_build import ADDRESS, compiled, kernels
-from support.paths import ROOT, TESTS
+from support.native_build import ADDRESS, OPERATORS, compiled, kernels, package, torch_flags
+from support.paths import TESTS
 
-OPERATORS = [
-    path for path in sorted((ROOT / "csrc" / "ops").rglob("*.cpp")) if path.parent.name != "cuda"
-]
 # Not watched: the bindings take half of all the time and only hand arguments over.
 BINDINGS = [path for path in OPERATORS if path.stem.startswith("python")]
 # All but the largest weights, which take as long as the others together.
@@ -41,33 +34,15 @@ fusedrnn.LSTM(3, 5)(torch.frombuffer(values, dtype=torch.float32).view(5, 4, 3))
 """
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="package")
+def watched_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fusedrnn whose extension is watched."""
     place = tmp_path_factory.mktemp("sanitized")
-    headers = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
-    torch_flags = [flag for path in headers for flag in ("-isystem", path)]
-    torch_flags += ["-fopenmp", "-fvisibility=hidden", "-DTORCH_EXTENSION_NAME=_C"]
-    torch_flags += ["-DTORCH_API_INCLUDE_EXTENSION_H"]
-    watched = [path for path in OPERATORS if path not in BINDINGS]
-    watched += (ROOT / "csrc" / "cuda").glob("*.cpp")
-    objects = compiled(compiler(), BINDINGS, ["-O0", "-fPIC", *torch_flags], place)
-    objects += compiled(compiler(), watched, [*ADDRESS, *torch_flags], place)
-    library = place / "fusedrnn" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    library.parent.mkdir()
-    for source in [*(ROOT / "fusedrnn").glob("*.py"), ROOT / "fusedrnn" / "_ops"]:
-        (library.parent / source.name).symlink_to(source)
-    folders = cpp_extension.library_paths()
-    libraries = [f"-L{path}" for path in folders]
-    libraries += ["-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python"]
-    libraries += [str(path) for folder in folders for path in Path(folder).glob("libgomp*.so*")]
-    sanitizers = [flag for flag in ADDRESS if flag.startswith("-f")]
+    others = [path for path in OPERATORS if path not in BINDINGS]
+    objects = compiled(compiler(), BINDINGS, ["-O0", *torch_flags()], place)
+    objects += compiled(compiler(), others, [*ADDRESS, *torch_flags()], place)
     objects += kernels(tmp_path_factory, *ADDRESS)
-    command = [*compiler(), "-shared", *sanitizers, *objects, *libraries]
-    output_of([*command, "-o", str(library)])
-    info = _binary.build_info() | {"sources": _binary.digest(ROOT / "csrc")}
-    library.with_name(_binary.INFO).write_text(json.dumps(info))
-    return library.parent
+    return package(place, objects, *(flag for flag in ADDRESS if flag.startswith("-f")))
 
 
 def watched(package: Path, *command: str) -> subprocess.CompletedProcess[str]:

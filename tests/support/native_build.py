@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
+import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fcntl import LOCK_EX, flock
@@ -13,12 +15,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import cpp_extension
 
-from fusedrnn import _C
+from fusedrnn import _C, _binary
 from support.commands import compiler, output_of
 from support.paths import ROOT
 
 KERNELS = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
+# Of an extension without the CUDA half.
+OPERATORS = [
+    *(
+        path
+        for path in sorted((ROOT / "csrc" / "ops").rglob("*.cpp"))
+        if path.parent.name != "cuda"
+    ),
+    *sorted((ROOT / "csrc" / "cuda").glob("*.cpp")),
+]
 LANGUAGE = ["-std=c++20", f"-I{ROOT / 'csrc'}"]
 
 SHIPPED = ["-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]  # as setup.py does
@@ -52,9 +64,12 @@ def shipped(sources: Sequence[Path]) -> list[str]:
     tag = f"{sys.platform}-{sys.implementation.cache_tag}-torch{torch.__version__}"
     folder = ROOT / "build" / f"objects-{tag}"
     objects = [folder / source.relative_to(ROOT).with_suffix(".o") for source in sources]
-    read = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.h"), *sources]
-    changed = max(path.stat().st_mtime for path in read)
-    made = all(path.exists() and path.stat().st_mtime > changed for path in objects)
+    headers = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.h")]
+    changed = max(path.stat().st_mtime for path in headers)
+    made = all(
+        each.exists() and each.stat().st_mtime > max(changed, source.stat().st_mtime)
+        for source, each in zip(sources, objects, strict=True)
+    )
     return [str(path) for path in objects] if made else []
 
 
@@ -81,3 +96,27 @@ def kernels(place: pytest.TempPathFactory, *flags: str) -> list[str]:
             mine = [path for path in KERNELS if runs_here(path)]
             made.write_text("\n".join(objects + compiled(compiler(), mine, flags, folder)))
     return made.read_text().splitlines()
+
+
+def torch_flags() -> list[str]:
+    """What OPERATORS are compiled with."""
+    headers = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
+    flags = ["-fopenmp", "-fvisibility=hidden", "-fPIC"]
+    flags += ["-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
+    return flags + [flag for path in headers for flag in ("-isystem", path)]
+
+
+def package(place: Path, objects: Sequence[str], *flags: str) -> Path:
+    """A fusedrnn in ``place`` whose extension is linked from these objects."""
+    library = place / "fusedrnn" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library.parent.mkdir()
+    for source in [*(ROOT / "fusedrnn").glob("*.py"), ROOT / "fusedrnn" / "_ops"]:
+        (library.parent / source.name).symlink_to(source)
+    folders = cpp_extension.library_paths()
+    libraries = [f"-L{path}" for path in folders]
+    libraries += ["-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python"]
+    libraries += [str(path) for folder in folders for path in Path(folder).glob("libgomp*.so*")]
+    output_of([*compiler(), "-shared", *flags, *objects, *libraries, "-o", str(library)])
+    info = _binary.build_info() | {"sources": _binary.digest(ROOT / "csrc")}
+    library.with_name(_binary.INFO).write_text(json.dumps(info))
+    return library.parent
