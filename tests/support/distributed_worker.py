@@ -77,6 +77,23 @@ class Model(nn.Module):
         return result
 
 
+class CutModel(Model):
+    """The same over rows that end at their lengths and begin anew, from a state that is learnt,
+    where they are reset."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        states = 2 if name == "LSTM" else 1
+        self.start = nn.Parameter(torch.linspace(-1, 1, states * 4 * H).view(states, 4, 1, H))
+
+    def forward(self, x: Tensor, lengths: Tensor, resets: Tensor) -> Tensor:  # type: ignore[override]
+        start = tuple(self.start) if len(self.start) > 1 else self.start[0]
+        cut = {"lengths": lengths, "resets": resets, "reset_state": start, "checkpoint_every": 2}
+        y = self.spare(self.rnn(self.first(x), **cut)[0], lengths=lengths)[0]
+        result: Tensor = self.last(y)
+        return result
+
+
 def batch(ranks: range) -> tuple[Tensor, Tensor]:
     """The sequences of some ranks, padded [T, B*, I], and their lengths."""
     generator = torch.Generator("cpu").manual_seed(7)
@@ -91,10 +108,18 @@ def pack(ranks: range) -> PackedSequence:
     return pack_padded_sequence(x, lengths, enforce_sorted=False)
 
 
-def build(name: str) -> Model:
+def cuts(ranks: range) -> dict[str, Tensor]:
+    """Where the sequences of some ranks end and are reset."""
+    generator = torch.Generator("cpu").manual_seed(8)
+    resets = torch.rand(T, RANKS * B, generator=generator, device="cpu") < 0.3
+    columns = slice(ranks.start * B, ranks.stop * B)
+    return {"lengths": batch(ranks)[1], "resets": resets[:, columns].to(device)}
+
+
+def build(name: str, kind: type[Model] = Model) -> Model:
     torch.manual_seed(1)
     with torch.device("cpu"):
-        model = Model(name)
+        model = kind(name)
     return model.to(device, dtype)
 
 
@@ -120,6 +145,11 @@ def data_parallel(name: str, ranks: range) -> Any:
 
 def data_parallel_packed(name: str, ranks: range) -> Any:
     return train(DistributedDataParallel(build(name)), pack(ranks))
+
+
+def data_parallel_cut(name: str, ranks: range) -> Any:
+    model = DistributedDataParallel(build(name, CutModel))
+    return train(model, batch(ranks)[0], **cuts(ranks))
 
 
 def unused_parameters(name: str, ranks: range) -> Any:
@@ -180,6 +210,7 @@ SCENARIOS: dict[str, Callable[[str, range], Any]] = {
     for f in (
         data_parallel,
         data_parallel_packed,
+        data_parallel_cut,
         unused_parameters,
         accumulation,
         static_graph_and_checkpoints,
@@ -198,6 +229,8 @@ def on_one(scenario: str, name: str) -> dict[str, Tensor | None]:
     model, all_ranks = build(name), range(RANKS)
     if scenario == "data_parallel_packed":
         return train(model, pack(all_ranks))
+    if scenario == "data_parallel_cut":
+        return train(build(name, CutModel), batch(all_ranks)[0], **cuts(all_ranks))
     if scenario == "unused_parameters":
         return train(model, batch(all_ranks)[0], spare=False)
     found = train(model, batch(all_ranks)[0])
