@@ -28,6 +28,7 @@ from examples.from_scratch import model as from_scratch
 from examples.gradient_flow import model as gradient_flow
 from examples.memory import model as memory
 from examples.seq2seq import model as seq2seq
+from examples.streaming import model as streaming
 from examples.time_machine import model as time_machine
 
 
@@ -111,6 +112,7 @@ SMALL = {
     "seq2seq": "--quick --forcing 1.0 scheduled",
     "gradient_flow": "--quick --epochs 3 --steps 12",
     "memory": "--quick --epochs 2 --steps 12",
+    "streaming": "--quick --epochs 2",
 }
 
 
@@ -132,6 +134,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(memory, "QUICK", replace(memory.QUICK, **rows))
     dates: dict[str, Any] = {"train": 96, "test": 40, "embedding": 8, "hidden": 16, "batch": 32}
     monkeypatch.setattr(seq2seq, "QUICK", replace(seq2seq.CONFIG, **dates, fall=2, epochs=2))
+    sound: dict[str, Any] = {"tracks": 8, "seconds": 2, "clips": 2, "hidden": 8, "batch": 4}
+    monkeypatch.setattr(streaming, "QUICK", replace(streaming.QUICK, **sound, steps=50, epochs=2))
     return SMALL
 
 

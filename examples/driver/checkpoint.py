@@ -75,7 +75,7 @@ class Checkpoints:
                 f"{path} is there and would be lost: --resume goes on from it; "
                 "otherwise delete it or give another --checkpoints"
             )
-        state = _read(path)
+        state = read(path)
         here = {**json.loads(json.dumps(run.task)), "seed": run.seed}
         _agree(path, here, {**json.loads(state["task"]), "seed": state["seed"]})
         try:
@@ -107,7 +107,8 @@ class _Other(WorkloadError):
         super().__init__(f"{path} {why}; give another --checkpoints")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """What a file holds: `KEYS`; WorkloadError where it is damaged or another file."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -28,6 +28,7 @@ FULL = {
     "imdb": ["--layout", "padded", *SEEDS],
     "seq2seq": SEEDS,
     "memory": SEEDS,
+    "streaming": SEEDS,
 }
 
 

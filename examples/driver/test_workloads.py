@@ -29,7 +29,9 @@ Made = Callable[..., dict[str, Any]]
 Capture = pytest.CaptureFixture[str]
 
 EACH = pytest.mark.parametrize("name", WORKLOADS)
-ONE_CELL = {name: ["--cell", "rnn"] for name in WORKLOADS} | {"seq2seq": ["--cell", "gru"]}
+ONE_CELL = {name: ["--cell", "rnn"] for name in WORKLOADS} | {
+    name: ["--cell", "gru"] for name in ("seq2seq", "streaming")
+}
 FILES = {  # of the charts, and what else stands in the name
     "hello": ("-epochs3", [""]),
     "from_scratch": ("-epochs3", ["-drift", "-gru", "-lstm", "-rnn"]),
@@ -46,6 +48,7 @@ FILES = {  # of the charts, and what else stands in the name
         ["", "-large", "-norms", "-path", "-trained"],
     ),
     "memory": ("-steps12-epochs2-quick", ["", "-gates"]),
+    "streaming": ("-epochs2-quick", ["", "-heard", "-snr"]),
 }
 
 

@@ -27,6 +27,7 @@ WORKLOADS = (
     "seq2seq",
     "gradient_flow",
     "memory",
+    "streaming",
 )
 Say = Callable[[str], None]
 
