@@ -134,7 +134,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(memory, "QUICK", replace(memory.QUICK, **rows))
     dates: dict[str, Any] = {"train": 96, "test": 40, "embedding": 8, "hidden": 16, "batch": 32}
     monkeypatch.setattr(seq2seq, "QUICK", replace(seq2seq.CONFIG, **dates, fall=2, epochs=2))
-    sound: dict[str, Any] = {"tracks": 8, "seconds": 2, "clips": 2, "hidden": 8, "batch": 4}
+    sound: dict[str, Any] = {"tracks": 8, "seconds": 1, "clips": 1, "hidden": 8, "batch": 4}
     monkeypatch.setattr(streaming, "QUICK", replace(streaming.QUICK, **sound, steps=50, epochs=2))
     return SMALL
 

@@ -179,7 +179,7 @@ def test_without_a_file_one_is_made_and_what_is_right_is_said(
     out = capsys.readouterr().out
     assert "sound.wav, a voice in pink noise at 5 dB" in out
     assert "% of the frames" in out
-    assert len(voices.read_wav(tmp_path / "out" / "sound.wav")) == 2 * voices.RATE
+    assert len(voices.read_wav(tmp_path / "out" / "sound.wav")) == voices.RATE
     assert (tmp_path / "out" / "streaming-sound.png").is_file()
 
 

@@ -22,7 +22,7 @@ from examples.driver.workload import Chart, Group, Job, Run, Say, Workload
 from examples.streaming import model
 from examples.streaming.features import BANDS
 from examples.streaming.model import FRAMES_A_SECOND, Recordings
-from examples.streaming.scores import BASELINES, MEMORY, best_threshold, judged
+from examples.streaming.scores import BASELINES, MEMORY, QUIET, best_threshold, judged
 from examples.streaming.stream import Heard, hear
 from examples.streaming.tracks import HANGOVER, NOISES, SNRS, TALKERS
 from examples.streaming.voices import HOP, Formants, Source, espeak
@@ -32,21 +32,21 @@ PASSES = 3  # over the example; of each frame's times the least is told
 TEXT = (
     "Who records, calls or transcribes wants to know when somebody speaks. The detector hears a "
     "sound frame by frame, 10 ms each, and says for every frame how probable speech is, from what "
-    "it has heard so far. It sees the energies of {bands} bands of the last 25 ms on a logarithmic "
-    "scale; {layers} layers of a GRU of {hidden} units remember what came before, such as how loud "
-    "the noise is. The sound: {voices} reads {about}, with pauses, in noise: {noises}, at an SNR "
-    "of {lowest} to {highest} dB. Babble is {talkers} other voices at once and counts as noise. A "
-    "frame is speech where the voice alone has energy and for {hangover} ms after. Voices, "
-    "sentences and noises of the test are not those of the training, but they are of the same "
-    "making: all of it is synthesized, so the figures say nothing of recorded speech. It is "
-    "trained on long rows of joined tracks, {steps} frames at a time; the state goes on from one "
-    "update to the next, and fusedrnn's `resets=` makes it zero where a track begins. torch.nn's "
-    "layers have no such argument: they are called for each part between two beginnings. Two "
-    "thresholds on energy stand beside it, each set where it is most often right in training: the "
-    "largest energy of the last {window} frames, and how far that is above the least energy of the "
-    "last {memory} frames. The delay is from the frame in which speech begins, after at least 200 "
-    "ms without, to the first frame that is called speech; what is called speech already when it "
-    "begins has no delay, and is not counted."
+    "it has heard so far. It sees the energies of {bands} bands of the last 25 ms on a "
+    "logarithmic scale; {layers} layers of a GRU of {hidden} units remember what came before, "
+    "such as how loud the noise is. The sound: {voices} reads {about}, with pauses, in noise: "
+    "{noises}, at an SNR of {lowest} to {highest} dB. Babble is {talkers} talkers with other "
+    "voices at once, and counts as noise. A frame is speech where the voice alone has energy and "
+    "for {hangover} ms after. Voices, sentences and noises of the test are not those of the "
+    "training, but they are of the same making: all of it is synthesized, so the figures say "
+    "nothing of recorded speech. It is trained on long rows of joined tracks, {steps} frames at a "
+    "time; the state goes on from one update to the next, and fusedrnn's `resets=` makes it zero "
+    "where a track begins. torch.nn's layers have no such argument: they are called for each part "
+    "between two beginnings. Two thresholds on energy stand beside it, each set where it is most "
+    "often right in training: the largest energy of the last {window} frames, and how far that is "
+    "above the least energy of the last {memory} frames. The delay is from the frame in which "
+    "speech begins, after at least {quiet} ms without, to the first frame that is called speech; "
+    "what is called speech already when it begins has no delay, and is not counted."
 )
 
 
@@ -125,6 +125,7 @@ class Streaming(Workload):
             "hangover": 10 * HANGOVER,
             "window": HANGOVER + 1,
             "memory": MEMORY,
+            "quiet": 10 * QUIET,
         }
         system = (
             f"Speech or not, {{}} of {config['layers']} x {config['hidden']}: right frames, AUC"
