@@ -5,9 +5,9 @@
 #pragma once
 
 #include "cpu/gemm.h"
-#include "cpu/pack.h"
 #include "cpu/states.h"
 #include "cpu/team.h"
+#include "cpu/weights.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
@@ -31,6 +31,7 @@ class Forward {
         plan_(plan),
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan),
+        weights_(weights()),
         keep_(params.reserve, p_, g_),
         pieces_{p_.rows(), plan.every},
         keeps_(p_.keeps_all()) {}
@@ -43,6 +44,7 @@ class Forward {
         plan_(plan),
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan, true),
+        weights_(weights()),
         keep_(params.reserve, p_, g_),
         kept_c_(keep_.c),
         pieces_{p_.rows(), plan.every},
@@ -65,20 +67,7 @@ class Forward {
     walk({pieces_.begin(m), pieces_.end(m)}, own);
   }
   void prepare(int id, int n) {
-    const Range panels = share(g_.panels, id, n);
-    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-      if (!in_place()) {
-        pack_panels(p_, g_, Side::kInput, stored(a_.w_ih), p_.I, buf_.w_ih, panel);
-        pack_recurrent(panel);
-      }
-      pack_bias(p_, g_, stored(a_.b_ih), stored(a_.b_hh), buf_.bias, panel);
-    }
-    if (p_.projected) {
-      const Range groups = share(groups_of(p_.P, W), id, n);
-      for (int64_t i = groups.begin; i < groups.end; ++i) {
-        pack_transposed(stored(a_.w_hr), p_.P, p_.H, buf_.w_hr, i);
-      }
-    }
+    if (!p_.frozen) pack_weights<T, S>(a_, plan_, g_, weights_, id, n);
     if (C::kHasC) {
       pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c, g_.width(), share(p_.B, id, n));
     }
@@ -95,7 +84,11 @@ class Forward {
 
   T* y() const { return static_cast<T*>(a_.y); }
   static const S* stored(const void* weights) { return static_cast<const S*>(weights); }
-  BFloat16Pair* pairs() const { return reinterpret_cast<BFloat16Pair*>(buf_.w_hh); }
+  PackedWeights<T> weights() const {
+    if (!p_.frozen) return buf_.weights;
+    return PackedWeights<T>(const_cast<void*>(a_.packed), p_, g_, plan_);  // only read
+  }
+  bool narrow() const { return sizeof(T) == 4 && plan_.narrow; }
   bool in_place() const { return plan_.weights == WeightsRead::kInPlace; }
   bool in_pairs() const { return plan_.weights == WeightsRead::kPackedInPairs; }
   bool keeps_gates() const { return C::kKeepsSlots && keeps_; }
@@ -124,7 +117,7 @@ class Forward {
       const int64_t first = all.begin + (p_.reverse ? chunks - 1 - i : i) * stretch;
       const Range steps{first, std::min(all.end, first + stretch)};
       const GateChunk<T> gates = chunk_at(steps, own.rows);
-      project_inputs(steps, own.rows, own.panels, gates);
+      project_inputs(steps, own, gates);
       for (int64_t s = 0; s < steps.size(); ++s) {
         const int64_t t = p_.reverse ? steps.end - 1 - s : steps.begin + s;
         step(t, own, gates, chunk_row(steps, t, own.rows));
@@ -175,14 +168,6 @@ class Forward {
     }
   }
 
-  void pack_recurrent(int64_t panel) {
-    const S* w = stored(a_.w_hh);
-    if constexpr (kBFloat16) {
-      if (in_pairs()) return pack_pairs(p_, g_, Side::kRecurrent, w, p_.P, pairs(), panel);
-    }
-    pack_panels(p_, g_, Side::kRecurrent, w, p_.P, buf_.w_hh, panel);
-  }
-
   // Gates that are kept have room for every row; otherwise each slice of rows has its own part of
   // one chunk.
   GateChunk<T> chunk_at(Range steps, Range rows) const {
@@ -199,20 +184,24 @@ class Forward {
     return (t - steps.begin) * rows.size();
   }
 
-  void project_inputs(Range steps, Range rows, Range panels, const GateChunk<T>& gates) {
+  void project_inputs(Range steps, const Own& own, const GateChunk<T>& gates) {
+    const Range rows = own.rows, panels = own.panels;
     const bool whole = rows.size() == p_.B && (keeps_gates() || !p_.packed);
+    const WordRows words = x_words(own);
+    if (narrow()) narrow_inputs(steps, rows, words);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
         const int64_t n = whole ? p_.rows().offset(steps.end) - p_.rows().offset(t)
                                 : p_.rows().active(t, rows.begin, rows.end);
         if (n == 0) continue;
         T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
-        const T* bias = buf_.bias + panel * kRow;
+        const T* bias = weights_.bias + panel * kRow;
         const T* x = static_cast<const T*>(a_.x) + (p_.rows().offset(t) + rows.begin) * p_.I;
         multiply(Side::kInput, {.panel = panel,
                                 .next = panel + 1,
                                 .a = x,
                                 .a_row = p_.I,
+                                .words = words.from(chunk_row(steps, t, rows)),
                                 .init = bias,
                                 .init_row = 0,
                                 .c = out,
@@ -227,11 +216,34 @@ class Forward {
     }
   }
 
+  // Rows of a chunk as words, those of the slice from chunk_row() on; and of h, from row 0 on. Who
+  // shares rows has all of them for itself.
+  WordRows x_words(const Own& own) const {
+    const int64_t chunk = ForwardBuffers<T>::rows_of_chunk(p_, plan_);
+    const int64_t room = std::min(plan_.stretch, p_.T);
+    return buf_.x_words.from(own.id * chunk + (keeps_gates() ? 0 : room * own.rows.begin));
+  }
+  WordRows h_words(const Own& own) const { return buf_.h_words.from(own.id * p_.B); }
+  static WideRows wide_rows(const T* from, int64_t stride, int64_t rows, int64_t n,
+                            const WordRows& to) {
+    return {reinterpret_cast<const float*>(from), stride, rows, n, to.words, to.row, to.scales};
+  }
+  void narrow_inputs(Range steps, Range rows, const WordRows& words) {
+    const T* x = static_cast<const T*>(a_.x);
+    for (int64_t t = steps.begin; t < steps.end; ++t) {
+      const int64_t first = p_.rows().offset(t) + rows.begin;
+      plan_.narrow->narrow(wide_rows(x + first * p_.I, p_.I,
+                                     p_.rows().active(t, rows.begin, rows.end), p_.I,
+                                     words.from(chunk_row(steps, t, rows))));
+    }
+  }
+
   // c[rows][vectors of a panel] = init + a . w', where a is the inputs or h of the step before.
   struct PanelProduct {
     int64_t panel, next;  // `next` comes after this one
     const T* a;
     int64_t a_row;
+    WordRows words;  // a as words
     const T* init;
     int64_t init_row;
     T* c;
@@ -241,13 +253,15 @@ class Forward {
   void multiply(Side side, const PanelProduct& p) {
     const bool input = side == Side::kInput;
     const int64_t depth = input ? p_.I : p_.P;
+    if (narrow()) return multiply_words(side, p);
     if constexpr (kBFloat16) {
       if (!input && in_pairs()) {
         constexpr int64_t kPairs = paired(kVectors) * W;
+        const auto* w = reinterpret_cast<const BFloat16Pair*>(weights_.recurrent.panels);
         return product<T, kVectors, BFloat16Pair>({.a = p.a,
                                                    .a_row = p.a_row,
                                                    .depth = depth,
-                                                   .w = pairs() + p.panel * depth * kPairs,
+                                                   .w = w + p.panel * depth * kPairs,
                                                    .w_k = kPairs,
                                                    .init = p.init,
                                                    .init_row = p.init_row,
@@ -257,7 +271,7 @@ class Forward {
       }
     }
     if (!in_place()) {
-      const T* w = input ? buf_.w_ih : buf_.w_hh;
+      const T* w = weights_.of(side).panels;
       const int64_t size = depth * kDepth;
       const bool beyond_l2 = g_.panels * size * int64_t(sizeof(T)) > kL2Bytes;
       return product<T, kVectors>({.a = p.a,
@@ -289,12 +303,39 @@ class Forward {
     }
   }
 
+  void multiply_words(Side side, const PanelProduct& p) {
+    const auto& w = weights_.of(side);
+    const int64_t at = p.panel * kDepth;
+    const auto as_float = [](auto* values) { return reinterpret_cast<float*>(values); };
+    plan_.narrow->product[kVectors - 1]({.a = p.words.words,
+                                         .a_row = p.words.row,
+                                         .depth = p.words.row,
+                                         .w = w.words + at * p.words.row,
+                                         .init = as_float(const_cast<T*>(p.init)),
+                                         .init_row = p.init_row,
+                                         .c = as_float(p.c),
+                                         .c_row = kRow,
+                                         .rows = p.rows,
+                                         .tail = W,
+                                         .at = {0, W, 2 * W, 3 * W},
+                                         .a_scale = p.words.scales,
+                                         .w_scale = w.scales + at,
+                                         .w_offset = w.offsets + at});
+  }
+
   // One step: panel by panel, so that the cell finds its gates in L1, but of few rows several
   // panels together (kGateBytesTogether).
   void step(int64_t t, const Own& own, const GateChunk<T>& gates, int64_t chunk_row) {
     const Range slice = own.rows, panels = own.panels;
     Segments<T> segments(p_, t, slice, a_.y, a_.ldy, a_.h0);
     if (has_cuts(p_, t)) cut(t, own, segments);
+    const WordRows words = h_words(own);
+    for (int i = 0; narrow() && i < segments.count; ++i) {
+      const Segment<T>& s = segments.item[i];
+      if (!s.h_prev) continue;
+      plan_.narrow->narrow(
+          wide_rows(s.h_prev, s.stride, s.rows.size(), p_.P, words.from(s.rows.begin)));
+    }
     const int64_t rows = std::max<int64_t>(slice.size(), 1);
     const int64_t together =
         std::max<int64_t>(kGateBytesTogether / (rows * kRow * int64_t(sizeof(T))), 1);
@@ -316,6 +357,7 @@ class Forward {
                                     .next = t % 2 ? panel - 1 : panel + 1,
                                     .a = s.h_prev,
                                     .a_row = s.stride,
+                                    .words = words.from(s.rows.begin),
                                     .init = recurrent,
                                     .init_row = kRow,
                                     .c = recurrent,
@@ -427,7 +469,7 @@ class Forward {
                  {.a = hidden(t, rows.begin),
                   .a_row = g_.width(),
                   .depth = p_.H,
-                  .w = buf_.w_hr + group.column * p_.H,
+                  .w = weights_.w_hr + group.column * p_.H,
                   .w_k = int64_t(group.vectors) * W,
                   .c = y() + (p_.rows().offset(t) + rows.begin) * a_.ldy + group.column,
                   .c_row = a_.ldy,
@@ -450,6 +492,7 @@ class Forward {
   const Plan& plan_;
   const Geometry g_;
   const ForwardBuffers<T> buf_;
+  const PackedWeights<T> weights_;
   Reserve<T> keep_;
   const T* const kept_c_ = nullptr;  // of the steps before borders
   const Pieces pieces_;

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "cpu/narrow.h"
 #include "cpu/params.h"
 #include "cpu/tuning.h"
 
@@ -152,12 +153,73 @@ struct Reserve {
   };
 };
 
+// The input product makes a cell's first G slots, the recurrent product its last G, which
+// has_runs_of_slots in pack.h holds the table in model/cell.h to.
+enum class Side { kInput, kRecurrent };
+
+// Weights as the products of a forward pass read them.
+template <class T>
+struct PackedWeights {
+  struct OfSide {
+    T* panels;         // [panels][K][depth]; W_hh may hold pairs: [panels][K][paired vectors]
+    uint32_t* words;   // narrow: [panels][words of K][depth]
+    float* scales;     // int8: [panels][depth]
+    int32_t* offsets;  // likewise: NarrowProduct::w_offset
+  };
+  OfSide input, recurrent;
+  T* w_hr;  // [columns of P][H]
+  T* bias;  // [panels][row]
+  int64_t used;
+
+  PackedWeights(void* base, const Problem& p, const Geometry& g, const Plan& plan) {
+    Arena arena(base, size_of(p.dtypes.computed));
+    const bool pairs = plan.weights == WeightsRead::kPackedInPairs;
+    input = side(arena, p.I, g.panels * g.depth(), plan);
+    recurrent =
+        side(arena, p.P, g.panels * (pairs ? paired(g.vectors) * g.lanes : g.depth()), plan);
+    w_hr = arena.take<T>(p.projected ? round_up(p.P, g.lanes) * p.H : 0);
+    bias = arena.take<T>(g.panels * g.row());
+    used = arena.used();
+  }
+
+  const OfSide& of(Side side) const { return side == Side::kInput ? input : recurrent; }
+
+ private:
+  static OfSide side(Arena& arena, int64_t K, int64_t columns, const Plan& plan) {
+    const Narrow* const narrow = plan.narrow;
+    const bool int8 = narrow && narrow->dtype == DType::kInt8;
+    const int64_t packed = plan.weights == WeightsRead::kInPlace ? 0 : columns;
+    return {.panels = arena.take<T>(narrow ? 0 : packed * K),
+            .words = arena.take<uint32_t>(narrow ? packed * words_of(narrow->dtype, K) : 0),
+            .scales = arena.take<float>(int8 ? packed : 0),
+            .offsets = arena.take<int32_t>(int8 ? packed : 0)};
+  }
+};
+
+// Rows of x or h as words. Threads that share rows have copies of their own.
+struct WordRows {
+  uint32_t* words;
+  float* scales;  // int8: of each row
+  int64_t row;    // words a row
+
+  WordRows(Arena& arena, int64_t rows, int64_t n, const Narrow* narrow)
+      : words(arena.take<uint32_t>(narrow ? rows * words_of(narrow->dtype, n) : 0)),
+        scales(arena.take<float>(narrow ? rows : 0)),
+        row(narrow ? words_of(narrow->dtype, n) : 0) {}
+  WordRows from(int64_t first) const {
+    WordRows rest = *this;
+    rest.words += first * row;
+    rest.scales += first;
+    return rest;
+  }
+};
+
 template <class T>
 struct ForwardBuffers {
-  T *w_ih, *w_hh, *w_hr;  // packed: [panels][I][depth], [panels][P][depth], [columns of P][H];
-                          // w_hh may hold pairs: [panels][P][paired vectors]
-  T* bias;                // [panels][row]
-  T* c;                   // [B][width]  running cell state
+  Arena arena;
+  PackedWeights<T> weights;
+  WordRows x_words, h_words;  // narrow: [copies][rows of a chunk], [copies][B]
+  T* c;                       // [B][width]  running cell state
   T* hidden;     // [B][width]  h before the projection, or h that is made again, when not kept
   T* gates;      // one chunk, when not kept
   T* h_cut;      // [B][P]  h that a step with cuts reads
@@ -165,22 +227,34 @@ struct ForwardBuffers {
 
   // `again`: for the pass that makes again what backward reads, of one piece at a time.
   ForwardBuffers(void* base, const Problem& p, const Geometry& g, const Plan& plan,
-                 bool again = false) {
-    Arena arena(base, size_of(p.dtypes.computed));
+                 bool again = false)
+      : arena(base, size_of(p.dtypes.computed)),
+        weights(room_for_weights(base, p, g, plan), p, g, plan),
+        x_words(arena, copies_of(plan) * rows_of_chunk(p, plan), p.I, plan.narrow),
+        h_words(arena, copies_of(plan) * p.B, p.P, plan.narrow) {
     const bool has_c = spec(p.cell).has_c, keeps_all = p.keeps_all() || again,
                keeps_gates = keeps_all && spec(p.cell).keeps_slots;
-    const int64_t packed = plan.weights == WeightsRead::kInPlace ? 0 : g.panels * g.depth();
-    const bool pairs = plan.weights == WeightsRead::kPackedInPairs;
-    w_ih = arena.take<T>(packed * p.I);
-    w_hh = arena.take<T>((pairs ? g.panels * paired(g.vectors) * g.lanes : packed) * p.P);
-    w_hr = arena.take<T>(p.projected ? round_up(p.P, g.lanes) * p.H : 0);
-    bias = arena.take<T>(g.panels * g.row());
     c = arena.take<T>(has_c ? p.B * g.width() : 0);
     hidden =
         arena.take<T>((p.projected && !keeps_all) || (again && !p.projected) ? p.B * g.width() : 0);
-    gates = arena.take<T>(keeps_gates ? 0 : std::min(plan.stretch, p.T) * p.B * g.panels * g.row());
+    gates = arena.take<T>(keeps_gates ? 0 : rows_of_chunk(p, plan) * g.panels * g.row());
     h_cut = arena.take<T>(p.cuts ? p.B * p.P : 0);
     used = arena.used();
+  }
+
+  static int64_t rows_of_chunk(const Problem& p, const Plan& plan) {
+    return std::min(plan.stretch, p.T) * p.B;
+  }
+
+ private:
+  static int64_t copies_of(const Plan& plan) {
+    return plan.split == Split::kHidden ? plan.threads : 1;
+  }
+  // Frozen weights lie elsewhere.
+  void* room_for_weights(void* base, const Problem& p, const Geometry& g, const Plan& plan) {
+    const int64_t bytes = p.frozen ? 0 : PackedWeights<T>(nullptr, p, g, plan).used;
+    void* const room = arena.take<T>(bytes / size_of(p.dtypes.computed));
+    return base && !p.frozen ? room : nullptr;
   }
 };
 

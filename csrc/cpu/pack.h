@@ -16,10 +16,6 @@ struct GateRows {
   int lanes;
 };
 
-// The input product makes a cell's first G slots, the recurrent product its last G, which
-// has_runs_of_slots below holds the table in model/cell.h to.
-enum class Side { kInput, kRecurrent };
-
 // The gate whose product makes the i-th of a side's slots. GRU's slots n, r, z of the input side,
 // for example, are torch's gates 2, 0, 1 (cells/gru.h).
 inline int gate_of_slot(Cell cell, Side side, int i) {

@@ -25,6 +25,9 @@ struct ForwardParams {
   const void* b_ih;     // [G*H]     null: no biases
   const void* b_hh;     // [G*H]
   const void* w_hr;     // [P, H]    projected
+  const float* s_ih;    // [G*H]     int8: of each row of w_ih; biases and w_hr are float32 then
+  const float* s_hh;    // [G*H]     likewise
+  const void* packed;   // in place of all weights where they are frozen: what pack() made
   void* y;              // [N, P]    row stride ldy; may not alias h0
   int64_t ldy;
   void* h_n;  // [B, P]
@@ -72,6 +75,7 @@ struct BackwardParams {
 };
 
 struct Plan;
+struct Narrow;  // narrow.h
 
 // Runs body(context, id, n) for id = 0..n-1, all at the same time (the bodies may wait for each
 // other), with n <= wanted.
@@ -81,6 +85,8 @@ struct Team {
 };
 
 using ForwardKernel = void (*)(const ForwardParams& params, const Plan& plan, const Team& team);
+// Packs the weights of `params`, for calls whose weights are frozen.
+using PackKernel = void (*)(const ForwardParams& params, const Plan& plan, void* to);
 using BackwardKernel = void (*)(const BackwardParams& params, const Plan& plan, const Team& team);
 
 // What each thread owns for the whole sequence.
@@ -105,6 +111,7 @@ struct Plan {
   int threads;
   Split split;
   WeightsRead weights;
+  const Narrow* narrow;  // whose products are used; null: those of the dtype that is computed in
   // Steps of a chunk, whose input products (and, going back, gate gradients) are made at once. It
   // depends on the problem alone, never on the number of threads, so that sums are grouped alike
   // however many threads there are.
@@ -129,6 +136,10 @@ struct Plan {
 // Where `reasons` is given, the planner says there why it decided so and not otherwise.
 Plan plan_forward(const Problem& problem, int threads, Reasons* reasons = nullptr);
 Plan plan_backward(const Problem& problem, int threads, Reasons* reasons = nullptr);
+// The weights of a direction packed once, for any number of steps and rows: the bytes that takes
+// (64-byte aligned), and doing it. `params` has the problem and the weights.
+int64_t packed_bytes(const Problem& problem);
+void pack(const ForwardParams& params, void* to);
 // Rows of the reserve, and elements for each. Where states are kept every so many steps, rows are
 // as many as can be at the most: N / every.
 int64_t kept_rows(const Problem& problem);

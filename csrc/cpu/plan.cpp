@@ -132,9 +132,19 @@ bool has_few_steps(const Problem& p) {
          (p.T <= kSomeSteps && p.P >= kSomeStepsFromP);
 }
 
+// The narrow products that a problem allows for, where this machine has some.
+const Narrow* narrow_for(const Problem& p, const Geometry& g) {
+  return p.dtypes.multiplied == p.dtypes.computed ? nullptr
+                                                  : narrow_of(p.dtypes.multiplied, g.lanes);
+}
+
 // Of one step no row's bits may depend on how many rows there are: so it is never packed.
-WeightsRead read_forward(const Problem& p, const Words& say) {
+WeightsRead read_forward(const Problem& p, const Narrow* narrow, const Words& say) {
   const int64_t rows = p.rows().total();
+  if (p.frozen) {
+    say.because("the weights are frozen: they were packed once");
+    return WeightsRead::kPacked;
+  }
   if (p.T == 1 || (has_few_steps(p) && rows < kRowsThatPayForPacking)) {
     say.reject("packed weights", "packing costs more than it saves in ", Count{p.T, "step"}, " of ",
                Count{rows, "row"}, " in all");
@@ -147,6 +157,10 @@ WeightsRead read_forward(const Problem& p, const Words& say) {
     say.reject("weights read in place", Count{p.T, "step"}, " with P = ", p.P, " pay for packing");
   }
   if (p.dtypes.stored != DType::kBFloat16) return WeightsRead::kPacked;
+  if (narrow) {
+    say.because("products of bfloat16 by ", narrow->name);
+    return WeightsRead::kPacked;
+  }
   if (p.B > kPairsBatch) {
     say.reject("W_hh in bfloat16", "with more than ", kPairsBatch,
                " rows, widening it every step costs more than its fewer bytes save");
@@ -222,7 +236,9 @@ Plan plan_of(const Problem& p, int threads, const Geometry& g, bool forward, Rea
   plan.every = every_of(p, plan.stretch);
   const Words say(reasons);
   share_out(p, threads, g, forward, plan, say);
-  plan.weights = forward ? read_forward(p, say) : read_backward(p, say);
+  plan.narrow = forward ? narrow_for(p, g) : nullptr;
+  plan.weights = forward ? read_forward(p, plan.narrow, say) : read_backward(p, say);
+  if (plan.weights == WeightsRead::kInPlace) plan.narrow = nullptr;
   plan.reserve_size = reserve_width(p) * kept_rows(p);
   return plan;
 }
@@ -290,11 +306,19 @@ Plan plan_forward(const Problem& p, int threads, Reasons* reasons) {
   return plan;
 }
 
+int64_t packed_bytes(const Problem& p) {
+  return PackedWeights<char>(nullptr, p, geometry_of(p), plan_forward(p, 1)).used;
+}
+
+void pack(const ForwardParams& params, void* to) {
+  chosen_isa().variant->pack(params.problem)(params, plan_forward(params.problem, 1), to);
+}
+
 Plan plan_backward(const Problem& p, int threads, Reasons* reasons) {
   const Geometry g = geometry_of(p);
   Plan plan = plan_of(p, threads, g, false, reasons);
   plan_gradients(p, plan);
-  plan.again = read_forward(p, Words(nullptr));
+  plan.again = read_forward(p, nullptr, Words(nullptr));
   plan.backward = chosen_isa().variant->backward(p, plan.unit_vectors);
   plan.workspace_bytes = BackwardBuffers<char>(nullptr, p, g, plan).used;
   return plan;

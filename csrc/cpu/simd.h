@@ -95,6 +95,9 @@ struct BFloat16 {
 struct BFloat16Pair {
   uint32_t bits;
 };
+struct Int8 {
+  int8_t value;
+};
 
 FUSEDRNN_INLINE float widened(BFloat16 x) {
   const uint32_t bits = uint32_t(x.bits) << 16;

@@ -13,17 +13,28 @@
 
 namespace fusedrnn {
 
-enum class DType : int8_t { kFloat32, kFloat64, kBFloat16 };
+enum class DType : int8_t { kFloat32, kFloat64, kBFloat16, kInt8 };
 constexpr int64_t size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+  switch (dtype) {
+    case DType::kFloat64:
+      return 8;
+    case DType::kFloat32:
+      return 4;
+    case DType::kBFloat16:
+      return 2;
+    case DType::kInt8:
+      return 1;
+  }
+  return 0;
 }
 
 struct DTypes {
-  DType stored;    // weights and biases in memory
-  DType computed;  // products, sums and gates
-  DType state;     // x, h, c, y and their gradients
+  DType stored;      // weights in memory
+  DType computed;    // sums and gates
+  DType state;       // x, h, c, y and their gradients
+  DType multiplied;  // what the numbers of a product may be rounded to, where that is faster
 };
-constexpr DTypes all_of(DType dtype) { return {dtype, dtype, dtype}; }
+constexpr DTypes all_of(DType dtype) { return {dtype, dtype, dtype, dtype}; }
 
 struct Problem {
   Cell cell;
@@ -31,6 +42,7 @@ struct Problem {
   int64_t T, B, I, H, P;
   bool projected;
   bool training;
+  bool frozen;    // weights come packed, ForwardParams::packed
   int64_t every;  // steps from one kept c to the next; 0: all that backward reads is kept
   bool reverse;
   bool packed;             // steps have fewer and fewer rows

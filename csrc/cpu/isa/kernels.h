@@ -28,7 +28,7 @@ auto kernel_of(Cell cell, int unit_vectors) {
 }
 
 ForwardKernel forward(const Problem& p, int unit_vectors) {
-  if (p.dtypes.stored == DType::kBFloat16) {
+  if (p.dtypes.stored == DType::kBFloat16 && !p.frozen) {
     return kernel_of<ForwardParams, float, Forward, BFloat16>(p.cell, unit_vectors);
   }
   if (p.dtypes.computed == DType::kFloat32) {
@@ -46,6 +46,19 @@ BackwardKernel backward(const Problem& p, int unit_vectors) {
     return kernel_of<BackwardParams, float, BackwardAsStored>(p.cell, unit_vectors);
   }
   return kernel_of<BackwardParams, double, BackwardAsStored>(p.cell, unit_vectors);
+}
+
+template <class T, class S>
+void pack_all(const ForwardParams& params, const Plan& plan, void* to) {
+  const Geometry g(params.problem.cell, params.problem.H, kLanes<T>);
+  pack_weights<T, S>(params, plan, g, PackedWeights<T>(to, params.problem, g, plan), 0, 1);
+}
+
+PackKernel pack(const Problem& p) {
+  if (p.dtypes.stored == DType::kInt8) return pack_all<float, Int8>;
+  if (p.dtypes.stored == DType::kBFloat16) return pack_all<float, BFloat16>;
+  if (p.dtypes.computed == DType::kFloat32) return pack_all<float, float>;
+  return pack_all<double, double>;
 }
 
 // FLOP of `rounds` rounds of independent multiply-adds that stay in registers.
@@ -86,6 +99,7 @@ const Variant& variant() {
                                 {kTileRows<1>, kTileRows<2>, kTileRows<3>, kTileRows<4>},
                                 forward,
                                 backward,
+                                pack,
                                 spin,
                                 eval_activation};
   return kVariant;

@@ -1,0 +1,18 @@
+// The tables of narrow products, each in a source of its own.
+#pragma once
+
+#include "cpu/isa/variants.h"
+#include "cpu/narrow.h"
+
+#define FUSEDRNN_NARROW_TABLE(set) \
+  namespace fusedrnn::cpu::set {   \
+  const Narrow& table();           \
+  }
+
+FUSEDRNN_NARROW_TABLE(int8)
+#if defined(__x86_64__)
+FUSEDRNN_NARROW_TABLE(avx2int8)
+FUSEDRNN_NARROW_TABLE(avx512int8)
+FUSEDRNN_NARROW_TABLE(avx512vnni)
+FUSEDRNN_NARROW_TABLE(avx512bf16)
+#endif

@@ -1,0 +1,104 @@
+// Packs all weights of a direction for its forward pass, once a call or, frozen, once for all.
+#pragma once
+
+#include "cpu/pack.h"
+
+namespace fusedrnn::cpu::FUSEDRNN_ISA {
+namespace {
+
+// Words [first, first + n) of a row of `bytes` bytes, n at most a vector's lanes; zeros past its
+// end.
+inline Vec<float> load_row_words(const char* row, int64_t bytes, int64_t first, int n) {
+  constexpr int W = kLanes<float>;
+  Vec<float>::Ints words{};
+  const int64_t left = bytes - first * 4;
+  __builtin_memcpy(&words, row + first * 4, std::min<int64_t>(n == W ? W * 4 : n * 4, left));
+  return Vec<float>(Vec<float>::Type(words));
+}
+
+// to[panel][word][depth] of the rows of one panel, which lie as bytes.
+inline void pack_words(const Problem& p, const Geometry& g, Side side, const char* w,
+                       int64_t row_bytes, uint32_t* to, int64_t panel) {
+  constexpr int W = kLanes<float>;
+  const int64_t words = (row_bytes + 3) / 4;
+  for (int v = 0; v < g.vectors; ++v) {
+    const GateRows rows = gate_rows(p, g, side, panel, v);
+    auto* out = reinterpret_cast<float*>(to + panel * words * g.depth() + v * W);
+    for (int64_t k = 0; k < words; k += W) {
+      const int n = int(std::min<int64_t>(words - k, W));
+      Vec<float> block[W];
+      for (int i = 0; i < W; ++i) {
+        block[i] = i < rows.lanes ? load_row_words(w + (rows.row + i) * row_bytes, row_bytes, k, n)
+                                  : Vec<float>(0.0f);
+      }
+      transpose<float>(block);
+      for (int i = 0; i < n; ++i) block[i].store(out + (k + i) * g.depth());
+    }
+  }
+}
+
+// The scales of a panel's rows of int8, and what kZero adds to their sums.
+inline void pack_scales(const Problem& p, const Geometry& g, Side side, const Int8* w, int64_t K,
+                        const float* scales, const PackedWeights<float>::OfSide& to,
+                        int64_t panel) {
+  for (int v = 0; v < g.vectors; ++v) {
+    const GateRows rows = gate_rows(p, g, side, panel, v);
+    const int64_t at = panel * g.depth() + v * g.lanes;
+    for (int i = 0; i < g.lanes; ++i) {
+      int32_t sum = 0;
+      for (int64_t k = 0; i < rows.lanes && k < K; ++k) sum += w[(rows.row + i) * K + k].value;
+      to.scales[at + i] = i < rows.lanes ? scales[rows.row + i] : 0.0f;
+      to.offsets[at + i] = kZero * sum;
+    }
+  }
+}
+
+// One panel of W_ih or W_hh, as the plan has them read.
+template <class T, class S>
+void pack_side(const ForwardParams& a, const Plan& plan, const Geometry& g, Side side,
+               const typename PackedWeights<T>::OfSide& to, int64_t panel) {
+  const Problem& p = a.problem;
+  const bool input = side == Side::kInput;
+  const int64_t K = input ? p.I : p.P;
+  const S* w = static_cast<const S*>(input ? a.w_ih : a.w_hh);
+  if constexpr (std::is_same_v<S, Int8>) {
+    pack_scales(p, g, side, w, K, input ? a.s_ih : a.s_hh, to, panel);
+  }
+  if constexpr (!std::is_same_v<S, T>) {
+    if (plan.narrow) {
+      return pack_words(p, g, side, reinterpret_cast<const char*>(w), K * int64_t(sizeof(S)),
+                        to.words, panel);
+    }
+  }
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    if (!input && plan.weights == WeightsRead::kPackedInPairs) {
+      return pack_pairs(p, g, side, w, K, reinterpret_cast<BFloat16Pair*>(to.panels), panel);
+    }
+  }
+  if constexpr (!std::is_same_v<S, Int8>) pack_panels(p, g, side, w, K, to.panels, panel);
+}
+
+// A thread's share of all weights.
+template <class T, class S>
+void pack_weights(const ForwardParams& a, const Plan& plan, const Geometry& g,
+                  const PackedWeights<T>& to, int id, int n) {
+  using Other = std::conditional_t<std::is_same_v<S, Int8>, T, S>;  // biases and W_hr
+  const Problem& p = a.problem;
+  const Range panels = share(g.panels, id, n);
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    if (plan.weights != WeightsRead::kInPlace) {
+      pack_side<T, S>(a, plan, g, Side::kInput, to.input, panel);
+      pack_side<T, S>(a, plan, g, Side::kRecurrent, to.recurrent, panel);
+    }
+    pack_bias(p, g, static_cast<const Other*>(a.b_ih), static_cast<const Other*>(a.b_hh), to.bias,
+              panel);
+  }
+  if (!p.projected) return;
+  const Range groups = share(groups_of(p.P, g.lanes), id, n);
+  for (int64_t i = groups.begin; i < groups.end; ++i) {
+    pack_transposed(static_cast<const Other*>(a.w_hr), p.P, p.H, to.w_hr, i);
+  }
+}
+
+}  // namespace
+}  // namespace fusedrnn::cpu::FUSEDRNN_ISA
