@@ -15,9 +15,12 @@ from . import hooks as hooks  # for torch.compile, torch.onnx and opacus
 from ._explain import explain
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, to_torch
+from .freeze import freeze, thaw
+from .frozen import FrozenGRU, FrozenLSTM, FrozenMGU, FrozenRNN
 from .mgu import MGU, MGUCell
 from .modules import GRU, LSTM, RNN
 from .patch import Patch, patch
+from .stream import Stream
 from .tuning import tune
 
 __version__: str = _binary.build_info()["version"]
@@ -27,16 +30,23 @@ __all__ = [
     "LSTM",
     "MGU",
     "RNN",
+    "FrozenGRU",
+    "FrozenLSTM",
+    "FrozenMGU",
+    "FrozenRNN",
     "GRUCell",
     "LSTMCell",
     "MGUCell",
     "Patch",
     "RNNCell",
+    "Stream",
     "__version__",
     "convert",
     "explain",
+    "freeze",
     "functional",
     "patch",
+    "thaw",
     "to_torch",
     "tune",
 ]

@@ -8,6 +8,7 @@ words, then one call that runs every layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import is_
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ._ops.course import course_of
+from ._ops.course import Course, course_of
 from ._ops.refusals import check_dim, refuse_states, two_states
 from ._ops.stack import Flags, Sequences, run, with_states
 from .tools import Tools, as_leaf
@@ -78,6 +79,16 @@ class _Recurrent(Tools, nn.RNNBase):
                 f"For {kind} {dim}-D input, hx should also be {dim}-D but got {hx.dim()}-D tensor"
             )
         return hx if dim == 3 else hx.unsqueeze(1)
+
+    def _run(
+        self,
+        input: Sequences,
+        states: tuple[Tensor | None, Tensor | None],
+        weights: Sequence[Tensor],
+        course: Course,
+    ) -> tuple[Sequences, Tensor, Tensor, Any]:
+        # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
+        return run(self.mode, input, states, weights, self._flags(), self.batch_first, course)
 
     def _flags(self) -> Flags:
         return Flags(self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
@@ -147,11 +158,8 @@ class _OneState(_Recurrent):
             return node
         weights = self._current_weights()
         self._check(input, hx)
-        # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
-        mode, flags, course = self.mode, self._flags(), course_of(self.mode, keywords)
-        output, h_n, _, kept = run(
-            mode, input, (hx, None), weights, flags, self.batch_first, course
-        )
+        course = course_of(self.mode, keywords)
+        output, h_n, _, kept = self._run(input, (hx, None), weights, course)
         return with_states(course, (output, h_n), kept)
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any
@@ -364,10 +372,8 @@ class LSTM(_Recurrent, nn.LSTM):
         if hx is not None and (len(hx) != 2 or isinstance(hx, Tensor)) and not _hands_on(input):
             hx = (hx[0], hx[1])
         states = two_states(hx)
-        flags, course = self._flags(), course_of("LSTM", keywords)
-        output, h_n, c_n, kept = run(
-            "LSTM", input, states, weights, flags, self.batch_first, course
-        )
+        course = course_of("LSTM", keywords)
+        output, h_n, c_n, kept = self._run(input, states, weights, course)
         return with_states(course, (output, (h_n, c_n)), kept)
 
     if TYPE_CHECKING:  # nn.Module leaves what a call returns Any

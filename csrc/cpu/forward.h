@@ -67,7 +67,7 @@ class Forward {
     walk({pieces_.begin(m), pieces_.end(m)}, own);
   }
   void prepare(int id, int n) {
-    if (!p_.frozen) pack_weights<T, S>(a_, plan_, g_, weights_, id, n);
+    if (!p_.frozen) pack_weights<T, S, S>(a_, plan_, g_, weights_, id, n);
     if (C::kHasC) {
       pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c, g_.width(), share(p_.B, id, n));
     }
@@ -224,17 +224,13 @@ class Forward {
     return buf_.x_words.from(own.id * chunk + (keeps_gates() ? 0 : room * own.rows.begin));
   }
   WordRows h_words(const Own& own) const { return buf_.h_words.from(own.id * p_.B); }
-  static WideRows wide_rows(const T* from, int64_t stride, int64_t rows, int64_t n,
-                            const WordRows& to) {
-    return {reinterpret_cast<const float*>(from), stride, rows, n, to.words, to.row, to.scales};
-  }
   void narrow_inputs(Range steps, Range rows, const WordRows& words) {
     const T* x = static_cast<const T*>(a_.x);
     for (int64_t t = steps.begin; t < steps.end; ++t) {
       const int64_t first = p_.rows().offset(t) + rows.begin;
-      plan_.narrow->narrow(wide_rows(x + first * p_.I, p_.I,
-                                     p_.rows().active(t, rows.begin, rows.end), p_.I,
-                                     words.from(chunk_row(steps, t, rows))));
+      const States<T> rows_of_x{x + first * p_.I, p_.I};
+      narrow_rows(*plan_.narrow, rows_of_x, p_.rows().active(t, rows.begin, rows.end), p_.I,
+                  words.from(chunk_row(steps, t, rows)));
     }
   }
 
@@ -333,8 +329,8 @@ class Forward {
     for (int i = 0; narrow() && i < segments.count; ++i) {
       const Segment<T>& s = segments.item[i];
       if (!s.h_prev) continue;
-      plan_.narrow->narrow(
-          wide_rows(s.h_prev, s.stride, s.rows.size(), p_.P, words.from(s.rows.begin)));
+      narrow_rows(*plan_.narrow, States<T>{s.h_prev, s.stride}, s.rows.size(), p_.P,
+                  words.from(s.rows.begin));
     }
     const int64_t rows = std::max<int64_t>(slice.size(), 1);
     const int64_t together =

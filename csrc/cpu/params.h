@@ -25,7 +25,7 @@ struct ForwardParams {
   const void* b_ih;     // [G*H]     null: no biases
   const void* b_hh;     // [G*H]
   const void* w_hr;     // [P, H]    projected
-  const float* s_ih;    // [G*H]     int8: of each row of w_ih; biases and w_hr are float32 then
+  const float* s_ih;    // [G*H]     int8: of each row of w_ih
   const float* s_hh;    // [G*H]     likewise
   const void* packed;   // in place of all weights where they are frozen: what pack() made
   void* y;              // [N, P]    row stride ldy; may not alias h0
@@ -85,8 +85,11 @@ struct Team {
 };
 
 using ForwardKernel = void (*)(const ForwardParams& params, const Plan& plan, const Team& team);
-// Packs the weights of `params`, for calls whose weights are frozen.
+// Packs the weights of `params`, for calls whose weights are frozen. Biases and w_hr are of the
+// dtype that is computed in.
 using PackKernel = void (*)(const ForwardParams& params, const Plan& plan, void* to);
+using UnpackKernel = void (*)(const Problem& problem, const Plan& plan, const void* packed,
+                              bool recurrent, void* to);
 using BackwardKernel = void (*)(const BackwardParams& params, const Plan& plan, const Team& team);
 
 // What each thread owns for the whole sequence.
@@ -140,6 +143,8 @@ Plan plan_backward(const Problem& problem, int threads, Reasons* reasons = nullp
 // (64-byte aligned), and doing it. `params` has the problem and the weights.
 int64_t packed_bytes(const Problem& problem);
 void pack(const ForwardParams& params, void* to);
+// W_ih or W_hh as they were before: [G*H, *], in the dtype that they are stored in.
+void unpack(const Problem& problem, const void* packed, bool recurrent, void* to);
 // Rows of the reserve, and elements for each. Where states are kept every so many steps, rows are
 // as many as can be at the most: N / every.
 int64_t kept_rows(const Problem& problem);

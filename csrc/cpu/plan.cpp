@@ -314,6 +314,10 @@ void pack(const ForwardParams& params, void* to) {
   chosen_isa().variant->pack(params.problem)(params, plan_forward(params.problem, 1), to);
 }
 
+void unpack(const Problem& p, const void* packed, bool recurrent, void* to) {
+  chosen_isa().variant->unpack(p)(p, plan_forward(p, 1), packed, recurrent, to);
+}
+
 Plan plan_backward(const Problem& p, int threads, Reasons* reasons) {
   const Geometry g = geometry_of(p);
   Plan plan = plan_of(p, threads, g, false, reasons);

@@ -107,6 +107,17 @@ FUSEDRNN_INLINE float widened(BFloat16 x) {
 }
 FUSEDRNN_INLINE float widened(float x) { return x; }
 FUSEDRNN_INLINE double widened(double x) { return x; }
+// What was widened, as it was.
+FUSEDRNN_INLINE BFloat16 narrowed(float x, BFloat16) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return {uint16_t(bits >> 16)};
+}
+FUSEDRNN_INLINE Int8 narrowed(float x, Int8) { return {int8_t(x)}; }
+template <class T>
+FUSEDRNN_INLINE T narrowed(T x, T) {
+  return x;
+}
 
 // The first n lanes, the others zeros.
 template <class T>

@@ -16,6 +16,14 @@ struct States {
   int64_t stride;
 };
 
+// Rows as words. There are narrow products for T = float alone.
+template <class T>
+void narrow_rows(const Narrow& narrow, States<T> states, int64_t rows, int64_t n,
+                 const WordRows& to) {
+  narrow.narrow({reinterpret_cast<const float*>(states.rows), states.stride, rows, n, to.words,
+                 to.row, to.scales});
+}
+
 // What a run of rows reads: h of the step before, or h0.
 template <class T>
 States<T> states_of(const Rows::Run& run, const Problem& p, const void* y, int64_t ldy,

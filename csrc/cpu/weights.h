@@ -78,11 +78,10 @@ void pack_side(const ForwardParams& a, const Plan& plan, const Geometry& g, Side
   if constexpr (!std::is_same_v<S, Int8>) pack_panels(p, g, side, w, K, to.panels, panel);
 }
 
-// A thread's share of all weights.
-template <class T, class S>
+// A thread's share of all weights; biases and W_hr are Others.
+template <class T, class S, class Other>
 void pack_weights(const ForwardParams& a, const Plan& plan, const Geometry& g,
                   const PackedWeights<T>& to, int id, int n) {
-  using Other = std::conditional_t<std::is_same_v<S, Int8>, T, S>;  // biases and W_hr
   const Problem& p = a.problem;
   const Range panels = share(g.panels, id, n);
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -97,6 +96,35 @@ void pack_weights(const ForwardParams& a, const Plan& plan, const Geometry& g,
   const Range groups = share(groups_of(p.P, g.lanes), id, n);
   for (int64_t i = groups.begin; i < groups.end; ++i) {
     pack_transposed(static_cast<const Other*>(a.w_hr), p.P, p.H, to.w_hr, i);
+  }
+}
+
+// Back again: W_ih or W_hh in torch's rows.
+template <class T, class S>
+void unpack_side(const Problem& p, const Plan& plan, const Geometry& g, Side side,
+                 const PackedWeights<T>& weights, S* to) {
+  const auto& from = weights.of(side);
+  const int64_t K = side == Side::kInput ? p.I : p.P;
+  constexpr int64_t kEach = sizeof(S) < 4 ? 4 / sizeof(S) : 1;  // numbers of a word
+  const auto value = [&](int64_t panel, int64_t lane, int64_t k) {
+    if constexpr (sizeof(S) < 4) {
+      if (plan.narrow) {
+        const uint32_t* word =
+            from.words + (panel * words_of(plan.narrow->dtype, K) + k / kEach) * g.depth();
+        return reinterpret_cast<const S*>(word + lane)[k % kEach];
+      }
+    }
+    return narrowed(from.panels[(panel * K + k) * g.depth() + lane], S());
+  };
+  for (int64_t panel = 0; panel < g.panels; ++panel) {
+    for (int v = 0; v < g.vectors; ++v) {
+      const GateRows rows = gate_rows(p, g, side, panel, v);
+      for (int i = 0; i < rows.lanes; ++i) {
+        for (int64_t k = 0; k < K; ++k) {
+          to[(rows.row + i) * K + k] = value(panel, v * g.lanes + i, k);
+        }
+      }
+    }
   }
 }
 

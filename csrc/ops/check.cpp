@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "frozen/frozen.h"
+
 namespace fusedrnn::ops {
 namespace {
 
@@ -255,7 +257,14 @@ Call check(const Operands& o, Cuts cuts) {
   call.problem.dtypes = all_of(low ? DType::kFloat32 : dtype_of(o.input.scalar_type()));
   if (o.stored == Stored::kBFloat16) call.problem.dtypes.stored = DType::kBFloat16;
   call.weights.reserve(o.weights.all.size());
-  for (const Tensor& weight : o.weights.all) call.weights.push_back(in_memory(weight));
+  call.frozen = o.frozen;
+  if (o.frozen.stack) {
+    call.problem.frozen = true;
+    call.problem.dtypes = o.frozen.stack->problem(o.frozen.layer, 1, 1).dtypes;
+  }
+  for (const Tensor& weight : o.weights.all) {
+    call.weights.push_back(o.frozen.stack ? weight : in_memory(weight));
+  }
   if (o.hx) call.hx = in_memory(*o.hx);
   if (o.cx) call.cx = in_memory(*o.cx);
   call.input = in_memory(o.input);

@@ -18,6 +18,7 @@ struct Call {
   std::vector<int64_t> offsets;  // empty unless packed
   Tensor input, hx, cx;
   std::vector<Tensor> weights;
+  FrozenLayer frozen;
   bool has_biases;
   bool states;  // c of every step is a result
   // Rows of a direction's reserve: as many as there can be. How many there are only the data of

@@ -11,6 +11,10 @@
 
 #include "model/problem.h"
 
+namespace fusedrnn::frozen {
+class Stack;  // frozen/frozen.h
+}
+
 namespace fusedrnn::ops {
 
 using at::Tensor;
@@ -66,6 +70,12 @@ struct Course {
   bool is_cut() const { return lengths || resets; }
 };
 
+// A layer of a frozen stack, on the CPU. The weights beside it then only have their sizes.
+struct FrozenLayer {
+  const frozen::Stack* stack = nullptr;  // null: weights are what they are
+  int64_t layer = 0;
+};
+
 // A layer's operands. It owns nothing: whoever makes it keeps the tensors.
 struct Operands {
   const Tensor& input;  // [T, B, I]; packed [N, I]
@@ -75,6 +85,7 @@ struct Operands {
   bool train;
   Course course = {};
   Stored stored = Stored::kAsInput;
+  FrozenLayer frozen = {};
 
   bool packed() const { return batch_sizes.has_value(); }
 

@@ -246,4 +246,5 @@ PYBIND11_MODULE(_C, m) {
       py::arg("tensor"));
   m.def("set_second_backward", &ops::set_second_backward, py::arg("function"));
   ops::bind_cuda(m);
+  ops::bind_frozen(m);
 }

@@ -13,7 +13,8 @@ namespace fusedrnn::ops {
 // h is not projected), training and packed.
 Problem problem_of(const pybind11::dict& stated);
 
-// Adds what Python asks of the CUDA half.
+// Add what Python asks of the CUDA half, and frozen stacks.
 void bind_cuda(pybind11::module_& m);
+void bind_frozen(pybind11::module_& m);
 
 }  // namespace fusedrnn::ops

@@ -42,15 +42,16 @@ def run(
     flags: Flags,
     batch_first: bool,
     course: Course = PLAIN,
+    stack: Callable[..., Any] = stack,
 ) -> tuple[Sequences, Tensor, Tensor, Any]:
     """Output, h_n and c_n of a stack of layers, laid out as the input is, and the states of every
-    step, if ``course`` asks for them."""
+    step, if ``course`` asks for them. ``stack``: the operator, or what takes its place."""
     try:
         if type(input) is not Tensor:
             if isinstance(input, PackedSequence):
-                return _packed(mode, input, states, params, flags, course)
+                return _packed(mode, input, states, params, flags, course, stack)
             if getattr(input, "is_nested", False) and input.layout == torch.jagged:
-                return _jagged(mode, input, states, params, flags, course)
+                return _jagged(mode, input, states, params, flags, course, stack)
         hx, cx = states
         dim = input.dim()
         if dim == 3:
@@ -85,6 +86,7 @@ def _packed(
     params: Sequence[Tensor],
     flags: Flags,
     course: Course,
+    stack: Callable[..., Any],
 ) -> tuple[PackedSequence, Tensor, Tensor, Any]:
     hx, cx = states
     data, batch_sizes, order, original = input
@@ -109,6 +111,7 @@ def _jagged(
     params: Sequence[Tensor],
     flags: Flags,
     course: Course,
+    stack: Callable[..., Any],
 ) -> tuple[Tensor, Tensor, Tensor, Any]:
     """A jagged NestedTensor [B, j, I], whatever ``batch_first`` says: padded by its own lengths."""
     if course.is_cut:

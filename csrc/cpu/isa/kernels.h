@@ -51,14 +51,30 @@ BackwardKernel backward(const Problem& p, int unit_vectors) {
 template <class T, class S>
 void pack_all(const ForwardParams& params, const Plan& plan, void* to) {
   const Geometry g(params.problem.cell, params.problem.H, kLanes<T>);
-  pack_weights<T, S>(params, plan, g, PackedWeights<T>(to, params.problem, g, plan), 0, 1);
+  pack_weights<T, S, T>(params, plan, g, PackedWeights<T>(to, params.problem, g, plan), 0, 1);
+}
+template <class T, class S>
+void unpack_one(const Problem& p, const Plan& plan, const void* packed, bool recurrent, void* to) {
+  const Geometry g(p.cell, p.H, kLanes<T>);
+  const PackedWeights<T> weights(const_cast<void*>(packed), p, g, plan);  // only read
+  unpack_side<T>(p, plan, g, recurrent ? Side::kRecurrent : Side::kInput, weights,
+                 static_cast<S*>(to));
 }
 
+// f(T, S), empty values of the types that weights are computed with and stored in.
+template <class F>
+auto with_types(const Problem& p, const F& f) {
+  if (p.dtypes.stored == DType::kInt8) return f(float(), Int8());
+  if (p.dtypes.stored == DType::kBFloat16) return f(float(), BFloat16());
+  return p.dtypes.computed == DType::kFloat32 ? f(float(), float()) : f(double(), double());
+}
 PackKernel pack(const Problem& p) {
-  if (p.dtypes.stored == DType::kInt8) return pack_all<float, Int8>;
-  if (p.dtypes.stored == DType::kBFloat16) return pack_all<float, BFloat16>;
-  if (p.dtypes.computed == DType::kFloat32) return pack_all<float, float>;
-  return pack_all<double, double>;
+  return with_types(
+      p, [](auto t, auto s) -> PackKernel { return pack_all<decltype(t), decltype(s)>; });
+}
+UnpackKernel unpack(const Problem& p) {
+  return with_types(
+      p, [](auto t, auto s) -> UnpackKernel { return unpack_one<decltype(t), decltype(s)>; });
 }
 
 // FLOP of `rounds` rounds of independent multiply-adds that stay in registers.
@@ -100,6 +116,7 @@ const Variant& variant() {
                                 forward,
                                 backward,
                                 pack,
+                                unpack,
                                 spin,
                                 eval_activation};
   return kVariant;

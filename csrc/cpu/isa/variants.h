@@ -43,6 +43,7 @@ struct Variant {
   ForwardKernel (*forward)(const Problem&, int unit_vectors);
   BackwardKernel (*backward)(const Problem&, int unit_vectors);
   PackKernel (*pack)(const Problem&);
+  UnpackKernel (*unpack)(const Problem&);
   double (*spin)(int64_t rounds);
   void (*eval_activation)(bool tanh_not_sigmoid, const float* x, float* y, int64_t n);
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/params.h"
+#include "frozen/frozen.h"
 #include "ops/check.h"
 
 namespace fusedrnn::ops {
@@ -20,12 +21,18 @@ Params params_of(const Call& call, int64_t d, void* workspace) {
   a.reset_rows = reset.defined() && reset.size(1) > 1;
   a.reset_h = address(call.reset_h, d * a.problem.P * (a.reset_rows ? a.problem.B : 1));
   a.reset_c = address(call.reset_c, d * a.problem.H * (a.reset_rows ? a.problem.B : 1));
+  a.workspace = workspace;
+  if (call.frozen.stack) {
+    if constexpr (std::is_same_v<Params, cpu::ForwardParams>) {
+      a.packed = call.frozen.stack->packed(call.frozen.layer, d);
+    }
+    return a;
+  }
   a.w_ih = address(w.w_ih);
   a.w_hh = address(w.w_hh);
   a.b_ih = address(w.b_ih);
   a.b_hh = address(w.b_hh);
   a.w_hr = address(w.w_hr);
-  a.workspace = workspace;
   return a;
 }
 

@@ -1,0 +1,170 @@
+// See frozen.h.
+#include "ops/frozen.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
+
+#include "ops/check.h"
+
+namespace fusedrnn::ops {
+namespace {
+
+DType stored_as(at::ScalarType type) {
+  if (type == at::kBFloat16) return DType::kBFloat16;
+  if (type == at::kChar) return DType::kInt8;
+  return dtype_of(type);
+}
+at::ScalarType type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return at::kFloat;
+    case DType::kFloat64:
+      return at::kDouble;
+    case DType::kBFloat16:
+      return at::kBFloat16;
+    case DType::kInt8:
+      return at::kChar;
+  }
+  return at::kFloat;
+}
+
+frozen::Shape shape_of(const FrozenWeights& given, const WeightList& all) {
+  const DirectionWeights first = all.of(0);
+  const Cell cell = cell_of(given.mode);
+  const DType stored = stored_as(first.w_ih->scalar_type());
+  return {.cell = cell,
+          .L = given.L,
+          .D = given.D,
+          .I = first.w_ih->size(1),
+          .H = first.w_ih->size(0) / gates_of(cell),
+          .P = first.w_hh->size(1),
+          .projected = given.projected,
+          .stored = stored,
+          .computed = stored == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32};
+}
+
+void check_gradients(const FrozenCall& call) {
+  if (!at::GradMode::is_enabled()) return;
+  const auto check = [](const char* name, const Tensor& tensor) {
+    TORCH_CHECK(!tensor.requires_grad(), "fusedrnn: a frozen layer has no gradients, and ", name,
+                " requires one: call it under torch.no_grad(), or thaw() it");
+  };
+  check("input", call.input);
+  if (call.hx) check("hx", *call.hx);
+  if (call.cx) check("cx", *call.cx);
+  if (call.course.reset_h) check("reset_h", *call.course.reset_h);
+  if (call.course.reset_c) check("reset_c", *call.course.reset_c);
+}
+
+// Tensors of a layer's weights that have nothing but their sizes.
+std::vector<Tensor> sizes_alone(const frozen::Shape& s, int64_t layer, const Tensor& like) {
+  const Tensor one = at::empty({1}, like.options());
+  std::vector<Tensor> all;
+  for (int64_t d = 0; d < s.D; ++d) {
+    all.push_back(one.expand({s.rows(), s.inputs_of(layer)}));
+    all.push_back(one.expand({s.rows(), s.P}));
+    if (s.projected) all.push_back(one.expand({s.P, s.H}));
+  }
+  return all;
+}
+
+}  // namespace
+
+std::shared_ptr<const frozen::Stack> freeze(const FrozenWeights& given) {
+  const WeightList all =
+      weights_of_stack(cell_of(given.mode), given.has_biases, given.weights, given.L, given.D);
+  const frozen::Shape shape = shape_of(given, all);
+  std::vector<Tensor> kept;  // contiguous
+  const auto memory = [&](const Tensor* tensor, DType dtype) -> const void* {
+    if (!tensor) return nullptr;
+    kept.push_back(tensor->to(at::kCPU, type_of(dtype)).contiguous());
+    return address(kept.back());
+  };
+  const auto scale = [&](int64_t index) {
+    if (shape.stored != DType::kInt8) return static_cast<const float*>(nullptr);
+    return static_cast<const float*>(memory(&given.scales.at(index), DType::kFloat32));
+  };
+  std::vector<frozen::Weights> weights;
+  for (int64_t i = 0; i < shape.L * shape.D; ++i) {
+    const DirectionWeights w = all.of(i);
+    weights.push_back({.w_ih = memory(w.w_ih, shape.stored),
+                       .w_hh = memory(w.w_hh, shape.stored),
+                       .s_ih = scale(2 * i),
+                       .s_hh = scale(2 * i + 1),
+                       .b_ih = memory(w.b_ih, shape.computed),
+                       .b_hh = memory(w.b_hh, shape.computed),
+                       .w_hr = memory(w.w_hr, shape.computed)});
+  }
+  return std::make_shared<const frozen::Stack>(shape, weights);
+}
+
+Tensor unpacked(const frozen::Stack& stack, int64_t layer, int64_t direction, bool recurrent) {
+  const frozen::Shape& s = stack.shape();
+  Tensor weights = at::empty({s.rows(), recurrent ? s.P : s.inputs_of(layer)}, type_of(s.stored));
+  stack.unpack(layer, direction, recurrent, mutable_address(weights));
+  return weights;
+}
+
+StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
+  const frozen::Shape& s = stack.shape();
+  check_gradients(call);
+  TORCH_CHECK(call.input.device().is_cpu(),
+              "fusedrnn: a frozen layer runs on the CPU, and input is on ", call.input.device(),
+              ": thaw() it first");
+  const at::ScalarType outside = call.input.scalar_type(), inside = type_of(s.computed);
+  const bool low = outside == at::kBFloat16 || outside == at::kHalf;
+  TORCH_CHECK_VALUE(outside == inside || (inside == at::kFloat && low), "fusedrnn: input must be ",
+                    inside, inside == at::kFloat ? " or BFloat16 or Half" : "",
+                    " for a frozen layer, got ", outside);
+  const auto wide = [&](const OptionalTensor& state, const char* name) -> OptionalTensor {
+    if (!state) return state;
+    TORCH_CHECK(state->dim() == 3 && state->size(0) == s.L * s.D, "fusedrnn: ", name,
+                " must be 3-D (L*D, B, *) with L*D = ", s.L * s.D, ", got ", state->sizes());
+    TORCH_CHECK(state->scalar_type() == outside, "fusedrnn: ", name, " must be ", outside,
+                " as input is, got ", state->scalar_type());
+    return state->to(inside);
+  };
+  const OptionalTensor hx = wide(call.hx, "hx"), cx = wide(call.cx, "cx");
+  Course course = call.course;
+  course.reset_h = wide(course.reset_h, "reset_h");
+  course.reset_c = wide(course.reset_c, "reset_c");
+  const OptionalTensor reset_h = course.reset_h, reset_c = course.reset_c;
+  Tensor x = call.input.to(inside), none;
+  std::vector<Tensor> h_n, c_n, states;
+  const bool has_c = spec(s.cell).has_c;
+  const at::NoGradGuard no_gradients;
+  for (int64_t l = 0; l < s.L; ++l) {
+    const auto state = [&](const OptionalTensor& all) -> OptionalTensor {
+      return all ? OptionalTensor(all->narrow(0, l * s.D, s.D)) : std::nullopt;
+    };
+    const OptionalTensor h = state(hx), c = state(cx);
+    course.reset_h = state(reset_h);
+    course.reset_c = state(reset_c);
+    course.states = has_c && call.states > (l + 1 < s.L ? 1 : 0);
+    const std::vector<Tensor> sizes = sizes_alone(s, l, x);
+    const Operands o{.input = x,
+                     .batch_sizes = call.batch_sizes,
+                     .hx = h,
+                     .cx = c,
+                     .weights = {sizes, false, s.projected},
+                     .cell = s.cell,
+                     .train = false,
+                     .course = course,
+                     .frozen = {&stack, l}};
+    auto [y, h_l, c_l, reserve, states_l] = layer_cpu(o);
+    if (has_c ? course.states : call.states == 2) states.push_back(has_c ? states_l : y);
+    none = states_l;
+    x = y;
+    h_n.push_back(h_l);
+    c_n.push_back(c_l);
+  }
+  const auto together = [&](const std::vector<Tensor>& all) { return at::cat(all, 0).to(outside); };
+  const Tensor of_steps = states.empty()     ? none
+                          : call.states == 1 ? states[0].to(outside)
+                                             : at::stack(states).to(outside);
+  return {x.to(outside), together(h_n), has_c ? together(c_n) : c_n[0], of_steps};
+}
+
+}  // namespace fusedrnn::ops

@@ -1,0 +1,36 @@
+// Frozen stacks on tensors.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "frozen/stream.h"
+#include "ops/layer.h"
+
+namespace fusedrnn::ops {
+
+// The arguments of a frozen stack: `weights` as torch has them, `scales` of int8 in the order of
+// W_ih, W_hh of each direction, and empty otherwise.
+struct FrozenWeights {
+  std::string mode;
+  int64_t L, D;
+  bool has_biases, projected;
+  std::vector<Tensor> weights, scales;
+};
+std::shared_ptr<const frozen::Stack> freeze(const FrozenWeights& given);
+
+// W_ih (or W_hh) of a direction as it was given.
+Tensor unpacked(const frozen::Stack& stack, int64_t layer, int64_t direction, bool recurrent);
+
+// The operator `stack`, by a frozen one. Input and states may be bfloat16 where it computes in
+// float32; output is what input is.
+struct FrozenCall {
+  const Tensor& input;
+  const OptionalTensor &batch_sizes, &hx, &cx;
+  Course course;
+  int64_t states;  // Stack::states
+};
+StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call);
+
+}  // namespace fusedrnn::ops

@@ -1,0 +1,259 @@
+"""Layers for inference alone, whose weights are packed once and never change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _C
+from ._ops.course import Course
+from ._ops.quantize import quantized, restored
+from ._ops.stack import Flags, Sequences, run
+from .mgu import MGU
+from .modules import GRU, LSTM, RNN, _Recurrent
+from .stream import Stream
+
+# What a frozen layer keeps of the one that it was made of.
+_ATTRIBUTES = (
+    "mode",
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "proj_size",
+)
+
+
+def _is_packed(name: str) -> bool:
+    """Whether a weight is one of those that a step reads whole: W_ih and W_hh."""
+    return name.startswith(("weight_ih", "weight_hh")) and not name.endswith("_scale")
+
+
+def _plain(frozen: _Frozen) -> nn.RNNBase:
+    """The layer with parameters that a frozen one was made of, but for their values."""
+    cls = next(base for base in type(frozen).__mro__ if base in (RNN, LSTM, GRU, MGU))
+    own = {name: getattr(frozen, name) for name in _ATTRIBUTES[1:]}
+    if cls is not LSTM:
+        del own["proj_size"]
+    if cls is RNN:
+        own["nonlinearity"] = frozen.nonlinearity
+    return cls(**own, dtype=frozen._original)
+
+
+class _Frozen(_Recurrent):
+    """What the frozen layers share: what they keep, and how they run."""
+
+    def __init__(self, layer: nn.RNNBase, dtype: torch.dtype | None = None) -> None:
+        nn.Module.__init__(self)
+        for name in _ATTRIBUTES:
+            setattr(self, name, getattr(layer, name))
+        if hasattr(layer, "nonlinearity"):
+            self.nonlinearity = layer.nonlinearity
+        self.training = False
+        # By attribute: a parametrization or pruning makes a weight there.
+        names = layer._flat_weights_names
+        self._original = layer.weight_ih_l0.dtype
+        self._keep({name: getattr(layer, name).detach() for name in names}, dtype)
+
+    def _keep(self, weights: dict[str, Tensor], dtype: torch.dtype | None) -> None:
+        """Pack the weights. The small ones stay as they are beside the pack, for state_dict."""
+        self._kept: dict[str, Tensor] = {}
+        self.dtype = dtype or self._original
+        given, scales = [], []
+        for name, value in weights.items():
+            if name.endswith("_scale"):
+                continue
+            if not _is_packed(name):
+                given.append(value)
+                self._kept[name] = value
+                continue
+            if self.dtype == torch.int8:
+                scale = weights.get(f"{name}_scale")
+                value, scale = quantized(value) if scale is None else (value, scale)
+                self._kept[f"{name}_scale"] = scale
+                scales.append(scale)
+            given.append(value.to(self._stored))
+        directions = 2 if self.bidirectional else 1
+        projected = getattr(self, "proj_size", 0) > 0
+        self._stack = _C.FrozenStack(
+            self.mode, self.num_layers, directions, self.bias, projected, given, scales
+        )
+
+    @property
+    def _stored(self) -> torch.dtype:
+        """Of the packed weights. There are no instructions for float16, so it is float32 there."""
+        return torch.float32 if self.dtype == torch.float16 else self.dtype
+
+    def _all(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights in torch's order, unpacked."""
+        for layer in range(self.num_layers):
+            for direction in range(2 if self.bidirectional else 1):
+                ending = f"_l{layer}{'_reverse' if direction else ''}"
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"):
+                    own = name + ending
+                    if _is_packed(own):
+                        unpacked = self._stack.unpacked(layer, direction, name == "weight_hh")
+                        yield own, unpacked.to(self.dtype)
+                        if self.dtype == torch.int8:
+                            yield f"{own}_scale", self._kept[f"{own}_scale"]
+                    elif own in self._kept:
+                        yield own, self._kept[own]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for name, value in self._all():
+            destination[prefix + name] = value
+
+    def _load_from_state_dict(  # type: ignore[override]
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Pack what a state_dict holds, of a frozen layer of the same dtype or of a plain one.
+        Streams that were made before go on with the weights from before."""
+        names = [name for name, _ in self._all()]
+        there = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        missing = [name for name in names if name not in there and not name.endswith("_scale")]
+        missing_keys += [prefix + name for name in missing]
+        for name, value in self._all():
+            if name in there and there[name].shape != value.shape:
+                error_msgs.append(
+                    f"size mismatch for {prefix}{name}: copying a param with shape "
+                    f"{there[name].shape} from checkpoint, the shape in current model is "
+                    f"{value.shape}."
+                )
+        known = {prefix + name for name in names}
+        own = [key for key in state_dict if key.startswith(prefix)]
+        unexpected_keys += [key for key in own if strict and key not in known]
+        if not missing and not error_msgs:
+            self._keep(there, self.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is packed for this machine."""
+        state = dict(self.__dict__)
+        del state["_stack"]
+        state["_weights"] = dict(self._all())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        weights = state.pop("_weights")
+        self.__dict__.update(state)
+        self._keep(weights, self.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> _Frozen:
+        """What ``to()``, ``cuda()``, ``half()`` and their like call: refuse what would change."""
+        like = torch.empty(0, dtype=self._original)
+        moved = fn(like)
+        if moved.device.type != "cpu" or moved.dtype != like.dtype:
+            raise RuntimeError(
+                f"fusedrnn: a frozen layer stays {self._original} on the CPU, got "
+                f"{moved.dtype} on {moved.device}: thaw() it, move it and freeze() it again"
+            )
+        return self
+
+    def train(self, mode: bool = True) -> _Frozen:
+        """Do nothing: there is inference alone, without dropout."""
+        return self
+
+    def _current_weights(self) -> list[Tensor]:
+        return []
+
+    def _run(
+        self,
+        input: Sequences,
+        states: tuple[Tensor | None, Tensor | None],
+        weights: list[Tensor],
+        course: Course,
+    ) -> tuple[Sequences, Tensor, Tensor, Any]:
+        flags = Flags(self.bias, self.num_layers, 0.0, False, self.bidirectional)
+        return run(self.mode, input, states, (), flags, self.batch_first, course, self._operator)
+
+    def _operator(self, input: Tensor, sizes: Any, hx: Any, cx: Any, *rest: Any) -> Any:
+        """The operator ``stack`` with our weights."""
+        course = Course(*rest[7:])
+        return self._stack.run(input, sizes, hx, cx, *course[:5])
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """torch.nn's check, which asks the first weight for its dtype."""
+        dim = 3 if batch_sizes is None else 2
+        if input.dim() != dim:
+            raise RuntimeError(f"input must have {dim} dimensions, got {input.dim()}")
+        if input.size(-1) != self.input_size:
+            raise RuntimeError(
+                "input.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {input.size(-1)}"
+            )
+
+    def stream(self, batch: int = 1) -> Stream:
+        """Sequences that go on, a step at a time; see :class:`fusedrnn.Stream`.
+
+        Args:
+            batch: rows, that is sequences that advance together; 0 or more. Default: 1.
+        Returns:
+            A stream whose states are zeros.
+        Raises:
+            ValueError: a negative ``batch``, or a bidirectional layer.
+        """
+        return Stream(self._stack, batch)
+
+    def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One step of all layers.
+
+        Args:
+            input: [B, I].
+            state: as ``hx`` of the class; zeros when None.
+        Returns:
+            Output [B, P], and the state after the step, shaped as ``hx``.
+        Raises:
+            RuntimeError, ValueError: as the class.
+        """
+        if input.dim() != 2:
+            raise RuntimeError(f"step takes input [B, I], got {input.dim()}-D")
+        output, state = self(input.unsqueeze(1 if self.batch_first else 0), state)
+        return output.squeeze(1 if self.batch_first else 0), state
+
+    def thaw(self) -> nn.RNNBase:
+        """A layer with parameters again, in the dtype that was frozen, of the weights as they are
+        now: those of int8 are what the int8 stand for.
+
+        Returns:
+            A layer of the class without "Frozen".
+        """
+        layer = _plain(self)
+        with torch.no_grad():
+            weights = dict(self._all())
+            for name, value in layer.named_parameters():
+                scale = weights.get(f"{name}_scale")
+                value.copy_(weights[name] if scale is None else restored(weights[name], scale))
+        return layer.eval()
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows between the brackets."""
+        dtype = "" if self.dtype == self._original else f", dtype={self.dtype}"
+        return super().extra_repr() + dtype
+
+
+class FrozenRNN(_Frozen, RNN):
+    """:class:`fusedrnn.RNN` for inference alone, made by :func:`fusedrnn.freeze`."""
+
+
+class FrozenLSTM(_Frozen, LSTM):
+    """:class:`fusedrnn.LSTM` for inference alone, made by :func:`fusedrnn.freeze`."""
+
+
+class FrozenGRU(_Frozen, GRU):
+    """:class:`fusedrnn.GRU` for inference alone, made by :func:`fusedrnn.freeze`."""
+
+
+class FrozenMGU(_Frozen, MGU):
+    """:class:`fusedrnn.MGU` for inference alone, made by :func:`fusedrnn.freeze`."""
