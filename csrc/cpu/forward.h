@@ -186,7 +186,7 @@ class Forward {
 
   void project_inputs(Range steps, const Own& own, const GateChunk<T>& gates) {
     const Range rows = own.rows, panels = own.panels;
-    const bool whole = rows.size() == p_.B && (keeps_gates() || !p_.packed);
+    const bool whole = is_whole(rows);
     const WordRows words = x_words(own);
     if (narrow()) narrow_inputs(steps, rows, words);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -201,7 +201,7 @@ class Forward {
                                 .next = panel + 1,
                                 .a = x,
                                 .a_row = p_.I,
-                                .words = words.from(chunk_row(steps, t, rows)),
+                                .words = words.from(word_row(steps, t, rows)),
                                 .init = bias,
                                 .init_row = 0,
                                 .c = out,
@@ -216,12 +216,18 @@ class Forward {
     }
   }
 
-  // Rows of a chunk as words, those of the slice from chunk_row() on; and of h, from row 0 on. Who
-  // shares rows has all of them for itself.
+  // Whether the slice's rows of several steps lie side by side.
+  bool is_whole(Range rows) const { return rows.size() == p_.B && (keeps_gates() || !p_.packed); }
+  // Rows of a chunk as words, those of the slice from word_row() on; and of h, from row 0 on. Who
+  // shares rows has all of them for itself; who does not may be in another chunk than the others,
+  // where its rows of packed steps would lie elsewhere: so each slice has room of its own.
   WordRows x_words(const Own& own) const {
     const int64_t chunk = ForwardBuffers<T>::rows_of_chunk(p_, plan_);
-    const int64_t room = std::min(plan_.stretch, p_.T);
-    return buf_.x_words.from(own.id * chunk + (keeps_gates() ? 0 : room * own.rows.begin));
+    return buf_.x_words.from(own.id * chunk + std::min(plan_.stretch, p_.T) * own.rows.begin);
+  }
+  int64_t word_row(Range steps, int64_t t, Range rows) const {
+    if (is_whole(rows)) return p_.rows().offset(t) - p_.rows().offset(steps.begin);
+    return (t - steps.begin) * rows.size();
   }
   WordRows h_words(const Own& own) const { return buf_.h_words.from(own.id * p_.B); }
   void narrow_inputs(Range steps, Range rows, const WordRows& words) {
@@ -230,7 +236,7 @@ class Forward {
       const int64_t first = p_.rows().offset(t) + rows.begin;
       const States<T> rows_of_x{x + first * p_.I, p_.I};
       narrow_rows(*plan_.narrow, rows_of_x, p_.rows().active(t, rows.begin, rows.end), p_.I,
-                  words.from(chunk_row(steps, t, rows)));
+                  words.from(word_row(steps, t, rows)));
     }
   }
 
