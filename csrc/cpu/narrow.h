@@ -51,6 +51,8 @@ struct Narrow {
   // Products of 1 to 4 vectors.
   void (*product[4])(const NarrowProduct& p);
   void (*narrow)(const WideRows& rows);
+  // bfloat16: n words of two rows' elements, the first's in the low half; null: zeros.
+  void (*pair)(const float* low, const float* high, int64_t n, uint32_t* to);
 };
 
 // Numbers of a word, and words of n numbers.

@@ -16,6 +16,7 @@ from support.paths import ROOT
 
 STANDARD = r"[a-z_0-9]+"
 POSIX = r"(pthread|sys/mman|omp)\.h"
+KERNEL = r"(unistd|sys/syscall)\.h"  # Linux, which is asked whether AMX may be used
 INTRINSICS = r"(immintrin|cpuid|arm_neon)\.h"
 TOOLKIT = r"(cuda|cooperative_groups|mma|math_constants)\w*(/\w+)*(\.h)?"
 # What the operators see of the kernels.
@@ -26,6 +27,7 @@ TORCH = r"(torch|pybind11|(ATen|c10)/(?!cuda/))\b.*\.h"
 MAY_INCLUDE = {
     "model/": [STANDARD, "model/.+"],
     "cells/": [STANDARD, r"model/cell\.h", "cells/.+"],
+    "cpu/isa/": [STANDARD, INTRINSICS, KERNEL, "model/.+", "cells/.+", "cpu/.+"],
     "cpu/": [STANDARD, INTRINSICS, "model/.+", "cells/.+", "cpu/.+"],
     "cuda/": [STANDARD, TOOLKIT, "model/.+", "cells/.+", "cuda/.+"],
     "ops/": [STANDARD, POSIX, TORCH, "model/.+", PARAMS, "ops/(?!cuda/).+"],

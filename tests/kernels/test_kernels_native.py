@@ -18,6 +18,7 @@ from support.native_build import ADDRESS, KERNELS, SHIPPED, compiled, kernels, s
 from support.paths import TESTS
 
 EMULATED = TESTS / "kernels" / "cpp" / "emulated_avx512.cpp"
+TILES = TESTS / "kernels" / "cpp" / "tiles_test.cpp"
 PROGRAM = TESTS / "kernels" / "cpp" / "kernels_test.cpp"
 
 BUILDS = {
@@ -78,6 +79,15 @@ def test_the_avx512_kernels_match_the_scalar_reference_lane_by_lane(
     said = output_of([program, "3"], FUSEDRNN_CPU_ISA="baseline")
     assert said.startswith("baseline: ")
     assert said.endswith(" 0 failures\n")
+
+
+# No emulator at hand has tile registers, nor most machines.
+def test_products_by_tiles_are_those_of_float64_and_of_integers(tmp_path: Path) -> None:
+    flags = ["-O1", "-g1", "-Wno-psabi", "-fsanitize=address,undefined"]
+    objects = compiled(compiler(), [TILES], flags, tmp_path)
+    program = str(tmp_path / "tiles_test")
+    output_of([*compiler(), *objects, *flags, "-o", program])
+    assert output_of([program]).endswith(" results, 0 failures\n")
 
 
 # A function the linker saw in two variants it would merge, and a machine without AVX-512 could

@@ -1,4 +1,5 @@
 // Which tables of narrow products this machine can run.
+#include "cpu/isa/amx.h"
 #include "cpu/isa/narrow_tables.h"
 
 namespace fusedrnn::cpu {
@@ -19,8 +20,14 @@ const Narrow* narrow_of(DType dtype, int lanes) {
   const bool low = dtype == DType::kBFloat16;
   if (!low && dtype != DType::kInt8) return nullptr;
 #if defined(__x86_64__)
-  if (lanes == 16 && low) return has("avx512bf16") ? &avx512bf16::table() : nullptr;
-  if (lanes == 16) return has("avx512vnni") ? &avx512vnni::table() : &avx512int8::table();
+  if (lanes == 16 && low) {
+    if (!has("avx512bf16")) return nullptr;
+    return may_use_amx() ? &amxbf16::table() : &avx512bf16::table();
+  }
+  if (lanes == 16) {
+    if (!has("avx512vnni")) return &avx512int8::table();
+    return may_use_amx() ? &amxint8::table() : &avx512vnni::table();
+  }
   if (lanes == 8 && !low) return &avx2int8::table();
 #endif
   if (lanes == 4 && !low) return &int8::table();

@@ -48,10 +48,28 @@ void narrow_rows(const WideRows& rows) {
   }
 }
 
+FUSEDRNN_INLINE __m512 part_of(const float* row, int64_t i, int lanes) {
+  return __m512(row ? Vec<float>::load(row + i, lanes).v : Vec<float>(0.0f).v);
+}
+
+void pair_rows(const float* low, const float* high, int64_t n, uint32_t* to) {
+  using V = Vec<float>;
+  // The low row is the lower half of what the instruction makes of both.
+  const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (int64_t i = 0; i < n; i += 16) {
+    const int lanes = int(n - i < 16 ? n - i : 16);
+    const __m512bh both = _mm512_cvtne2ps_pbh(part_of(high, i, lanes), part_of(low, i, lanes));
+    const __m512i words = _mm512_permutexvar_epi16(turns, __m512i(both));
+    V(V::Type(words)).store(reinterpret_cast<float*>(to + i), lanes);
+  }
+}
+
 }  // namespace
 
 const Narrow& table() {
-  static const Narrow kTable = table<Format>("avx512_bf16", DType::kBFloat16, narrow_rows);
+  static const Narrow kTable =
+      table<Format>("avx512_bf16", DType::kBFloat16, narrow_rows, pair_rows);
   return kTable;
 }
 

@@ -91,12 +91,14 @@ void narrow_product(const NarrowProduct& p) {
 }
 
 template <class F>
-Narrow table(const char* name, DType dtype, void (*narrow)(const WideRows&)) {
+Narrow table(const char* name, DType dtype, void (*narrow)(const WideRows&),
+             decltype(Narrow::pair) pair = nullptr) {
   return {name,
           dtype,
           kLanes<float>,
           {narrow_product<F, 1>, narrow_product<F, 2>, narrow_product<F, 3>, narrow_product<F, 4>},
-          narrow};
+          narrow,
+          pair};
 }
 
 }  // namespace
