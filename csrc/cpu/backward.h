@@ -9,6 +9,7 @@
 #include "cpu/again.h"
 #include "cpu/denormals.h"
 #include "cpu/forward.h"
+#include "cpu/gate_products.h"
 #include "cpu/weight_gradients.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
@@ -24,6 +25,7 @@ class Backward {
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan),
         keep_(const_cast<void*>(params.reserve), p_, g_),
+        products_(params, plan, g_, buf_),
         weights_(params, plan, g_, buf_, keep_),
         again_(params, plan, g_, buf_.again, buf_.piece) {}
 
@@ -84,6 +86,10 @@ class Backward {
         if (wide && (i % 2 || i == chunks() - 1)) wide_inputs(i - i % 2, i, id, n);
         const int64_t complete = i - behind;
         const Chunk all = chunk(complete);
+        if (narrow()) {
+          weights_.narrow_rows(all.steps, complete, id, n);
+          barrier_.wait(n);
+        }
         rounds_.run(complete, id, n, [&](Part part) {
           weights_.add(all.steps, complete, all.grads.base, part, id);
         });
@@ -98,22 +104,25 @@ class Backward {
     Range steps;
     int64_t first, size;
     GateChunk<T> grads;
+    GateChunk<uint32_t> words;  // those in bfloat16, two to a word, where products are of that
   };
   Chunk chunk(int64_t i) const {
     const int64_t stretch = plan_.stretch, last = (p_.T - 1) / stretch;
     const int64_t begin = (p_.reverse ? i : last - i) * stretch;
     const Range steps{begin, std::min(p_.T, begin + stretch)};
     const int64_t first = p_.rows().offset(steps.begin), size = p_.rows().offset(steps.end) - first;
-    return {steps, first, size, {buf_.dgates[i % plan_.chunks], size * kRow}};
+    const int64_t of = i % plan_.chunks;
+    return {
+        steps, first, size, {buf_.dgates[of], size * kRow}, {buf_.gate_words[of], size * kRow / 2}};
   }
 
   const T* y() const { return static_cast<const T*>(a_.y); }
-  bool in_place() const { return plan_.weights == WeightsRead::kInPlace; }
+  bool narrow() const { return sizeof(T) == 4 && plan_.narrow; }
   int64_t dh_width() const { return round_up(p_.P, W); }
 
   void prepare(int id, int n) {
-    if (a_.dx && !plan_.packs_inputs_by_chunk) pack(Side::kInput, id, n);
-    if (p_.T > 1 || a_.dh0 || a_.dreset_h) pack(Side::kRecurrent, id, n);
+    if (a_.dx && !plan_.packs_inputs_by_chunk) products_.pack(Side::kInput, id, n);
+    if (p_.T > 1 || a_.dh0 || a_.dreset_h) products_.pack(Side::kRecurrent, id, n);
     if (p_.projected) {
       const Range groups = share(groups_of(p_.H, W), id, n);
       for (int64_t i = groups.begin; i < groups.end; ++i) {
@@ -128,115 +137,6 @@ class Backward {
     if (C::kHasC) {
       pad_rows(static_cast<const T*>(a_.dc_n), p_.H, buf_.dc, g_.width(), rows);
       pad_rows(static_cast<const T*>(a_.c0), p_.H, buf_.c0, g_.width(), rows);
-    }
-  }
-
-  // W_ih or W_hh: where torch keeps it, and its packed copy.
-  struct Weights {
-    const T* rows;
-    int64_t columns;
-    T* packed;
-  };
-  Weights weights(Side side) const {
-    if (side == Side::kInput) return {static_cast<const T*>(a_.w_ih), p_.I, buf_.w_ih};
-    return {static_cast<const T*>(a_.w_hh), p_.P, buf_.w_hh};
-  }
-
-  void pack(Side side, int id, int n) {
-    const Weights w = weights(side);
-    if (!in_place()) {
-      const Range groups = share(groups_of(w.columns, W), id, n);
-      for (int64_t i = groups.begin; i < groups.end; ++i) {
-        const Group group = group_of(w.columns, W, i);
-        pack_group(p_, g_, side, w.rows, w.columns, group, {0, g_.panels},
-                   packed_group(w.packed, group));
-      }
-    } else if (w.columns % W) {
-      pack_columns(w.rows, w.columns, group(side, groups(side) - 1), share(C::kGates * p_.H, id, n),
-                   w.packed);
-    }
-  }
-
-  T* packed_group(T* packed, const Group& group) const {
-    return packed + group.column * g_.panels * kDepth;
-  }
-
-  // Columns that one product makes. Read in place, those that fill no vector come in a group of
-  // their own, which is packed: a vector past the end of the last row would leave the tensor.
-  int64_t groups(Side side) const {
-    const int64_t columns = weights(side).columns;
-    if (!in_place()) return groups_of(columns, W);
-    return groups_of(columns / W * W, W) + (columns % W ? 1 : 0);
-  }
-  Group group(Side side, int64_t index) const {
-    const int64_t columns = weights(side).columns, whole = columns / W * W;
-    if (!in_place()) return group_of(columns, W, index);
-    if (index < groups_of(whole, W)) return group_of(whole, W, index);
-    return {whole, 1, int(columns - whole)};
-  }
-
-  // What product_of_gates makes and of what: `rows` rows of gate gradients, and the columns of C
-  // (and of init) at a row stride of `ld`.
-  struct GateProduct {
-    const T* grads;
-    int64_t panel_stride;
-    const T* init;  // null: zeros
-    T* c;
-    int64_t ld;
-    int64_t rows;
-    int tail;  // lanes of the last vector that exist in C
-  };
-
-  // c[rows][columns of a group] = init + dgates . W, the columns of W from `packed` unless they are
-  // read in place.
-  void product_of_gates(Side side, const Group& group, const T* packed, GateProduct of) {
-    const Weights w = weights(side);
-    if (side == Side::kRecurrent) of.grads += kRecurrent;
-    if (!in_place()) {
-      const int64_t w_k = int64_t(group.vectors) * W, size = g_.panels * kDepth * w_k;
-      const bool beyond_l2 = groups(side) * size * int64_t(sizeof(T)) > kL2Bytes;
-      return product<T>(group.vectors, {.a = of.grads,
-                                        .a_row = kRow,
-                                        .a_block = of.panel_stride,
-                                        .blocks = g_.panels,
-                                        .depth = kDepth,
-                                        .w = packed,
-                                        .w_k = w_k,
-                                        .init = of.init,
-                                        .init_row = of.ld,
-                                        .c = of.c,
-                                        .c_row = of.ld,
-                                        .rows = of.rows,
-                                        .tail = of.tail,
-                                        .next = beyond_l2 ? packed + size : nullptr});
-    }
-    const bool whole = group.tail == W;
-    const T* from = whole ? w.rows + group.column : w.packed;
-    const int64_t w_k = whole ? w.columns : W;
-    const auto add = [&](const T* a, int64_t row, int64_t blocks, int64_t depth) {
-      if (blocks * depth == 0) return;
-      product<T>(group.vectors, {.a = a,
-                                 .a_row = kRow,
-                                 .a_block = of.panel_stride,
-                                 .blocks = blocks,
-                                 .depth = depth,
-                                 .w = from + row * w_k,
-                                 .w_k = w_k,
-                                 .init = of.init,
-                                 .init_row = of.ld,
-                                 .c = of.c,
-                                 .c_row = of.ld,
-                                 .rows = of.rows,
-                                 .tail = of.tail});
-      of.init = of.c;
-    };
-    const int64_t full = g_.whole_panels(p_.H);
-    const int64_t units = full * g_.units();
-    for (int gate = 0; gate < C::kGates; ++gate) {
-      const int64_t row = gate_of_panel(p_, g_, side, 0, gate).row;
-      const T* a = of.grads + gate * W;
-      add(a, row, full, g_.units());
-      add(a + full * of.panel_stride, row + units, 1, p_.H - units);
     }
   }
 
@@ -291,11 +191,11 @@ class Backward {
         cut_h(a_, t, segments, {active.begin + part.begin, active.begin + part.end}, h_cut);
         barrier_.wait(among);
       }
-      cells(t, active, panels, gates, all.grads, row, h_cut);
+      cells(t, active, panels, gates, all, row, h_cut);
       barrier_.wait(among);
       // Before the last of these steps there is only h0, whose gradient may not be wanted.
       if (!last || s < all.steps.size() - 1 || a_.dh0 || a_.dreset_h) {
-        previous_h(t, active, all.grads, row, me, among);
+        previous_h(t, active, all, row, me, among);
       }
       barrier_.wait(among);
       if (cuts) {
@@ -310,8 +210,8 @@ class Backward {
     }
   }
 
-  void cells(int64_t t, Range rows, Range panels, const GateChunk<T>& gates,
-             const GateChunk<T>& grads, int64_t chunk_row, const T* h_cut) {
+  void cells(int64_t t, Range rows, Range panels, const GateChunk<T>& gates, const Chunk& all,
+             int64_t chunk_row, const T* h_cut) {
     Segments<T> segments(p_, t, rows, a_.y, a_.ldy, a_.h0);
     if (h_cut) segments.read(h_cut, p_.P);
     if (h_cut && C::kHasC) {
@@ -324,8 +224,19 @@ class Backward {
           const Segment<T>& s = segments.item[i];
           const int64_t row = chunk_row + s.rows.begin, at = u * C::kSlots * W;
           cell(t, panel * g_.units() + u * W, s, gates.at(panel, row, kRow) + at,
-               grads.at(panel, row, kRow) + at, h_cut != nullptr);
+               all.grads.at(panel, row, kRow) + at, h_cut != nullptr);
         }
+      }
+      if (narrow()) {
+        const int64_t row = chunk_row + rows.begin;
+        const T* grads = all.grads.at(panel, row, kRow);
+        plan_.narrow->narrow({.from = reinterpret_cast<const float*>(grads),
+                              .stride = kRow,
+                              .rows = rows.size(),
+                              .n = kRow,
+                              .to = all.words.at(panel, row, kRow / 2),
+                              .to_stride = kRow / 2,
+                              .scales = nullptr});
       }
     }
   }
@@ -388,20 +299,20 @@ class Backward {
   }
 
   // dh of the step before = dgates W_hh (+ what the cell passes on unweighted).
-  void previous_h(int64_t t, Range rows, const GateChunk<T>& grads, int64_t chunk_row, int id,
-                  int n) {
-    const Range mine = share(groups(Side::kRecurrent), id, n);
+  void previous_h(int64_t t, Range rows, const Chunk& all, int64_t chunk_row, int id, int n) {
+    const Range mine = share(products_.groups(Side::kRecurrent), id, n);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const Group columns = group(Side::kRecurrent, to_and_fro(mine, i, t));
+      const Group columns = products_.group(Side::kRecurrent, to_and_fro(mine, i, t));
       T* dh = buf_.dh + rows.begin * dh_width() + columns.column;
-      product_of_gates(Side::kRecurrent, columns, packed_group(buf_.w_hh, columns),
-                       {.grads = grads.at(0, chunk_row + rows.begin, kRow),
-                        .panel_stride = grads.panel_stride,
-                        .init = C::kUsesPreviousH ? dh : nullptr,
-                        .c = dh,
-                        .ld = dh_width(),
-                        .rows = rows.size(),
-                        .tail = W});
+      products_.multiply(Side::kRecurrent, columns,
+                         {.grads = all.grads.at(0, chunk_row + rows.begin, kRow),
+                          .words = all.words.at(0, chunk_row + rows.begin, kRow / 2),
+                          .panel_stride = all.grads.panel_stride,
+                          .init = C::kUsesPreviousH ? dh : nullptr,
+                          .c = dh,
+                          .ld = dh_width(),
+                          .rows = rows.size(),
+                          .tail = W});
     }
   }
 
@@ -409,23 +320,24 @@ class Backward {
   // part of the columns.
   void inputs(const Chunk& all, Range rows, int id, int n) {
     const bool whole = rows.size() == p_.B;
-    const Range mine = share(groups(Side::kInput), id, n);
+    const Range mine = share(products_.groups(Side::kInput), id, n);
     const Range steps = all.steps;
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const Group columns = group(Side::kInput, i);
+      const Group columns = products_.group(Side::kInput, i);
       for (int64_t t = steps.begin; t < steps.end; t = whole ? steps.end : t + 1) {
         const int64_t count = whole ? all.size : p_.rows().active(t, rows.begin, rows.end);
         if (count == 0) continue;
         const int64_t row = p_.rows().offset(t) + rows.begin;
         T* dx = static_cast<T*>(a_.dx) + row * p_.I + columns.column;
-        product_of_gates(Side::kInput, columns, packed_group(buf_.w_ih, columns),
-                         {.grads = all.grads.at(0, row - all.first, kRow),
-                          .panel_stride = all.grads.panel_stride,
-                          .init = a_.accumulate_dx ? dx : nullptr,
-                          .c = dx,
-                          .ld = p_.I,
-                          .rows = count,
-                          .tail = columns.tail});
+        products_.multiply(Side::kInput, columns,
+                           {.grads = all.grads.at(0, row - all.first, kRow),
+                            .words = all.words.at(0, row - all.first, kRow / 2),
+                            .panel_stride = all.grads.panel_stride,
+                            .init = a_.accumulate_dx ? dx : nullptr,
+                            .c = dx,
+                            .ld = p_.I,
+                            .rows = count,
+                            .tail = columns.tail});
       }
     }
   }
@@ -436,16 +348,16 @@ class Backward {
   void wide_inputs(int64_t first, int64_t last, int id, int n) {
     int64_t size = 0;
     for (int64_t i = first; i <= last; ++i) size += chunk(i).size;
-    const Weights w = weights(Side::kInput);
+    const T* w = static_cast<const T*>(a_.w_ih);
     T* packed = buf_.scratch + id * buf_.scratch_size;
-    const Range mine = share(groups(Side::kInput) * size, id, n);
+    const Range mine = share(products_.groups(Side::kInput) * size, id, n);
     const int64_t together = panels_of_block(g_, sizeof(T));
     for (int64_t panel = 0; panel < g_.panels; panel += together) {
       const Range panels{panel, std::min(panel + together, g_.panels)};
       for (int64_t at = mine.begin, next; at < mine.end; at = next) {
-        const Group columns = group(Side::kInput, at / size);
+        const Group columns = products_.group(Side::kInput, at / size);
         next = std::min(mine.end, (at / size + 1) * size);
-        pack_group(p_, g_, Side::kInput, w.rows, w.columns, columns, panels, packed);
+        pack_group(p_, g_, Side::kInput, w, p_.I, columns, panels, packed);
         Range rows{at % size, at % size + next - at};
         for (int64_t i = first; i <= last; ++i) {
           const Chunk all = chunk(i);
@@ -482,6 +394,7 @@ class Backward {
   const Geometry g_;
   const BackwardBuffers<T> buf_;
   Reserve<T> keep_;  // of all steps, or of the piece at hand
+  GateProducts<T, kVectors, kSlots> products_;
   WeightGradients<T, kVectors, kSlots> weights_;
   Again<T, C, kUnitVectors> again_;
   Barrier barrier_;

@@ -264,25 +264,32 @@ inline bool makes_again(const Problem& p) { return p.keeps_some() && spec(p.cell
 inline Plan forward_of(const Plan& backward) {
   Plan plan = backward;
   plan.weights = backward.again;
+  plan.narrow = backward.narrow_again;
   return plan;
 }
 
 template <class T>
 struct BackwardBuffers {
-  T *w_ih, *w_hh, *w_hr;  // packed for products with gate gradients: [columns][panels*depth];
-                          // read in place, the columns that fill no vector: [G*H][lanes]
-  T* scratch;             // [threads][scratch_size]
-  int64_t scratch_size;   // a block of w_ih, a vector's rows of dw, or gathered columns
-  T* dgates[3];           // Plan::chunks of them in use, a chunk each, in turn
-  T *dh, *dc;             // [B][P padded], [B][width]  running gradients of the states
-  T* c0;                  // [B][width]
-  T* dh_projected[3];     // [rows of a chunk][P padded]  dh after the projection, projected only
-  T* dh_hidden;           // [B][width]                   dh before it
-  T *dw_ih, *dw_hh;       // [panels][columns][depth], of those that torch's dw has no room for
-  T* dbias;               // [panels][row]
-  T* h_cut[3];            // [rows of a chunk][P]  h before the steps with cuts, a chunk each
-  T* c_cut;               // [B][width]            c before a step with cuts
-  T* piece;               // what is made again of a piece, and the room for that
+  T *w_ih, *w_hh, *w_hr;    // packed for products with gate gradients: [columns][panels*depth];
+                            // read in place, the columns that fill no vector: [G*H][lanes]
+  T* scratch;               // [threads][scratch_size]
+  int64_t scratch_size;     // a block of w_ih, a vector's rows of dw, or gathered columns
+  T* dgates[3];             // Plan::chunks of them in use, a chunk each, in turn
+  uint32_t* gate_words[3];  // narrow: the same, [panels][rows][row/2]
+  T *dh, *dc;               // [B][P padded], [B][width]  running gradients of the states
+  T* c0;                    // [B][width]
+  T* dh_projected[3];       // [rows of a chunk][P padded]  dh after the projection, projected only
+  T* dh_hidden;             // [B][width]                   dh before it
+  T *dw_ih, *dw_hh;         // [panels][columns][depth], of those that torch's dw has no room for
+  T* dbias;                 // [panels][row]
+  T* h_cut[3];              // [rows of a chunk][P]  h before the steps with cuts, a chunk each
+  T* c_cut;                 // [B][width]            c before a step with cuts
+  // Narrow: the rows of a chunk of x and of h before, [columns][words_of_rows], and where each row
+  // of them begins, [threads][rows].
+  uint32_t *x_words, *h_words;
+  int64_t words_of_rows;
+  void* row_starts;
+  T* piece;  // what is made again of a piece, and the room for that
   void* again;
   int64_t used;  // bytes of them all
 
@@ -290,9 +297,10 @@ struct BackwardBuffers {
     Arena arena(base, size_of(p.dtypes.computed));
     const bool has_c = spec(p.cell).has_c;
     const int64_t P = round_up(p.P, g.lanes), rows = std::min(plan.stretch, p.T) * p.B;
+    const bool narrow = plan.narrow;
     const auto packed = [&](int64_t columns) {
       if (plan.weights != WeightsRead::kInPlace) {
-        return g.panels * g.depth() * round_up(columns, g.lanes);
+        return g.panels * g.depth() / (narrow ? 2 : 1) * round_up(columns, g.lanes);
       }
       return columns % g.lanes ? gates_of(p.cell) * p.H * g.lanes : 0;
     };
@@ -307,6 +315,8 @@ struct BackwardBuffers {
     scratch = arena.take<T>(plan.threads * scratch_size);
     for (int i = 0; i < 3; ++i) {
       dgates[i] = arena.take<T>(i < plan.chunks ? rows * g.panels * g.row() : 0);
+      const bool words = narrow && i < plan.chunks;
+      gate_words[i] = arena.take<uint32_t>(words ? rows * g.panels * g.row() / 2 : 0);
       dh_projected[i] = arena.take<T>(i < plan.chunks && p.projected ? rows * P : 0);
     }
     dh = arena.take<T>(p.B * P);
@@ -320,6 +330,10 @@ struct BackwardBuffers {
       h_cut[i] = arena.take<T>(i < plan.chunks && p.cuts ? rows * p.P : 0);
     }
     c_cut = arena.take<T>(has_c && p.cuts ? p.B * g.width() : 0);
+    words_of_rows = (rows + 1) / 2;
+    x_words = arena.take<uint32_t>(narrow ? p.I * words_of_rows : 0);
+    h_words = arena.take<uint32_t>(narrow ? p.P * words_of_rows : 0);
+    row_starts = arena.take<T>(narrow ? plan.threads * rows * 2 : 0);
     piece = arena.take<T>(makes_again(p) ? most_of_pieces(p, g, plan) : 0);
     again = arena.take<T>(makes_again(p)
                               ? ForwardBuffers<T>(nullptr, p, g, forward_of(plan), true).used /
@@ -343,7 +357,10 @@ struct BackwardBuffers {
     const int64_t turned = round_up(g.lanes * std::max(p.I, p.P), g.lanes);
     // y may be that of two directions.
     const bool gathers = std::max(p.I, 2 * p.P) >= plan.gathers_from;
-    const int64_t gathered = gathers ? kGatheredColumns * kGatheredRows : 0;
+    const int64_t rows = std::min(plan.stretch, p.T) * p.B;
+    const int64_t gathered = plan.narrow ? (rows + 1) / 2 * g.depth()
+                             : gathers   ? kGatheredColumns * kGatheredRows
+                                         : 0;
     return std::max(std::max(plan.packs_inputs_by_chunk ? block : 0, turned), gathered);
   }
 };

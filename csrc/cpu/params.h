@@ -130,7 +130,9 @@ struct Plan {
   // of the product. The others are summed with units of H as vectors and turned over at the end.
   int64_t input_columns_in_place, state_columns_in_place;
   int64_t gathers_from;  // elements of a row of x or h from which on its columns are gathered
-  WeightsRead again;     // how gates that were not kept are made again: as forward made them
+  // How gates that were not kept are made again: as forward made them.
+  WeightsRead again;
+  const Narrow* narrow_again;
 
   int64_t workspace_bytes;
   int64_t reserve_size;  // elements

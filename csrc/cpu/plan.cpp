@@ -156,11 +156,7 @@ WeightsRead read_forward(const Problem& p, const Narrow* narrow, const Words& sa
   } else {
     say.reject("weights read in place", Count{p.T, "step"}, " with P = ", p.P, " pay for packing");
   }
-  if (p.dtypes.stored != DType::kBFloat16) return WeightsRead::kPacked;
-  if (narrow) {
-    say.because("products of bfloat16 by ", narrow->name);
-    return WeightsRead::kPacked;
-  }
+  if (narrow || p.dtypes.stored != DType::kBFloat16) return WeightsRead::kPacked;
   if (p.B > kPairsBatch) {
     say.reject("W_hh in bfloat16", "with more than ", kPairsBatch,
                " rows, widening it every step costs more than its fewer bytes save");
@@ -169,6 +165,16 @@ WeightsRead read_forward(const Problem& p, const Narrow* narrow, const Words& sa
   say.reject("W_hh in float32", "at most ", kPairsBatch,
              " rows wait for it every step, and bfloat16 is half of the bytes");
   return WeightsRead::kPackedInPairs;
+}
+
+void tell_of_bfloat16(const Problem& p, const Plan& plan, const Words& say) {
+  if (p.dtypes.multiplied != DType::kBFloat16) return;
+  if (plan.narrow) {
+    return say.because("products of bfloat16, summed in float32, by ", plan.narrow->name);
+  }
+  say.reject("products of bfloat16", plan.weights == WeightsRead::kInPlace
+                                         ? "weights that are read in place are not packed in words"
+                                         : "the instruction set in use has none");
 }
 
 WeightsRead read_backward(const Problem& p, const Words& say) {
@@ -203,10 +209,14 @@ int64_t columns_in_place(const Problem& p, int64_t columns, int lanes) {
   return wide && has_few_rows(p) ? columns / lanes * lanes : 0;
 }
 
+// Going back, few rows are summed where torch wants them, and the weights read where they lie:
+// words of either would cost more than the products.
+bool pays_for_words(const Problem& p) { return !has_few_rows(p); }
+
 void plan_gradients(const Problem& p, Plan& plan) {
   const int64_t element = size_of(p.dtypes.computed),
                 bytes = gates_of(p.cell) * p.H * p.I * element;
-  plan.packs_inputs_by_chunk = plan.weights != WeightsRead::kInPlace &&
+  plan.packs_inputs_by_chunk = plan.weights != WeightsRead::kInPlace && !plan.narrow &&
                                bytes > kPackedByChunkBytes &&
                                p.I > kVectorsPerGroup * plan.lanes * (plan.threads - 1);
   plan.chunks = plan.packs_inputs_by_chunk ? 2 : plan.threads > 1 ? 3 : 1;
@@ -236,9 +246,10 @@ Plan plan_of(const Problem& p, int threads, const Geometry& g, bool forward, Rea
   plan.every = every_of(p, plan.stretch);
   const Words say(reasons);
   share_out(p, threads, g, forward, plan, say);
-  plan.narrow = forward ? narrow_for(p, g) : nullptr;
+  plan.narrow = forward || pays_for_words(p) ? narrow_for(p, g) : nullptr;
   plan.weights = forward ? read_forward(p, plan.narrow, say) : read_backward(p, say);
   if (plan.weights == WeightsRead::kInPlace) plan.narrow = nullptr;
+  if (forward) tell_of_bfloat16(p, plan, say);
   plan.reserve_size = reserve_width(p) * kept_rows(p);
   return plan;
 }
@@ -322,7 +333,11 @@ Plan plan_backward(const Problem& p, int threads, Reasons* reasons) {
   const Geometry g = geometry_of(p);
   Plan plan = plan_of(p, threads, g, false, reasons);
   plan_gradients(p, plan);
-  plan.again = read_forward(p, nullptr, Words(nullptr));
+  if (makes_again(p)) {
+    const Plan forward = plan_of(p, threads, g, true, nullptr);
+    plan.again = forward.weights;
+    plan.narrow_again = forward.narrow;
+  }
   plan.backward = chosen_isa().variant->backward(p, plan.unit_vectors);
   plan.workspace_bytes = BackwardBuffers<char>(nullptr, p, g, plan).used;
   return plan;

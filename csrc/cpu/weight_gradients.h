@@ -8,6 +8,7 @@
 #include "cpu/forward.h"
 #include "cpu/gemm.h"
 #include "cpu/pack.h"
+#include "cpu/row_words.h"
 #include "cpu/team.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
@@ -28,6 +29,32 @@ class WeightGradients {
     const Range mine = share(gates_of(p_.cell) * p_.H * p_.P, id, n);
     T* dw = static_cast<T*>(a_.dw_hh);
     std::fill(dw + mine.begin, dw + mine.end, T(0));
+  }
+
+  // In bfloat16: a thread's share of what the products of a chunk read of x and h. Before add(),
+  // with a barrier between.
+  void narrow_rows(Range steps, int64_t i, int id, int n) {
+    const int64_t first = p_.rows().offset(steps.begin), size = p_.rows().offset(steps.end) - first;
+    const auto turn = [&](int64_t K, uint32_t* to, const auto& each_run) {
+      const Range blocks = share((K + W - 1) / W, id, n);
+      const Range columns{blocks.begin * W, std::min(K, blocks.end * W)};
+      if (columns.size() <= 0) return;
+      const auto** rows = reinterpret_cast<const float**>(buf_.row_starts) + id * size;
+      std::fill(rows, rows + size, nullptr);
+      each_run([&](const Run& run) {
+        const auto* from = reinterpret_cast<const float*>(run.rows);
+        for (int64_t r = 0; r < run.count; ++r) rows[run.row + r] = from + r * run.ld;
+      });
+      turn_rows(*plan_.narrow, rows, size, columns, to, buf_.words_of_rows);
+    };
+    if (a_.dw_ih) {
+      const Run x{static_cast<const T*>(a_.x) + first * p_.I, p_.I, 0, size};
+      turn(p_.I, buf_.x_words, [&](auto&& add) { add(x); });
+    }
+    if (a_.dw_hh && has_previous_states()) {
+      turn(p_.P, buf_.h_words,
+           [&](auto&& add) { previous_states(steps, first, buf_.h_cut[i % plan_.chunks], add); });
+    }
   }
 
   // Adds a part of the i-th chunk of the pass, whose gate gradients are at `grads`.
@@ -65,6 +92,7 @@ class WeightGradients {
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;
 
+  bool narrow() const { return sizeof(T) == 4 && plan_.narrow; }
   bool has_previous_states() const { return p_.T > 1 || a_.h0 || (a_.reset_h && has_cuts(p_, 0)); }
   int64_t columns_in_place(Side side) const {
     return side == Side::kInput ? plan_.input_columns_in_place : plan_.state_columns_in_place;
@@ -140,6 +168,10 @@ class WeightGradients {
   template <class EachRun>
   void matrix(const Chunk& chunk, const Result& to, Part part, int id, const EachRun& each_run) {
     const T* dgates = chunk.grads + (to.side == Side::kInput ? 0 : kRecurrent);
+    if (narrow()) {
+      if (to.side == Side::kInput || has_previous_states()) in_words(chunk, dgates, to, part, id);
+      return;
+    }
     summed_in_place(chunk, dgates, to, part, each_run);
     if (gathers(to.side)) return gathered(chunk, dgates, to, part, id, each_run);
     const int64_t in_place = columns_in_place(to.side), rest = to.K - in_place;
@@ -154,6 +186,38 @@ class WeightGradients {
                          {run.rows + column, run.ld, run.row, run.count}, fresh);
         fresh = false;
       });
+    }
+  }
+
+  // The same in bfloat16, of what narrow_rows() made. The gate gradients of a panel become words of
+  // two rows as they are read.
+  void in_words(const Chunk& chunk, const T* dgates, const Result& to, Part part, int id) {
+    const bool input = to.side == Side::kInput;
+    const uint32_t* a = input ? buf_.x_words : buf_.h_words;
+    auto* words = reinterpret_cast<uint32_t*>(buf_.scratch + id * buf_.scratch_size);
+    const int64_t rows = chunk.stride / kRow;
+    const Range columns = part.of(to.K * g_.panels);
+    for (int64_t at = columns.begin, next; at < columns.end; at = next) {
+      const int64_t panel = at / to.K, column = at % to.K;
+      next = std::min(columns.end, (panel + 1) * to.K);
+      const auto* grads = reinterpret_cast<const float*>(dgates + panel * chunk.stride);
+      for (int64_t r = 0; r < rows; r += 2, grads += 2 * kRow) {
+        plan_.narrow->pair(grads, r + 1 < rows ? grads + kRow : nullptr, kDepth,
+                           words + r / 2 * kDepth);
+      }
+      const Sums sums = sums_of(to, panel);
+      auto* c = reinterpret_cast<float*>(sums.base + column * sums.row);
+      plan_.narrow->product[kVectors - 1]({.a = a + column * buf_.words_of_rows,
+                                           .a_row = buf_.words_of_rows,
+                                           .depth = (rows + 1) / 2,
+                                           .w = words,
+                                           .init = chunk.fresh ? nullptr : c,
+                                           .init_row = sums.row,
+                                           .c = c,
+                                           .c_row = sums.row,
+                                           .rows = next - at,
+                                           .tail = W,
+                                           .at = {sums.at[0], sums.at[1], sums.at[2], sums.at[3]}});
     }
   }
 

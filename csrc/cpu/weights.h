@@ -37,6 +37,35 @@ inline void pack_words(const Problem& p, const Geometry& g, Side side, const cha
   }
 }
 
+// The same of rows of float32, made narrow on the way.
+inline void pack_narrowed(const Problem& p, const Geometry& g, Side side, const float* w, int64_t K,
+                          const Narrow& narrow, uint32_t* to, int64_t panel) {
+  constexpr int W = kLanes<float>;
+  const int64_t words = words_of(narrow.dtype, K), numbers = per_word(narrow.dtype) * W;
+  for (int v = 0; v < g.vectors; ++v) {
+    const GateRows rows = gate_rows(p, g, side, panel, v);
+    auto* out = reinterpret_cast<float*>(to + panel * words * g.depth() + v * W);
+    for (int64_t k = 0; k < words; k += W) {
+      const int n = int(std::min<int64_t>(words - k, W));
+      alignas(64) uint32_t square[W][W] = {};
+      const int64_t from = k * per_word(narrow.dtype);
+      narrow.narrow({.from = w + rows.row * K + from,
+                     .stride = K,
+                     .rows = rows.lanes,
+                     .n = std::min(K - from, numbers),
+                     .to = square[0],
+                     .to_stride = W,
+                     .scales = nullptr});
+      Vec<float> block[W];
+      for (int i = 0; i < W; ++i) {
+        block[i] = Vec<float>::load(reinterpret_cast<const float*>(square[i]));
+      }
+      transpose<float>(block);
+      for (int i = 0; i < n; ++i) block[i].store(out + (k + i) * g.depth());
+    }
+  }
+}
+
 // The scales of a panel's rows of int8, and what kZero adds to their sums.
 inline void pack_scales(const Problem& p, const Geometry& g, Side side, const Int8* w, int64_t K,
                         const float* scales, const PackedWeights<float>::OfSide& to,
@@ -68,6 +97,11 @@ void pack_side(const ForwardParams& a, const Plan& plan, const Geometry& g, Side
     if (plan.narrow) {
       return pack_words(p, g, side, reinterpret_cast<const char*>(w), K * int64_t(sizeof(S)),
                         to.words, panel);
+    }
+  }
+  if constexpr (std::is_same_v<S, float>) {
+    if (plan.narrow) {  // bfloat16: int8 comes as it is
+      return pack_narrowed(p, g, side, w, K, *plan.narrow, to.words, panel);
     }
   }
   if constexpr (std::is_same_v<S, BFloat16>) {
