@@ -215,6 +215,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     ctx->set_materialize_grads(false);
     save(ctx, *o);
     ctx->saved_data["every"] = o->course.every;
+    ctx->saved_data["bfloat16"] = o->course.bfloat16;
     ctx->saved_data["changes"] = changes_of(output);
     ctx->saved_data["unchanged"] = int64_t(output._version());
     // Only what has a gradient: compiled autograd cannot do with outputs marked to have none.
@@ -247,9 +248,13 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     const OptionalTensor batch_sizes = optional(saved[kBatchSizes]), hx = optional(saved[kHx]),
                          cx = optional(saved[kCx]);
     const Cell cell = saved_cell(ctx);
-    const Course course{optional(saved[kLengths]), optional(saved[kResets]),
-                        optional(saved[kResetH]),  optional(saved[kResetC]),
-                        /*states=*/false,          ctx->saved_data["every"].toInt()};
+    const Course course{optional(saved[kLengths]),
+                        optional(saved[kResets]),
+                        optional(saved[kResetH]),
+                        optional(saved[kResetC]),
+                        /*states=*/false,
+                        ctx->saved_data["every"].toInt(),
+                        ctx->saved_data["bfloat16"].toBool()};
     const Operands o{
         saved[kInput],  batch_sizes, hx, cx, weights_of_layer(cell, saved_has_biases(ctx), weights),
         cell,

@@ -19,7 +19,7 @@ std::vector<Tensor> call_backward(const Operator& op, const Operands& o, const C
   return op.call(c.grad_output, c.grad_h_n, c.grad_c_n, o.input, o.batch_sizes, o.hx, o.cx,
                  o.weights.all, c.output, c.reserve, spec(o.cell).name, o.weights.has_biases,
                  c.needs, c.grad_states, o.course.lengths, o.course.resets, o.course.reset_h,
-                 o.course.reset_c, o.course.every);
+                 o.course.reset_c, o.course.every, o.course.bfloat16);
 }
 
 }  // namespace
@@ -28,7 +28,7 @@ LayerResult layer(const Operands& o) {
   static const auto op = operator_named<Layer>("fusedrnn::layer");
   return op.call(o.input, o.batch_sizes, o.hx, o.cx, o.weights.all, spec(o.cell).name,
                  o.weights.has_biases, o.train, o.course.lengths, o.course.resets, o.course.reset_h,
-                 o.course.reset_c, o.course.states, o.course.every);
+                 o.course.reset_c, o.course.states, o.course.every, o.course.bfloat16);
 }
 
 std::vector<Tensor> layer_backward(const Operands& o, const Cotangents& c) {

@@ -256,6 +256,8 @@ Call check(const Operands& o, Cuts cuts) {
   const bool low = o.stored == Stored::kBFloat16 && o.input.scalar_type() == at::kBFloat16;
   call.problem.dtypes = all_of(low ? DType::kFloat32 : dtype_of(o.input.scalar_type()));
   if (o.stored == Stored::kBFloat16) call.problem.dtypes.stored = DType::kBFloat16;
+  const bool narrow = o.course.bfloat16 && call.problem.dtypes.computed == DType::kFloat32;
+  if (narrow) call.problem.dtypes.multiplied = DType::kBFloat16;
   call.weights.reserve(o.weights.all.size());
   call.frozen = o.frozen;
   if (o.frozen.stack) {

@@ -58,7 +58,7 @@ WeightList weights_of_stack(Cell cell, bool has_biases, at::TensorList all, int6
 enum class Stored { kAsInput, kBFloat16 };
 
 // How the rows of padded input run, beyond what torch.nn knows of: where each ends, where its state
-// is cut; and what is kept of all steps.
+// is cut; what is kept of all steps; and what is multiplied.
 struct Course {
   OptionalTensor lengths;           // [B] int64; nullopt: all T
   OptionalTensor resets;            // [T, B] bool: the state is cut before this step
@@ -66,6 +66,8 @@ struct Course {
   bool states = false;              // c of every step is a result
   // Steps from one state that is kept for backward to the next; 0: all gates are kept.
   int64_t every = 0;
+  // Products may be of numbers rounded to bfloat16, where the machine has instructions for that.
+  bool bfloat16 = false;
 
   bool is_cut() const { return lengths || resets; }
 };

@@ -13,7 +13,7 @@ TORCH_LIBRARY(fusedrnn, m) {
   const std::string course =
       ", Tensor? lengths=None, Tensor? resets=None, Tensor? reset_h=None, Tensor? reset_c=None";
   m.def(("layer(" + operands + ", str mode, bool has_biases, bool train" + course +
-         ", bool states=False, int every=0) -> "
+         ", bool states=False, int every=0, bool bfloat16=False) -> "
          "(Tensor output, Tensor h_n, Tensor c_n, Tensor reserve, Tensor states)")
             .c_str());
   m.def(("layer_reference(" + operands + ", str mode, bool has_biases" + course +
@@ -23,7 +23,7 @@ TORCH_LIBRARY(fusedrnn, m) {
     m.def((name + "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, " + operands +
            ", Tensor output, Tensor reserve, str mode, bool has_biases, bool[] needs, "
            "Tensor? grad_states=None" +
-           course + ", int every=0) -> Tensor[]")
+           course + ", int every=0, bool bfloat16=False) -> Tensor[]")
               .c_str());
   }
   m.def(("stack(" + operands +

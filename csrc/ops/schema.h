@@ -15,10 +15,10 @@ LayerResult layer_op(const Tensor& input, const OptionalTensor& batch_sizes,
                      c10::string_view mode, bool has_biases, bool train,
                      const OptionalTensor& lengths, const OptionalTensor& resets,
                      const OptionalTensor& reset_h, const OptionalTensor& reset_c, bool states,
-                     int64_t every) {
+                     int64_t every, bool bfloat16) {
   const Cell cell = cell_of(mode);
   return f({input, batch_sizes, hx, cx, weights_of_layer(cell, has_biases, weights), cell, train,
-            Course{lengths, resets, reset_h, reset_c, states, every}});
+            Course{lengths, resets, reset_h, reset_c, states, every, bfloat16}});
 }
 
 template <std::vector<Tensor> (*f)(const Operands&, const Cotangents&)>
@@ -29,10 +29,11 @@ std::vector<Tensor> layer_backward_op(
     const Tensor& output, const Tensor& reserve, c10::string_view mode, bool has_biases,
     const c10::List<bool>& needs, const OptionalTensor& grad_states, const OptionalTensor& lengths,
     const OptionalTensor& resets, const OptionalTensor& reset_h, const OptionalTensor& reset_c,
-    int64_t every) {
+    int64_t every, bool bfloat16) {
   const Cell cell = cell_of(mode);
   return f({input, batch_sizes, hx, cx, weights_of_layer(cell, has_biases, weights), cell,
-            /*train=*/true, Course{lengths, resets, reset_h, reset_c, /*states=*/false, every}},
+            /*train=*/true,
+            Course{lengths, resets, reset_h, reset_c, /*states=*/false, every, bfloat16}},
            {grad_output, grad_h_n, grad_c_n, output, reserve, needs, grad_states});
 }
 

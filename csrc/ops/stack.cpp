@@ -159,6 +159,7 @@ StackResult run_layers(const Stack& s, const Types& types) {
     course.reset_c = state(all.course.reset_c);
     course.states = has_c && s.states > (l + 1 < s.L ? 1 : 0);
     course.every = every_of(s, x, weights);
+    course.bfloat16 = types.outside == at::kBFloat16 && x.is_cpu();
     const Operands o{x,
                      s.batch_sizes,
                      h,

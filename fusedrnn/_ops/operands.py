@@ -49,11 +49,12 @@ class Operands(NamedTuple):
 
 class Kept(NamedTuple):
     """What a layer keeps: what backward needs or not, c of every step or not, and every how many
-    steps a state for backward (0: all gates)."""
+    steps a state for backward (0: all gates). And whether its products may be of bfloat16."""
 
     train: bool
     states: bool = False
     every: int = 0
+    bfloat16: bool = False
 
 
 class Cotangents(NamedTuple):
@@ -68,6 +69,7 @@ class Cotangents(NamedTuple):
     needs: Sequence[bool]
     grad_states: Any = None
     every: int = 0
+    bfloat16: bool = False
 
     def fit(self) -> tuple[Any, ...]:
         """What ``_C.check_fit`` takes of these."""
@@ -83,24 +85,24 @@ def _of_layer(arguments: Sequence[Any]) -> tuple[Operands, Kept]:
 
 def of_layer(o: Operands, kept: Kept) -> tuple[Any, ...]:
     """layer's arguments in its order."""
-    return (*o[:7], kept.train, *o[7:], kept.states, kept.every)
+    return (*o[:7], kept.train, *o[7:], *kept[1:])
 
 
 def _of_backward(arguments: Sequence[Any]) -> tuple[Operands, Cotangents]:
     """layer_backward's arguments: slopes, operands, results, flags; likewise."""
     dy, dh_n, dc_n, x, sizes, hx, cx, weights, output, reserve, mode, biases, needs = arguments[:13]
-    defaults: tuple[Any, ...] = (None, None, None, None, None, 0)
+    defaults: tuple[Any, ...] = (None, None, None, None, None, 0, False)
     rest = (*arguments[13:], *defaults[len(arguments) - 13 :])
-    dstates, lengths, resets, reset_h, reset_c, every = rest
+    dstates, lengths, resets, reset_h, reset_c, *how = rest
     return (
         Operands(x, sizes, hx, cx, weights, mode, biases, lengths, resets, reset_h, reset_c),
-        Cotangents(dy, dh_n, dc_n, output, reserve, needs, dstates, every),
+        Cotangents(dy, dh_n, dc_n, output, reserve, needs, dstates, *how),
     )
 
 
 def in_order(o: Operands, c: Cotangents) -> tuple[Any, ...]:
     """layer_backward's arguments in its order."""
-    return (*c[:3], *o[:5], *c[3:5], *o[5:7], c.needs, c.grad_states, *o[7:], c.every)
+    return (*c[:3], *o[:5], *c[3:5], *o[5:7], *c[5:7], *o[7:], *c[7:])
 
 
 def on_layer(function: Callable[..., Any]) -> Callable[..., Any]:

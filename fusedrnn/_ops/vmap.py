@@ -127,12 +127,12 @@ def _layer(V: int, o: Operands, dims: Operands, kept: Kept) -> tuple[Any, Any]:
     return outputs, tuple(where)
 
 
-def _forward_again(o: Operands, every: int) -> tuple[Tensor, Tensor]:
+def _forward_again(o: Operands, c: Cotangents) -> tuple[Tensor, Tensor]:
     """Output and reserve of a layer. How a reserve is laid out is the kernels' own affair, and
     differs with the batch: only the call that made it, of all samples or of one, can be gone back
     through."""
     with torch.no_grad():
-        y, _, _, reserve, _ = torch.ops.fusedrnn.layer(*of_layer(o, Kept(True, False, every)))
+        y, _, _, reserve, _ = torch.ops.fusedrnn.layer(*of_layer(o, Kept(True, False, *c[7:])))
     return y, reserve
 
 
@@ -142,7 +142,7 @@ def _backward_at_once(
     """The gradients of input and states, which samples do not share."""
     whole = _all_at_once(V, o, dims)
     if slope_dims.reserve is None and c.reserve.dim() > 1:
-        y, kept = _forward_again(whole, c.every)
+        y, kept = _forward_again(whole, c)
     else:
         y = _fold(c.output, slope_dims.output, V, o.batch)
         kept = c.reserve
@@ -156,7 +156,7 @@ def _backward_at_once(
         kept,
         c.needs,
         _fold(c.grad_states, slope_dims.grad_states, V, o.batch),
-        c.every,
+        *c[7:],
     )
     found = torch.ops.fusedrnn.layer_backward.default(*in_order(whole, slopes))
     states = 3 + len(o.weights)  # where the reset states' needs begin; no weight's is asked for
@@ -183,9 +183,9 @@ def _layer_backward(
     made = [None] * V if made_of_all else _each(c[3:5], slope_dims[3:5], V)
     results = []
     for each, own, results_of in zip(_one_by_one(V, o, dims), slopes, made, strict=True):
-        y, kept = _forward_again(each, c.every) if results_of is None else results_of
+        y, kept = _forward_again(each, c) if results_of is None else results_of
         dy, dh_n, dc_n, dstates = own
-        all_ = Cotangents(dy, dh_n, dc_n, y, kept, c.needs, dstates, c.every)
+        all_ = Cotangents(dy, dh_n, dc_n, y, kept, c.needs, dstates, *c[7:])
         results.append(torch.ops.fusedrnn.layer_backward.default(*in_order(each, all_)))
     gradients = _together(results)
     return gradients, [0] * len(gradients)
