@@ -288,7 +288,9 @@ def sources(root: Path, cuda: bool) -> list[str]:
     """The extension's translation units. The CUDA half adds csrc/ops/cuda and the .cu files of
     csrc/cuda. csrc/cuda's plan is plain C++ and part of every build: it can plan for any GPU."""
     units = [
-        unit for part in ("cpu", "cuda", "frozen", "ops") for unit in listed(root, f"csrc/{part}/**/*.cpp")
+        unit
+        for part in ("cpu", "cuda", "frozen", "ops")
+        for unit in listed(root, f"csrc/{part}/**/*.cpp")
     ]
     units = [unit for unit in units if cuda or not unit.startswith("csrc/ops/cuda/")]
     return units + (listed(root, "csrc/cuda/**/*.cu") if cuda else [])

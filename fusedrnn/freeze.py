@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
 
 from .frozen import FrozenGRU, FrozenLSTM, FrozenMGU, FrozenRNN, _Frozen
+from .mgu import MGU
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -25,7 +26,17 @@ _KINDS: dict[str, type[_Frozen]] = {
 _log = logging.getLogger(__package__)
 
 
-def freeze(model: Model, dtype: torch.dtype | None = None) -> Model:
+@overload
+def freeze(model: nn.LSTM, dtype: torch.dtype | None = None) -> FrozenLSTM: ...
+@overload
+def freeze(model: nn.GRU, dtype: torch.dtype | None = None) -> FrozenGRU: ...
+@overload
+def freeze(model: nn.RNN, dtype: torch.dtype | None = None) -> FrozenRNN: ...
+@overload
+def freeze(model: MGU, dtype: torch.dtype | None = None) -> FrozenMGU: ...
+@overload
+def freeze(model: Model, dtype: torch.dtype | None = None) -> Model: ...
+def freeze(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Make a layer's inference-only twin, or those of every layer in a model.
 
     A frozen layer takes what the layer took and returns the same. Its weights are packed once, for
@@ -80,12 +91,10 @@ def thaw(model: Model) -> Model:
             f"fusedrnn.thaw: expected a torch.nn.Module, got {type(model).__name__}: "
             "call it on the model that holds the layers"
         )
-    return _replace(model, _Frozen, lambda layer: layer.thaw())
+    return _replace(model, _Frozen, _Frozen.thaw)
 
 
-def _replace(
-    model: Model, kind: type[nn.Module], made: Callable[[nn.Module], nn.Module]
-) -> Model:
+def _replace(model: Model, kind: type[nn.Module], made: Callable[[Any], nn.Module]) -> Model:
     """``made`` of a layer, or a model with it in the place of each. Nothing is changed where one
     cannot be made; a layer that has several places gets one twin."""
     if isinstance(model, kind):

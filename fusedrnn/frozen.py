@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,11 @@ def _plain(frozen: _Frozen) -> nn.RNNBase:
 class _Frozen(_Recurrent):
     """What the frozen layers share: what they keep, and how they run."""
 
+    dtype: torch.dtype  # of W_ih and W_hh
+    _original: torch.dtype  # of the layer that was frozen
+    _kept: dict[str, Tensor]  # the small weights by name, and the scales of int8
+    _stack: _C.FrozenStack
+
     def __init__(self, layer: nn.RNNBase, dtype: torch.dtype | None = None) -> None:
         nn.Module.__init__(self)
         for name in _ATTRIBUTES:
@@ -58,12 +63,13 @@ class _Frozen(_Recurrent):
         self.training = False
         # By attribute: a parametrization or pruning makes a weight there.
         names = layer._flat_weights_names
-        self._original = layer.weight_ih_l0.dtype
-        self._keep({name: getattr(layer, name).detach() for name in names}, dtype)
+        weights = {name: getattr(layer, name).detach() for name in names}
+        self._original = weights["weight_ih_l0"].dtype
+        self._keep(weights, dtype)
 
     def _keep(self, weights: dict[str, Tensor], dtype: torch.dtype | None) -> None:
         """Pack the weights. The small ones stay as they are beside the pack, for state_dict."""
-        self._kept: dict[str, Tensor] = {}
+        self._kept = {}
         self.dtype = dtype or self._original
         given, scales = [], []
         for name, value in weights.items():
@@ -78,7 +84,7 @@ class _Frozen(_Recurrent):
                 value, scale = quantized(value) if scale is None else (value, scale)
                 self._kept[f"{name}_scale"] = scale
                 scales.append(scale)
-            given.append(value.to(self._stored))
+            given.append(value.to(self.dtype).to(self._stored))
         directions = 2 if self.bidirectional else 1
         projected = getattr(self, "proj_size", 0) > 0
         self._stack = _C.FrozenStack(
@@ -109,7 +115,7 @@ class _Frozen(_Recurrent):
         for name, value in self._all():
             destination[prefix + name] = value
 
-    def _load_from_state_dict(  # type: ignore[override]
+    def _load_from_state_dict(
         self,
         state_dict: Mapping[str, Any],
         prefix: str,
@@ -123,7 +129,9 @@ class _Frozen(_Recurrent):
         Streams that were made before go on with the weights from before."""
         names = [name for name, _ in self._all()]
         there = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
-        missing = [name for name in names if name not in there and not name.endswith("_scale")]
+        # A plain layer's weights have no scales.
+        low = any(value.dtype == torch.int8 for value in there.values())
+        missing = [n for n in names if n not in there and (low or not n.endswith("_scale"))]
         missing_keys += [prefix + name for name in missing]
         for name, value in self._all():
             if name in there and there[name].shape != value.shape:
@@ -172,7 +180,7 @@ class _Frozen(_Recurrent):
         self,
         input: Sequences,
         states: tuple[Tensor | None, Tensor | None],
-        weights: list[Tensor],
+        weights: Sequence[Tensor],
         course: Course,
     ) -> tuple[Sequences, Tensor, Tensor, Any]:
         flags = Flags(self.bias, self.num_layers, 0.0, False, self.bidirectional)
@@ -244,16 +252,84 @@ class _Frozen(_Recurrent):
 
 
 class FrozenRNN(_Frozen, RNN):
-    """:class:`fusedrnn.RNN` for inference alone, made by :func:`fusedrnn.freeze`."""
+    """:class:`fusedrnn.RNN` (Elman, 1990) for inference alone, as :func:`fusedrnn.freeze` makes it.
+
+    Args:
+        layer: RNN of this package or of torch.nn, on the CPU.
+        dtype: of W_ih and W_hh, as for :func:`fusedrnn.freeze`. Default: None, the layer's.
+    Inputs:
+        input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
+            in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
+        hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
+            Default: none of them.
+    Outputs:
+        output [T, B, D*H], laid out as the input, and h_n shaped as hx.
+    Raises:
+        ValueError, TypeError: as :class:`fusedrnn.RNN`.
+        RuntimeError: as :class:`fusedrnn.RNN`; and where a gradient is asked for, or a move to
+            another device or dtype.
+    """
 
 
 class FrozenLSTM(_Frozen, LSTM):
-    """:class:`fusedrnn.LSTM` for inference alone, made by :func:`fusedrnn.freeze`."""
+    """:class:`fusedrnn.LSTM` (Hochreiter & Schmidhuber, 1997) for inference alone, as :func:`fusedrnn.freeze` makes it.
+
+    Args:
+        layer: LSTM of this package or of torch.nn, on the CPU.
+        dtype: of W_ih and W_hh, as for :func:`fusedrnn.freeze`. Default: None, the layer's.
+    Inputs:
+        input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
+            in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
+        hx: (h_0, c_0), [L*D, B, P] and [L*D, B, H], without B if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
+            Default: none of them.
+    Outputs:
+        output [T, B, D*P], laid out as the input, and (h_n, c_n) shaped as hx.
+    Raises:
+        ValueError, TypeError, IndexError: as :class:`fusedrnn.LSTM`.
+        RuntimeError: as :class:`fusedrnn.LSTM`; and where a gradient is asked for, or a move to
+            another device or dtype.
+    """
 
 
 class FrozenGRU(_Frozen, GRU):
-    """:class:`fusedrnn.GRU` for inference alone, made by :func:`fusedrnn.freeze`."""
+    """:class:`fusedrnn.GRU` (Cho et al., 2014) for inference alone, as :func:`fusedrnn.freeze` makes it.
+
+    Args:
+        layer: GRU of this package or of torch.nn, on the CPU.
+        dtype: of W_ih and W_hh, as for :func:`fusedrnn.freeze`. Default: None, the layer's.
+    Inputs:
+        input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
+            in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
+        hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
+            Default: none of them.
+    Outputs:
+        output [T, B, D*H], laid out as the input, and h_n shaped as hx.
+    Raises:
+        ValueError, TypeError: as :class:`fusedrnn.GRU`.
+        RuntimeError: as :class:`fusedrnn.GRU`; and where a gradient is asked for, or a move to
+            another device or dtype.
+    """
 
 
 class FrozenMGU(_Frozen, MGU):
-    """:class:`fusedrnn.MGU` for inference alone, made by :func:`fusedrnn.freeze`."""
+    """:class:`fusedrnn.MGU` (Zhou et al., 2016) for inference alone, as :func:`fusedrnn.freeze` makes it.
+
+    Args:
+        layer: MGU of this package, on the CPU.
+        dtype: of W_ih and W_hh, as for :func:`fusedrnn.freeze`. Default: None, the layer's.
+    Inputs:
+        input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
+            in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
+        hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
+            Default: none of them.
+    Outputs:
+        output [T, B, D*H], laid out as the input, and h_n shaped as hx.
+    Raises:
+        ValueError, TypeError: as :class:`fusedrnn.MGU`.
+        RuntimeError: as :class:`fusedrnn.MGU`; and where a gradient is asked for, or a move to
+            another device or dtype.
+    """

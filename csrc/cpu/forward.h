@@ -12,16 +12,6 @@
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
-// A chunk of gates as a thread sees it: its own rows (or all), panel by panel.
-template <class T>
-struct GateChunk {
-  T* base;
-  int64_t panel_stride;
-  T* at(int64_t panel, int64_t row, int64_t width) const {
-    return base + panel * panel_stride + row * width;
-  }
-};
-
 template <class T, class C, int kUnitVectors, class S>
 class Forward {
  public:

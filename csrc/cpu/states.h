@@ -1,5 +1,5 @@
 // The states that rows of a step begin with: those of the step before, h0 and c0 where a sequence
-// begins, and, where it is cut, the reset state.
+// begins, and, where it is cut, the reset state; and the gates of a chunk of steps.
 #pragma once
 
 #include "cpu/layout.h"
@@ -8,6 +8,16 @@
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
+
+// A chunk of gates as a thread sees it: its own rows (or all), panel by panel.
+template <class T>
+struct GateChunk {
+  T* base;
+  int64_t panel_stride;
+  T* at(int64_t panel, int64_t row, int64_t width) const {
+    return base + panel * panel_stride + row * width;
+  }
+};
 
 // h, as rows at one stride; null: zeros.
 template <class T>

@@ -129,9 +129,8 @@ int64_t every_of(const Stack& s, const Tensor& x, const WeightList& weights) {
 }
 
 StackResult run_layers(const Stack& s, const Types& types) {
-  // The CPU kernels read weights in bfloat16. A single layer takes input and states in it as well;
-  // between layers, and under autocast, they stay in float32, so that nothing is rounded on the
-  // way.
+  // The CPU kernels read weights in bfloat16. A single layer takes input and states in it too;
+  // between layers, and under autocast, they stay float32, so that nothing is rounded on the way.
   const bool keeps = keeps_bfloat16(s);
   const bool as_it_is = keeps && !types.autocast && s.L == 1;
   const Converted all(s, as_it_is ? types.outside : compute_type(types.outside), keeps);

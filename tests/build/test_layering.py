@@ -20,7 +20,7 @@ KERNEL = r"(unistd|sys/syscall)\.h"  # Linux, which is asked whether AMX may be 
 INTRINSICS = r"(immintrin|cpuid|arm_neon)\.h"
 TOOLKIT = r"(cuda|cooperative_groups|mma|math_constants)\w*(/\w+)*(\.h)?"
 # What the operators see of the kernels.
-PARAMS = r"(cpu|cuda)/params\.h|cuda/plan\.h|cpu/halves\.h"
+PARAMS = r"(cpu|cuda)/params\.h|cuda/plan\.h|cpu/halves\.h|frozen/\w+\.h"
 TORCH = r"(torch|pybind11|(ATen|c10)/(?!cuda/))\b.*\.h"
 
 # Names under csrc, the longest prefix of a file's path deciding, and what these may include.
@@ -30,6 +30,7 @@ MAY_INCLUDE = {
     "cpu/isa/": [STANDARD, INTRINSICS, KERNEL, "model/.+", "cells/.+", "cpu/.+"],
     "cpu/": [STANDARD, INTRINSICS, "model/.+", "cells/.+", "cpu/.+"],
     "cuda/": [STANDARD, TOOLKIT, "model/.+", "cells/.+", "cuda/.+"],
+    "frozen/": [STANDARD, "model/.+", r"cpu/(params|narrow)\.h", "frozen/.+"],
     "ops/": [STANDARD, POSIX, TORCH, "model/.+", PARAMS, "ops/(?!cuda/).+"],
     "ops/cuda/": [
         STANDARD,
@@ -50,11 +51,14 @@ MAY_IMPORT = {
         "_binary",
         "cells",
         "convert",
+        "freeze",
+        "frozen",
         "functional",
         "hooks",
         "mgu",
         "modules",
         "patch",
+        "stream",
         "_explain",
         "tuning",
     },
@@ -62,6 +66,17 @@ MAY_IMPORT = {
     "tuning": {"_C", "_binary", "_explain", "_ops.cells", "experience", "ops"},
     "tune_worker": {"", "_C", "_ops.cells"},  # the package itself: its layers by name
     "convert": {"layers"},
+    "freeze": {"frozen", "mgu"},
+    "frozen": {
+        "_C",
+        "_ops.course",
+        "_ops.quantize",
+        "_ops.stack",
+        "mgu",
+        "modules",
+        "stream",
+    },
+    "stream": {"_C"},
     "hooks": {"modules", "onnx_export"},
     "patch": {"layers"},
     "_explain": {"_binary", "_ops.refusals", "_ops.route", "layers", "ops", "plan"},
@@ -92,6 +107,7 @@ MAY_IMPORT = {
     "_ops.second": {"_C", "_ops.definition", "_ops.operands"},
     "_ops.operands": {"_ops.cells", "reference"},
     "_ops.cells": {"_C"},
+    "_ops.quantize": set[str](),
     "_ops.refusals": set[str](),
     "_ops.route": {"_C"},
     "experience": {"_C", "_binary"},

@@ -25,9 +25,9 @@ def frozen(name: str = "LSTM", dtype: Any = None, **flags: Any) -> Any:
     return fusedrnn.freeze(getattr(fusedrnn, name)(I, H, **flags), dtype)
 
 
-@pytest.mark.parametrize("rows", (1, 2, 17))
+@pytest.mark.parametrize("rows", [1, 2, 17])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ("RNN", "LSTM", "GRU", "MGU"))
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "MGU"])
 def test_steps_give_the_bits_of_a_call(name: str, dtype: Any, rows: int) -> None:
     made = frozen(name, dtype, num_layers=3)
     x = torch.randn(12, rows, I)
@@ -35,16 +35,18 @@ def test_steps_give_the_bits_of_a_call(name: str, dtype: Any, rows: int) -> None
     stream = made.stream(rows)
     for t, one in enumerate(x[:5]):
         found = stream.step(one.numpy() if t % 2 else one)
-        assert isinstance(found, np.ndarray) and np.array_equal(found, output[t].numpy())
+        assert isinstance(found, np.ndarray)
+        assert np.array_equal(found, output[t].numpy())
     assert torch.equal(stream.run(x[5:]), output[5:])
     for a, b in zip(tensors_of(stream.state), tensors_of(end), strict=True):
         assert torch.equal(a, b)
 
 
 def test_projected_and_float64_layers_stream() -> None:
-    for flags in ({"proj_size": 5}, {"dtype": torch.float64}):
-        made = frozen("LSTM", **flags)
-        x = torch.randn(4, 2, I, dtype=flags.get("dtype", torch.float32))
+    cases: list[dict[str, Any]] = [{"proj_size": 5}, {"dtype": torch.float64}]
+    for flags in cases:
+        made = fusedrnn.freeze(fusedrnn.LSTM(I, H, **flags))
+        x = torch.randn(4, 2, I, dtype=flags.get("dtype"))
         stream = made.stream(2)
         stepped = [stream.step(one).copy() for one in x]
         assert np.array_equal(np.stack(stepped), made(x)[0].numpy())
@@ -73,7 +75,8 @@ def test_rows_join_leave_and_are_reset() -> None:
     shown(stream.step(x[0, :2]), alone[0][0], alone[1][0])
     stream.leave(1)
     stream.leave(0)
-    assert stream.batch == 0 and stream.step(torch.zeros(0, I)).shape == (0, H)
+    assert stream.batch == 0
+    assert stream.step(torch.zeros(0, I)).shape == (0, H)
     stream.join(3)
     shown(stream.step(x[0]), *(each[0] for each in alone))
 
@@ -95,7 +98,8 @@ def test_the_output_belongs_to_the_stream() -> None:
     stream = frozen().stream(1)
     first = stream.step(torch.randn(1, I))
     before = first.copy()
-    assert stream.step(torch.randn(1, I)) is first and not np.array_equal(first, before)
+    assert stream.step(torch.randn(1, I)) is first
+    assert not np.array_equal(first, before)
     del stream
     gc.collect()
     assert np.isfinite(first).all()
