@@ -22,8 +22,10 @@ from support.commands import compiler, output_of
 from support.paths import ROOT
 
 KERNELS = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
+FROZEN = sorted((ROOT / "csrc" / "frozen").rglob("*.cpp"))
 # Of an extension without the CUDA half.
 OPERATORS = [
+    *FROZEN,
     *(
         path
         for path in sorted((ROOT / "csrc" / "ops").rglob("*.cpp"))
