@@ -19,6 +19,7 @@ from support.paths import TESTS
 
 EMULATED = TESTS / "kernels" / "cpp" / "emulated_avx512.cpp"
 TILES = TESTS / "kernels" / "cpp" / "tiles_test.cpp"
+INT8 = TESTS / "kernels" / "cpp" / "int8_test.cpp"
 PROGRAM = TESTS / "kernels" / "cpp" / "kernels_test.cpp"
 
 BUILDS = {
@@ -87,6 +88,17 @@ def test_products_by_tiles_are_those_of_float64_and_of_integers(tmp_path: Path) 
     objects = compiled(compiler(), [TILES], flags, tmp_path)
     program = str(tmp_path / "tiles_test")
     output_of([*compiler(), *objects, *flags, "-o", program])
+    assert output_of([program]).endswith(" results, 0 failures\n")
+
+
+def test_products_of_int8_are_those_of_integers(
+    build: str, objects: list[str], tmp_path: Path
+) -> None:
+    if build == "thread":
+        return  # a product runs on one
+    program = str(tmp_path / "int8_test")
+    test = compiled(compiler(), [INT8], ["-O1", "-Wno-psabi"], tmp_path)
+    output_of([*compiler(), *test, *objects, *BUILDS[build], "-pthread", "-o", program])
     assert output_of([program]).endswith(" results, 0 failures\n")
 
 

@@ -9,6 +9,7 @@ namespace {
 bool has(const char* set) {
   const auto is = [&](const char* name) { return std::strcmp(set, name) == 0; };
   if (is("avx512bf16")) return __builtin_cpu_supports("avx512bf16");
+  if (is("avxvnni")) return __builtin_cpu_supports("avxvnni");
   if (is("avx512vnni")) return __builtin_cpu_supports("avx512vnni");
   return false;
 }
@@ -28,7 +29,7 @@ const Narrow* narrow_of(DType dtype, int lanes) {
     if (!has("avx512vnni")) return &avx512int8::table();
     return may_use_amx() ? &amxint8::table() : &avx512vnni::table();
   }
-  if (lanes == 8 && !low) return &avx2int8::table();
+  if (lanes == 8 && !low) return has("avxvnni") ? &avxvnni::table() : &avx2int8::table();
 #endif
   if (lanes == 4 && !low) return &int8::table();
   return nullptr;

@@ -10,28 +10,12 @@ FUSEDRNN_BEGIN_TARGET("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")
 #endif
 
 #define FUSEDRNN_ISA avx512vnni
+#define FUSEDRNN_NARROW_NAME "avx512_vnni"
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_KEEP(x) asm("" : "+v"(x))
-#include "cpu/isa/narrow_int8.h"
-
-namespace fusedrnn::cpu::avx512vnni {
-namespace {
-
-struct Format : Int8Sums {
-  static FUSEDRNN_INLINE Words factor(uint32_t word) { return int32_t(word) - Words{}; }
-  static FUSEDRNN_INLINE void add(Sums& sums, Words factor, Words w) {
-    sums = Words(_mm512_dpbusd_epi32(__m512i(sums), __m512i(factor), __m512i(w)));
-  }
-};
-
-}  // namespace
-
-const Narrow& table() {
-  static const Narrow kTable = table<Format>("avx512_vnni", DType::kInt8, narrow_rows);
-  return kTable;
-}
-
-}  // namespace fusedrnn::cpu::avx512vnni
+#define FUSEDRNN_DPBUSD(sums, a, w) \
+  Words(_mm512_dpbusd_epi32(__m512i(sums), __m512i(a), __m512i(w)))
+#include "cpu/isa/narrow_vnni.h"
 FUSEDRNN_END_TARGET
 
 #endif
