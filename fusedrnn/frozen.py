@@ -261,8 +261,8 @@ class FrozenRNN(_Frozen, RNN):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
             in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
         hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
-        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
-            Default: none of them.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for
+            :meth:`fusedrnn.GRU.forward`. Default: none of them.
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:
@@ -282,8 +282,8 @@ class FrozenLSTM(_Frozen, LSTM):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
             in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
         hx: (h_0, c_0), [L*D, B, P] and [L*D, B, H], without B if unbatched; zeros when None.
-        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
-            Default: none of them.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for
+            :meth:`fusedrnn.GRU.forward`. Default: none of them.
     Outputs:
         output [T, B, D*P], laid out as the input, and (h_n, c_n) shaped as hx.
     Raises:
@@ -303,8 +303,8 @@ class FrozenGRU(_Frozen, GRU):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
             in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
         hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
-        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
-            Default: none of them.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for
+            :meth:`fusedrnn.GRU.forward`. Default: none of them.
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:
@@ -324,8 +324,8 @@ class FrozenMGU(_Frozen, MGU):
         input: [T, B, I], [B, T, I] with ``batch_first``, unbatched [T, I], or a PackedSequence,
             in the dtype that the layer took; bfloat16 and float16 too, where that is float32.
         hx: h_0 [L*D, B, H], or [L*D, H] if unbatched; zeros when None.
-        keywords: lengths [B], resets [T, B], reset_state, return_states, as for :meth:`fusedrnn.GRU.forward`.
-            Default: none of them.
+        keywords: lengths [B], resets [T, B], reset_state, return_states, as for
+            :meth:`fusedrnn.GRU.forward`. Default: none of them.
     Outputs:
         output [T, B, D*H], laid out as the input, and h_n shaped as hx.
     Raises:
