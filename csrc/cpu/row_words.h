@@ -1,5 +1,6 @@
-// The rows of a chunk in bfloat16, turned over for weight gradients: a word is of two rows of one
-// column, rows 0 and 1, 2 and 3, and so on, and the words of a column lie side by side.
+// The rows of a chunk in bfloat16 as weight gradients read them: a word is of two rows of one
+// column, rows 0 and 1, 2 and 3, and so on. Of x and h the words of a column lie side by side, of
+// gate gradients those of a pair of rows.
 #pragma once
 
 #include "cpu/narrow.h"
@@ -37,6 +38,26 @@ inline void turn_rows(const Narrow& narrow, const float* const* rows, int64_t co
         for (int i = 0; i < W && c + i < width; ++i, out += stride) block[i].store(out, n);
       }
     }
+  }
+}
+
+// Two rows of words along the row, of so many vectors, as words of both rows; high null: zeros.
+FUSEDRNN_INLINE void pair_words(const uint32_t* low, const uint32_t* high, int vectors,
+                                uint32_t* to) {
+  constexpr int W = kLanes<float>;
+  constexpr auto lanes = std::make_index_sequence<W>();
+  using V = Vec<float>;
+  typedef uint32_t Words __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES)));
+  auto* out = reinterpret_cast<float*>(to);
+  for (int v = 0; v < vectors; v += 2) {
+    const int n = v + 1 < vectors ? W : W / 2;
+    const auto* of_low = reinterpret_cast<const float*>(low + v * W / 2);
+    const auto* of_high = reinterpret_cast<const float*>(high ? high + v * W / 2 : low);
+    const auto a = Words(V::load(of_low, n).v), b = high ? Words(V::load(of_high, n).v) : Words{};
+    const auto even = V::Type((a & 0xffff) | (b << 16)),
+               odd = V::Type((a >> 16) | (b & 0xffff0000));
+    V(interleave<float, false>(even, odd, lanes)).store(out + v * W);
+    if (n == W) V(interleave<float, true>(even, odd, lanes)).store(out + (v + 1) * W);
   }
 }
 

@@ -60,12 +60,13 @@ class WeightGradients {
   // Adds a part of the i-th chunk of the pass, whose gate gradients are at `grads`.
   void add(Range steps, int64_t i, const T* grads, Part part, int id) {
     const int64_t first = p_.rows().offset(steps.begin), size = p_.rows().offset(steps.end) - first;
-    const Chunk chunk{grads, size * kRow, i == 0};
-    if (a_.dw_ih) {
+    const Chunk chunk{grads, buf_.gate_words[i % plan_.chunks], size * kRow, i == 0};
+    if (narrow()) in_words(chunk, part, id);
+    if (a_.dw_ih && !narrow()) {
       const Run x{static_cast<const T*>(a_.x) + first * p_.I, p_.I, 0, size};
       matrix(chunk, result_of(Side::kInput), part, id, [&](auto&& add) { add(x); });
     }
-    if (a_.dw_hh) {
+    if (a_.dw_hh && !narrow()) {
       matrix(chunk, result_of(Side::kRecurrent), part, id,
              [&](auto&& add) { previous_states(steps, first, buf_.h_cut[i % plan_.chunks], add); });
     }
@@ -105,7 +106,8 @@ class WeightGradients {
   // The gate gradients of a chunk of steps; `fresh`: nothing has been summed before it.
   struct Chunk {
     const T* grads;
-    int64_t stride;  // of a panel
+    const uint32_t* words;  // the same in bfloat16, where products are of that
+    int64_t stride;         // of a panel of grads; of words half
     bool fresh;
   };
 
@@ -168,10 +170,6 @@ class WeightGradients {
   template <class EachRun>
   void matrix(const Chunk& chunk, const Result& to, Part part, int id, const EachRun& each_run) {
     const T* dgates = chunk.grads + (to.side == Side::kInput ? 0 : kRecurrent);
-    if (narrow()) {
-      if (to.side == Side::kInput || has_previous_states()) in_words(chunk, dgates, to, part, id);
-      return;
-    }
     summed_in_place(chunk, dgates, to, part, each_run);
     if (gathers(to.side)) return gathered(chunk, dgates, to, part, id, each_run);
     const int64_t in_place = columns_in_place(to.side), rest = to.K - in_place;
@@ -189,36 +187,53 @@ class WeightGradients {
     }
   }
 
-  // The same in bfloat16, of what narrow_rows() made. The gate gradients of a panel become words of
-  // two rows as they are read.
-  void in_words(const Chunk& chunk, const T* dgates, const Result& to, Part part, int id) {
-    const bool input = to.side == Side::kInput;
-    const uint32_t* a = input ? buf_.x_words : buf_.h_words;
-    auto* words = reinterpret_cast<uint32_t*>(buf_.scratch + id * buf_.scratch_size);
-    const int64_t rows = chunk.stride / kRow;
-    const Range columns = part.of(to.K * g_.panels);
+  // Both in bfloat16, of what narrow_rows() made: the columns of W_ih, then those of W_hh, panel by
+  // panel. The gate gradients of a panel become words of two rows as they are read.
+  void in_words(const Chunk& chunk, Part part, int id) {
+    const int64_t inputs = a_.dw_ih ? p_.I : 0;
+    const int64_t all = inputs + (a_.dw_hh && has_previous_states() ? p_.P : 0);
+    const Range columns = part.of(all * g_.panels);
     for (int64_t at = columns.begin, next; at < columns.end; at = next) {
-      const int64_t panel = at / to.K, column = at % to.K;
-      next = std::min(columns.end, (panel + 1) * to.K);
-      const auto* grads = reinterpret_cast<const float*>(dgates + panel * chunk.stride);
-      for (int64_t r = 0; r < rows; r += 2, grads += 2 * kRow) {
-        plan_.narrow->pair(grads, r + 1 < rows ? grads + kRow : nullptr, kDepth,
-                           words + r / 2 * kDepth);
+      const int64_t panel = at / all, before = panel * all;
+      next = std::min(columns.end, before + all);
+      const Range of_inputs{at - before, std::min(next - before, inputs)};
+      const Range of_states{std::max(at - before, inputs) - inputs, next - before - inputs};
+      if (of_inputs.size() > 0) {
+        pair_rows(chunk, Side::kInput, panel, id);
+        in_words(chunk, result_of(Side::kInput), buf_.x_words, panel, of_inputs, id);
       }
-      const Sums sums = sums_of(to, panel);
-      auto* c = reinterpret_cast<float*>(sums.base + column * sums.row);
-      plan_.narrow->product[kVectors - 1]({.a = a + column * buf_.words_of_rows,
-                                           .a_row = buf_.words_of_rows,
-                                           .depth = (rows + 1) / 2,
-                                           .w = words,
-                                           .init = chunk.fresh ? nullptr : c,
-                                           .init_row = sums.row,
-                                           .c = c,
-                                           .c_row = sums.row,
-                                           .rows = next - at,
-                                           .tail = W,
-                                           .at = {sums.at[0], sums.at[1], sums.at[2], sums.at[3]}});
+      if (of_states.size() <= 0) continue;
+      const bool paired = of_inputs.size() > 0 && kSlots == kVectors;
+      if (!paired) pair_rows(chunk, Side::kRecurrent, panel, id);
+      in_words(chunk, result_of(Side::kRecurrent), buf_.h_words, panel, of_states, id);
     }
+  }
+  uint32_t* words(int id) const {
+    return reinterpret_cast<uint32_t*>(buf_.scratch + id * buf_.scratch_size);
+  }
+  void pair_rows(const Chunk& chunk, Side side, int64_t panel, int id) {
+    const uint32_t* row = chunk.words + panel * chunk.stride / 2;
+    if (side == Side::kRecurrent) row += kRecurrent / 2;
+    uint32_t* to = words(id);
+    for (int64_t left = chunk.stride / kRow; left > 0; left -= 2, row += kRow, to += kDepth) {
+      pair_words(row, left > 1 ? row + kRow / 2 : nullptr, kVectors, to);
+    }
+  }
+  void in_words(const Chunk& chunk, const Result& to, const uint32_t* rows, int64_t panel,
+                Range columns, int id) {
+    const Sums sums = sums_of(to, panel);
+    auto* c = reinterpret_cast<float*>(sums.base + columns.begin * sums.row);
+    plan_.narrow->product[kVectors - 1]({.a = rows + columns.begin * buf_.words_of_rows,
+                                         .a_row = buf_.words_of_rows,
+                                         .depth = (chunk.stride / kRow + 1) / 2,
+                                         .w = words(id),
+                                         .init = chunk.fresh ? nullptr : c,
+                                         .init_row = sums.row,
+                                         .c = c,
+                                         .c_row = sums.row,
+                                         .rows = columns.size(),
+                                         .tail = W,
+                                         .at = {sums.at[0], sums.at[1], sums.at[2], sums.at[3]}});
   }
 
   // With few rows, whole vectors of columns go where torch wants them at once, along the rows of

@@ -37,6 +37,13 @@ FUSEDRNN_INLINE void add_words(typename F::Sums (&acc)[R][NV], const uint32_t* c
   }
 }
 
+template <int NV, int R>
+FUSEDRNN_INLINE void fetch_tile(const NarrowProduct& p, const float* rows, int64_t stride) {
+  for (int r = 0; r < R; ++r, rows += stride) {
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(rows + p.at[v], 1);
+  }
+}
+
 template <class F, int NV, int R>
 __attribute__((noinline)) void narrow_tile(const NarrowProduct& p, int64_t row) {
   constexpr int W = kLanes<float>;
@@ -47,6 +54,11 @@ __attribute__((noinline)) void narrow_tile(const NarrowProduct& p, int64_t row) 
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = typename F::Sums{};
 
+  float* c = p.c + row * p.c_row;
+  const float* init = p.init ? p.init + row * p.init_row : nullptr;
+  fetch_tile<NV, R>(p, c, p.c_row);  // C is on its way while K passes, as in gemm.h
+  if (init && init != c) fetch_tile<NV, R>(p, init, p.init_row);
+
   const uint32_t* w = p.w;
   for (int64_t block = 0; block < p.blocks; ++block) {
     const uint32_t* a[R];
@@ -55,8 +67,6 @@ __attribute__((noinline)) void narrow_tile(const NarrowProduct& p, int64_t row) 
     for (int64_t k = 0; k < p.depth; ++k, w += NV * W) add_words<F, NV, R>(acc, a, k, w);
   }
 
-  float* c = p.c + row * p.c_row;
-  const float* init = p.init ? p.init + row * p.init_row : nullptr;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r, c += p.c_row) {
 #pragma GCC unroll 4
