@@ -18,6 +18,7 @@ from support.native_build import ADDRESS, KERNELS, SHIPPED, compiled, kernels, s
 from support.paths import TESTS
 
 EMULATED = TESTS / "kernels" / "cpp" / "emulated_avx512.cpp"
+NARROW = TESTS / "kernels" / "cpp" / "emulated_narrow.cpp"
 TILES = TESTS / "kernels" / "cpp" / "tiles_test.cpp"
 INT8 = TESTS / "kernels" / "cpp" / "int8_test.cpp"
 PROGRAM = TESTS / "kernels" / "cpp" / "kernels_test.cpp"
@@ -82,6 +83,26 @@ def test_the_avx512_kernels_match_the_scalar_reference_lane_by_lane(
     assert said.endswith(" 0 failures\n")
 
 
+# As above, on AVX-512 or that lane by lane: layers whose products are of bfloat16.
+@pytest.mark.parametrize("table", ["avx512_bf16", "amx_bf16"])
+@pytest.mark.skipif("avx2" not in _C.cpu_isas(), reason="needs AVX2")
+def test_layers_match_the_scalar_reference_on_emulated_bfloat16(
+    table: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    here = "avx512" in _C.cpu_isas()
+    sources = [NARROW, PROGRAM, *([] if here else [EMULATED])]
+    objects = compiled(compiler(), sources, ["-O1", "-Wno-psabi"], tmp_path)
+    replaced = ("narrow", *(() if here else ("kernels_baseline",)))
+    others = objects_of("optimized", tmp_path_factory)
+    objects += [path for path in others if Path(path).stem.removeprefix("isa_") not in replaced]
+    program = str(tmp_path / "kernels_test")
+    output_of([*compiler(), *objects, "-pthread", "-o", program])
+    isa = "avx512" if here else "baseline"
+    said = output_of([program, "11", "bfloat16"], FUSEDRNN_CPU_ISA=isa, EMULATED=table)
+    assert said.startswith(f"{isa}: ")
+    assert said.endswith(" 0 failures\n")
+
+
 # No emulator at hand has tile registers, nor most machines.
 def test_products_by_tiles_are_those_of_float64_and_of_integers(tmp_path: Path) -> None:
     flags = ["-O1", "-g1", "-Wno-psabi", "-fsanitize=address,undefined"]
@@ -107,11 +128,13 @@ def test_products_of_int8_are_those_of_integers(
 def test_a_variant_defines_no_function_but_its_table(objects: list[str]) -> None:
     for path in objects:
         name = Path(path).stem
-        if not name.startswith("kernels_"):
+        if not name.startswith(("kernels_", "narrow_")):
             continue
         listing = output_of(["nm", "--defined-only", "--extern-only", "--demangle", path])
         functions = re.findall(r"^\w+ [TWi] (.*)$", listing, re.MULTILINE)
-        assert functions == [f"fusedrnn::cpu::{name.removeprefix('kernels_')}::variant()"]
+        kind, isa = name.split("_", 1)
+        table = "variant" if kind == "kernels" else "table"
+        assert functions == [f"fusedrnn::cpu::{isa}::{table}()"]
 
 
 @pytest.mark.skipif(

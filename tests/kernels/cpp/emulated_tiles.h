@@ -28,8 +28,8 @@ struct Tile {
 };
 
 struct Tiles {
-  static inline Tile tiles[8];
-  static inline bool set = false;
+  static inline thread_local Tile tiles[8];
+  static inline thread_local bool set = false;
 
   static void set_up(const fusedrnn::cpu::TileShapes& shapes) {
     for (int i = 0; i < 8; ++i) {

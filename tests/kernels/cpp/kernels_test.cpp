@@ -335,10 +335,11 @@ int check_bfloat16(const Kind& kind, const Shape& shape, int way, Case c,
 }  // namespace
 
 // An argument n runs each n-th problem only, where a machine is emulated or threads are watched; a
-// second one each in one precision, by turns.
+// second one each in one precision, by turns, or in bfloat16 alone.
 int main(int argc, char** argv) {
   const int stride = argc > 1 ? std::atoi(argv[1]) : 1;
-  const bool by_turns = argc > 2;
+  const bool only_bfloat16 = argc > 2 && !std::strcmp(argv[2], "bfloat16"),
+             by_turns = argc > 2 && !only_bfloat16;
   int problems = 0, failures = 0;
   for (const Kind& kind : kKinds) {
     std::set<std::string> plans;
@@ -348,14 +349,14 @@ int main(int argc, char** argv) {
         std::mt19937 random(problems);
         Case c = draw(kind, shape, way & 1, way & 2, random);
         const bool odd = problems / stride % 2;
-        if (!by_turns || odd) failures += check<float>(c, plans);
+        if (!only_bfloat16 && (!by_turns || odd)) failures += check<float>(c, plans);
         if (has_narrow(c.problem)) failures += check_bfloat16(kind, shape, way, c, plans);
         c.problem.dtypes = all_of(DType::kFloat64);
-        if (!by_turns || !odd) failures += check<double>(c, plans);
+        if (!only_bfloat16 && (!by_turns || !odd)) failures += check<double>(c, plans);
       }
     }
     for (const char* plan : {"none/1", "batch/2", "batch/3", "hidden/2", "hidden/3"}) {
-      if (plans.count(plan)) continue;
+      if (plans.count(plan) || only_bfloat16) continue;
       std::printf("%s: no problem is run as %s\n", kind.name, plan);
       ++failures;
     }
