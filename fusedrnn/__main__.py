@@ -21,6 +21,7 @@ from .tuning import main as tune
 
 SETTINGS = (
     "FUSEDRNN_CPU_ISA",
+    "FUSEDRNN_CPU_NARROW",
     "FUSEDRNN_CUDA_KERNEL",
     "FUSEDRNN_CUDA_TILE",
     "FUSEDRNN_CUDA_CHECK",

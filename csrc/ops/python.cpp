@@ -9,6 +9,7 @@
 #include "model/choice.h"
 #include "ops/check.h"
 #include "ops/choice.h"
+#include "ops/cpu/bfloat16.h"
 #include "ops/cudnn.h"
 
 namespace py = pybind11;
@@ -68,7 +69,7 @@ py::dict explain(const py::dict& problem, const std::optional<std::vector<int64_
   p.packed = batch_sizes.has_value();
   if (p.packed) p.offsets = offsets.data();
   if (bfloat16_weights && !training) p.dtypes.stored = DType::kBFloat16;
-  if (dtype == "bfloat16") p.dtypes.multiplied = DType::kBFloat16;
+  if (dtype == "bfloat16" && may_multiply_bfloat16()) p.dtypes.multiplied = DType::kBFloat16;
   Reasons reasons;
   const int each = cpu::threads_of_direction(p, int(D), threads, &reasons);
   const cpu::Plan plan = cpu::plan_forward(p, each, &reasons);

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "ops/check.h"
+#include "ops/cpu/bfloat16.h"
 #include "ops/cudnn.h"
 
 namespace fusedrnn::ops {
@@ -158,7 +159,7 @@ StackResult run_layers(const Stack& s, const Types& types) {
     course.reset_c = state(all.course.reset_c);
     course.states = has_c && s.states > (l + 1 < s.L ? 1 : 0);
     course.every = every_of(s, x, weights);
-    course.bfloat16 = types.outside == at::kBFloat16 && x.is_cpu();
+    course.bfloat16 = types.outside == at::kBFloat16 && x.is_cpu() && may_multiply_bfloat16();
     const Operands o{x,
                      s.batch_sizes,
                      h,

@@ -213,7 +213,8 @@ def test_directions_say_why_they_run_at_once_or_in_turn() -> None:
         assert told(threads, H)[1]["both directions at once"] == why
 
 
-def test_the_other_ways_to_read_weights_are_rejected() -> None:
+def test_the_other_ways_to_read_weights_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_CPU_NARROW", "0")
     found = planned(T=1, B=3, I=64, H=64, threads=1)
     assert found["weights"] == "read in place"
     assert "packing costs more" in found["rejected"]["packed weights"]
