@@ -3,8 +3,8 @@
     python -m benchmarks bfloat16 --out DIR [--threads 1,2] [--quick]
 
 Writes DIR/bfloat16.jsonl and from it bfloat16.md. fusedrnn in float32 and in bfloat16 and torch.nn
-in bfloat16 are timed in turn, in one process, with the same weights. fusedrnn reads weights that
-are stored in bfloat16 and computes in float32; torch.nn computes in bfloat16 where the machine can.
+in bfloat16 are timed in turn, in one process, with the same weights. Both multiply bfloat16 where
+the machine can; fusedrnn sums and applies cells in float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from benchmarks.results import line, write
 
 LOW = Setting(torch.device("cpu"), torch.bfloat16)
 ROUNDS, SECONDS = 31, 0.05  # of a side in a round
-SHAPES = ((1, 1, 128), (1, 1, 512), (100, 1, 128), (100, 1, 512), (100, 4, 512), (50, 64, 128))
+SHAPES = (
+    (1, 1, 128),
+    (1, 1, 512),
+    (100, 1, 128),
+    (100, 1, 512),
+    (100, 4, 512),
+    (50, 64, 128),
+    (50, 64, 512),
+)
 CASES = [
     Layer(group="layer", cell=cell, step=INFERENCE, T=T, B=B, I=H, H=H)
     for cell in CELLS
