@@ -45,17 +45,25 @@ frozen::Shape shape_of(const FrozenWeights& given, const WeightList& all) {
           .computed = stored == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32};
 }
 
-void check_gradients(const FrozenCall& call) {
-  if (!at::GradMode::is_enabled()) return;
+// What no kernel without gradients could honour.
+void check_plain(const FrozenCall& call) {
   const auto check = [](const char* name, const Tensor& tensor) {
-    TORCH_CHECK(!tensor.requires_grad(), "fusedrnn: a frozen layer has no gradients, and ", name,
+    TORCH_CHECK(!at::GradMode::is_enabled() || !tensor.requires_grad(),
+                "fusedrnn: a frozen layer has no gradients, and ", name,
                 " requires one: call it under torch.no_grad(), or thaw() it");
+    TORCH_CHECK(is_plain(tensor),
+                "fusedrnn: a frozen layer cannot be traced, exported or "
+                "transformed, and ",
+                name, " is no plain tensor: thaw() it first");
   };
   check("input", call.input);
-  if (call.hx) check("hx", *call.hx);
-  if (call.cx) check("cx", *call.cx);
-  if (call.course.reset_h) check("reset_h", *call.course.reset_h);
-  if (call.course.reset_c) check("reset_c", *call.course.reset_c);
+  for (const auto& [name, given] :
+       {std::pair("hx", &call.hx), std::pair("cx", &call.cx),
+        std::pair("lengths", &call.course.lengths), std::pair("resets", &call.course.resets),
+        std::pair("reset_state", &call.course.reset_h),
+        std::pair("reset_state", &call.course.reset_c)}) {
+    if (*given) check(name, **given);
+  }
 }
 
 // Tensors of a layer's weights that have nothing but their sizes.
@@ -109,7 +117,7 @@ Tensor unpacked(const frozen::Stack& stack, int64_t layer, int64_t direction, bo
 
 StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
   const frozen::Shape& s = stack.shape();
-  check_gradients(call);
+  check_plain(call);
   TORCH_CHECK(call.input.device().is_cpu(),
               "fusedrnn: a frozen layer runs on the CPU, and input is on ", call.input.device(),
               ": thaw() it first");

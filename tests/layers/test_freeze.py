@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -282,6 +283,24 @@ def test_what_does_not_fit_is_refused(call: Any, error: type[Exception], message
     frozen = fusedrnn.freeze(layer("GRU"))
     with pytest.raises(error, match=message):
         call(frozen)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_what_would_lose_a_derivative_or_a_trace_is_refused() -> None:
+    frozen, x = fusedrnn.freeze(layer("GRU")), torch.randn(T, B, I)
+
+    def refused(call: Any) -> None:
+        with pytest.raises(RuntimeError, match="thaw"):
+            call()
+
+    with torch.no_grad():
+        refused(lambda: torch.vmap(lambda one: frozen(one)[0])(torch.randn(2, T, B, I)))
+        refused(lambda: torch.jit.trace(frozen, (x,)))
+        refused(lambda: torch.export.export(frozen, (x,)))
+    with forward_ad.dual_level():
+        refused(lambda: frozen(forward_ad.make_dual(x, x)))
+    with torch.no_grad():
+        equal(torch.compile(frozen, backend="eager")(x), frozen(x))
 
 
 def test_int8_refuses_rows_whose_sums_could_overflow() -> None:
