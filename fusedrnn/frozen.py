@@ -252,7 +252,9 @@ class _Frozen(_Recurrent):
 
 
 class FrozenRNN(_Frozen, RNN):
-    """:class:`fusedrnn.RNN` (Elman, 1990) for inference alone, as :func:`fusedrnn.freeze` makes it.
+    """:class:`fusedrnn.RNN` (Elman, 1990) for inference alone.
+
+    :func:`fusedrnn.freeze` makes it.
 
     Args:
         layer: RNN of this package or of torch.nn, on the CPU.
@@ -273,7 +275,9 @@ class FrozenRNN(_Frozen, RNN):
 
 
 class FrozenLSTM(_Frozen, LSTM):
-    """:class:`fusedrnn.LSTM` (Hochreiter & Schmidhuber, 1997) for inference alone, as :func:`fusedrnn.freeze` makes it.
+    """:class:`fusedrnn.LSTM` (Hochreiter & Schmidhuber, 1997) for inference alone.
+
+    :func:`fusedrnn.freeze` makes it.
 
     Args:
         layer: LSTM of this package or of torch.nn, on the CPU.
@@ -294,7 +298,9 @@ class FrozenLSTM(_Frozen, LSTM):
 
 
 class FrozenGRU(_Frozen, GRU):
-    """:class:`fusedrnn.GRU` (Cho et al., 2014) for inference alone, as :func:`fusedrnn.freeze` makes it.
+    """:class:`fusedrnn.GRU` (Cho et al., 2014) for inference alone.
+
+    :func:`fusedrnn.freeze` makes it.
 
     Args:
         layer: GRU of this package or of torch.nn, on the CPU.
@@ -315,7 +321,9 @@ class FrozenGRU(_Frozen, GRU):
 
 
 class FrozenMGU(_Frozen, MGU):
-    """:class:`fusedrnn.MGU` (Zhou et al., 2016) for inference alone, as :func:`fusedrnn.freeze` makes it.
+    """:class:`fusedrnn.MGU` (Zhou et al., 2016) for inference alone.
+
+    :func:`fusedrnn.freeze` makes it.
 
     Args:
         layer: MGU of this package, on the CPU.
