@@ -77,6 +77,9 @@ class FrozenStack:
         weights: Sequence[Tensor],
         scales: Sequence[Tensor],
     ) -> None: ...
+    def step(
+        self, input: Tensor, hx: Tensor | None, cx: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
     def unpacked(self, layer: int, direction: int, recurrent: bool) -> Tensor: ...
     def run(
         self,

@@ -215,20 +215,20 @@ class _Frozen(_Recurrent):
         return Stream(self._stack, batch)
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One step of all layers.
+        """One step of all layers, without most of what a call takes beside the kernel.
 
         Args:
-            input: [B, I].
+            input: [B, I], float32 (float64 if the layer was).
             state: as ``hx`` of the class; zeros when None.
         Returns:
             Output [B, P], and the state after the step, shaped as ``hx``.
         Raises:
-            RuntimeError, ValueError: as the class.
+            ValueError: a bidirectional layer.
+            RuntimeError: another shape or dtype, or where a gradient is asked for.
         """
-        if input.dim() != 2:
-            raise RuntimeError(f"step takes input [B, I], got {input.dim()}-D")
-        output, state = self(input.unsqueeze(1 if self.batch_first else 0), state)
-        return output.squeeze(1 if self.batch_first else 0), state
+        h, c = state if isinstance(state, tuple | list) else (state, None)
+        output, h_n, c_n = self._stack.step(input, h, c)
+        return output, h_n if c_n is None else (h_n, c_n)
 
     def thaw(self) -> nn.RNNBase:
         """A layer with parameters again, in the dtype that was frozen, of the weights as they are

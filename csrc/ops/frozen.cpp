@@ -175,4 +175,36 @@ StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
   return {x.to(outside), together(h_n), has_c ? together(c_n) : c_n[0], of_steps};
 }
 
+std::tuple<Tensor, Tensor, OptionalTensor> step_frozen(
+    const std::shared_ptr<const frozen::Stack>& stack, const Tensor& input,
+    const OptionalTensor& hx, const OptionalTensor& cx) {
+  const frozen::Shape& s = stack->shape();
+  check_plain({input, std::nullopt, hx, cx, {}, 0});
+  TORCH_CHECK(input.dim() == 2 && input.size(1) == s.I &&
+                  input.scalar_type() == type_of(s.computed) && input.is_cpu(),
+              "fusedrnn: step takes input ", type_of(s.computed), " [B, ", s.I,
+              "] on the CPU, got ", input.scalar_type(), " ", input.sizes());
+  const int64_t B = input.size(0);
+  const bool has_c = spec(s.cell).has_c;
+  TORCH_CHECK(hx.has_value() == cx.has_value() || !has_c, "fusedrnn: step takes (h, c) or None");
+  const auto state = [&](const char* name, const OptionalTensor& given, int64_t columns) {
+    if (!given) return Tensor();
+    const int64_t sizes[] = {s.L, B, columns};
+    TORCH_CHECK(given->sizes() == at::IntArrayRef(sizes) && given->is_cpu() &&
+                    given->scalar_type() == input.scalar_type(),
+                "fusedrnn: ", name, " must be ", input.scalar_type(), " ", at::IntArrayRef(sizes),
+                " (L, B, *) on the CPU, got ", given->scalar_type(), " ", given->sizes());
+    return given->contiguous();
+  };
+  const Tensor x = input.contiguous(), h = state("hx", hx, s.P), c = state("cx", cx, s.H);
+  frozen::Stream stream(stack, B);
+  if (h.defined()) stream.write_states(address(h), address(c));
+  const auto made = [&](at::IntArrayRef sizes) { return at::empty(sizes, x.options()); };
+  Tensor y = made({B, s.P}), h_n = made({s.L, B, s.P});
+  const OptionalTensor c_n = has_c ? OptionalTensor(made({s.L, B, s.H})) : std::nullopt;
+  stream.run(address(x), mutable_address(y), 1);
+  stream.read_states(mutable_address(h_n), c_n ? mutable_address(*c_n) : nullptr);
+  return {y, h_n, c_n};
+}
+
 }  // namespace fusedrnn::ops

@@ -32,5 +32,10 @@ struct FrozenCall {
   int64_t states;  // Stack::states
 };
 StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call);
+// One step without a call's views and results: input [B, I] in the dtype that is computed in. h,
+// h_n and c_n, the first [B, P] of the top layer.
+std::tuple<Tensor, Tensor, OptionalTensor> step_frozen(
+    const std::shared_ptr<const frozen::Stack>& stack, const Tensor& input,
+    const OptionalTensor& hx, const OptionalTensor& cx);
 
 }  // namespace fusedrnn::ops

@@ -145,7 +145,8 @@ class PyStream {
 }  // namespace
 
 void bind_frozen(py::module_& m) {
-  py::class_<Frozen, std::shared_ptr<Frozen>>(m, "FrozenStack")
+  auto frozen_stack = py::class_<Frozen, std::shared_ptr<Frozen>>(m, "FrozenStack");
+  frozen_stack
       .def(py::init([](const std::string& mode, int64_t L, int64_t D, bool has_biases,
                        bool projected, std::vector<Tensor> weights, std::vector<Tensor> scales) {
              const FrozenWeights given{
@@ -170,6 +171,14 @@ void bind_frozen(py::module_& m) {
           py::arg("input"), py::arg("batch_sizes"), py::arg("hx"), py::arg("cx"),
           py::arg("lengths"), py::arg("resets"), py::arg("reset_h"), py::arg("reset_c"),
           py::arg("states"));
+  frozen_stack.def(
+      "step",
+      [](const std::shared_ptr<Frozen>& stack, const Tensor& input, const OptionalTensor& hx,
+         const OptionalTensor& cx) {
+        const py::gil_scoped_release release;
+        return step_frozen(stack, input, hx, cx);
+      },
+      py::arg("input"), py::arg("hx"), py::arg("cx"));
   py::class_<PyStream>(m, "Stream")
       .def(py::init([](std::shared_ptr<Frozen> stack, int64_t rows) {
              return std::make_unique<PyStream>(std::move(stack), rows);

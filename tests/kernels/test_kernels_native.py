@@ -38,9 +38,16 @@ def build(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def isas_of(build: str) -> list[str]:
+    """The instruction sets that a build is run for. How threads wait for each other is one source
+    for all, so ThreadSanitizer, under which each takes a minute to compile, sees the last."""
+    return _C.cpu_isas()[-1:] if build == "thread" else _C.cpu_isas()
+
+
 def objects_of(build: str, place: pytest.TempPathFactory) -> list[str]:
     made = shipped(KERNELS) if build == "optimized" else []
-    return made or kernels(place, *BUILDS[build])
+    isa = isas_of(build)[0] if build == "thread" else ""
+    return made or kernels(place, *BUILDS[build], isa=isa)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def test_kernels_match_the_scalar_reference(build: str, objects: list[str], tmp_
     def run(isa: str) -> str:
         return output_of([program, *RUN[build]], FUSEDRNN_CPU_ISA=isa)
 
-    isas = _C.cpu_isas()
+    isas = isas_of(build)
     with ThreadPoolExecutor(2) as pool:
         for isa, said in zip(isas, pool.map(run, isas), strict=True):
             assert said.startswith(f"{isa}: ")

@@ -276,7 +276,9 @@ def test_bytes_are_a_half_and_a_quarter() -> None:
         (lambda f: fusedrnn.thaw(f.mode), TypeError, "got str"),
         (lambda f: fusedrnn.freeze(layer("GRU").double(), torch.int8), ValueError, "float64"),
         (lambda f: fusedrnn.freeze(layer("GRU", device="meta")), RuntimeError, "model.cpu"),
-        (lambda f: f.step(torch.randn(I)), RuntimeError, "B, I"),
+        (lambda f: f.step(torch.randn(I)), RuntimeError, r"\[B, 7\]"),
+        (lambda f: f.step(torch.randn(2, I), torch.zeros(1, 3, H)), RuntimeError, r"\[1, 2, 19\]"),
+        (lambda f: f.step(torch.randn(2, I, requires_grad=True)), RuntimeError, "thaw"),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Any, error: type[Exception], message: str) -> None:
@@ -295,7 +297,7 @@ def test_what_would_lose_a_derivative_or_a_trace_is_refused() -> None:
 
     with torch.no_grad():
         refused(lambda: torch.vmap(lambda one: frozen(one)[0])(torch.randn(2, T, B, I)))
-        refused(lambda: torch.jit.trace(frozen, (x,)))
+        refused(lambda: torch.jit.trace(frozen, (x,)))  # type: ignore[no-untyped-call]
         refused(lambda: torch.export.export(frozen, (x,)))
     with forward_ad.dual_level():
         refused(lambda: frozen(forward_ad.make_dual(x, x)))

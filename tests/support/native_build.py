@@ -81,9 +81,15 @@ def runs_here(kernels: Path) -> bool:
     return isa == kernels.stem or isa in _C.cpu_isas()
 
 
-def kernels(place: pytest.TempPathFactory, *flags: str) -> list[str]:
+def is_of(kernels: Path, isa: str) -> bool:
+    """Whether a source is of kernels for ``isa``, or of no instruction set's alone."""
+    return not isa or not kernels.stem.startswith("kernels_") or kernels.stem.endswith(f"_{isa}")
+
+
+def kernels(place: pytest.TempPathFactory, *flags: str, isa: str = "") -> list[str]:
     """Objects of the CPU kernels, made once for all tests of a run, in whichever process; those
-    that this machine cannot run as they are shipped."""
+    that this machine cannot run as they are shipped, and so those of another instruction set than
+    ``isa``, where one is named."""
     root = place.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -93,9 +99,9 @@ def kernels(place: pytest.TempPathFactory, *flags: str) -> list[str]:
     with (folder / "lock").open("w") as lock:
         flock(lock, LOCK_EX)
         if not made.exists():
-            others = [path for path in KERNELS if not runs_here(path)]
+            mine = [path for path in KERNELS if runs_here(path) and is_of(path, isa)]
+            others = [path for path in KERNELS if path not in mine]
             objects = shipped(others) or compiled(compiler(), others, SHIPPED, folder)
-            mine = [path for path in KERNELS if runs_here(path)]
             made.write_text("\n".join(objects + compiled(compiler(), mine, flags, folder)))
     return made.read_text().splitlines()
 
