@@ -297,12 +297,13 @@ def test_what_would_lose_a_derivative_or_a_trace_is_refused() -> None:
 
     with torch.no_grad():
         refused(lambda: torch.vmap(lambda one: frozen(one)[0])(torch.randn(2, T, B, I)))
-        refused(lambda: torch.jit.trace(frozen, (x,)))  # type: ignore[no-untyped-call]
+        refused(lambda: torch.jit.trace(frozen, (x,)))
         refused(lambda: torch.export.export(frozen, (x,)))
     with forward_ad.dual_level():
         refused(lambda: frozen(forward_ad.make_dual(x, x)))
     with torch.no_grad():
-        equal(torch.compile(frozen, backend="eager")(x), frozen(x))
+        compiled: Any = torch.compile(frozen, backend="eager")
+        equal(compiled(x), frozen(x))
 
 
 def test_int8_refuses_rows_whose_sums_could_overflow() -> None:
