@@ -51,6 +51,14 @@ def test_each_instruction_set_matches_torch_and_reference(isa: str) -> None:
     assert result.stdout.startswith("checked")
 
 
+# The last is what the tests of layers run by.
+@pytest.mark.parametrize("isa", _C.cpu_isas()[:-1])
+def test_each_instruction_set_runs_frozen_layers(isa: str) -> None:
+    files = "'layers/test_freeze.py', 'layers/test_stream.py'"
+    result = in_process(isa, f"import pytest; raise SystemExit(pytest.main(['-q', {files}]))")
+    assert result.returncode == 0, result.stdout
+
+
 @pytest.mark.parametrize("isa", _C.cpu_isas())
 def test_each_instruction_set_reads_bfloat16(isa: str) -> None:
     code = "import pytest; raise SystemExit(pytest.main(['-q', 'layers/test_bfloat16.py']))"
