@@ -15,7 +15,7 @@ from . import hooks as hooks  # for torch.compile, torch.onnx and opacus
 from ._explain import explain
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, to_torch
-from .freeze import freeze, thaw
+from .freeze import freeze, load, thaw
 from .frozen import FrozenGRU, FrozenLSTM, FrozenMGU, FrozenRNN
 from .mgu import MGU, MGUCell
 from .modules import GRU, LSTM, RNN
@@ -45,6 +45,7 @@ __all__ = [
     "explain",
     "freeze",
     "functional",
+    "load",
     "patch",
     "thaw",
     "to_torch",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
 
+from ._ops import frozen_file
 from .frozen import FrozenGRU, FrozenLSTM, FrozenMGU, FrozenRNN, _Frozen
 from .mgu import MGU
 
@@ -92,6 +94,27 @@ def thaw(model: Model) -> Model:
             "call it on the model that holds the layers"
         )
     return _replace(model, _Frozen, _Frozen.thaw)
+
+
+def load(path: str | os.PathLike[str]) -> FrozenLSTM | FrozenGRU | FrozenRNN | FrozenMGU:
+    """Read a frozen layer from a file that its ``save`` wrote, and pack it for this machine.
+
+    Args:
+        path: the file.
+    Returns:
+        The layer, as it was frozen: same class, flags, dtype and, on the same machine, bits.
+    Raises:
+        OSError: no such file, or one that cannot be read.
+        ValueError: a damaged file, or one of another kind.
+    """
+    try:
+        about, tensors = frozen_file.read(path)
+        kind = _KINDS.get(about.get("mode", ""))
+        if kind is None:
+            raise ValueError(f"mode {about.get('mode')!r} is unknown")
+        return kind._of_file(about, tensors)  # type: ignore[return-value]
+    except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"fusedrnn.load: cannot read {os.fspath(path)}: {error}") from error
 
 
 def _replace(model: Model, kind: type[nn.Module], made: Callable[[Any], nn.Module]) -> Model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _C
+from ._ops import frozen_file
 from ._ops.course import Course
 from ._ops.quantize import quantized, restored
 from ._ops.stack import Flags, Sequences, run
@@ -29,6 +32,8 @@ _ATTRIBUTES = (
     "proj_size",
 )
 
+_KINDS = {"bias": bool, "batch_first": bool, "dropout": float, "bidirectional": bool}  # others: int
+
 
 def _is_packed(name: str) -> bool:
     """Whether a weight is one of those that a step reads whole: W_ih and W_hh."""
@@ -46,10 +51,15 @@ def _plain(frozen: _Frozen) -> nn.RNNBase:
     return cls(**own, dtype=frozen._original)
 
 
+def _shown(tensor: tuple[torch.Size, torch.dtype] | None) -> str:
+    return "absent" if tensor is None else f"{tensor[1]} {list(tensor[0])}"
+
+
 class _Frozen(_Recurrent):
     """What the frozen layers share: what they keep, and how they run."""
 
     dtype: torch.dtype  # of W_ih and W_hh
+    nonlinearity: str  # of an RNN alone
     _original: torch.dtype  # of the layer that was frozen
     _kept: dict[str, Tensor]  # the small weights by name, and the scales of int8
     _stack: _C.FrozenStack
@@ -59,7 +69,7 @@ class _Frozen(_Recurrent):
         for name in _ATTRIBUTES:
             setattr(self, name, getattr(layer, name))
         if hasattr(layer, "nonlinearity"):
-            self.nonlinearity = layer.nonlinearity
+            self.nonlinearity = str(layer.nonlinearity)
         self.training = False
         # By attribute: a parametrization or pruning makes a weight there.
         names = layer._flat_weights_names
@@ -244,6 +254,59 @@ class _Frozen(_Recurrent):
                 scale = weights.get(f"{name}_scale")
                 value.copy_(weights[name] if scale is None else restored(weights[name], scale))
         return layer.eval()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer to a file, which :func:`fusedrnn.load` reads, and C programs by
+        ``fusedrnn.h``. It is a safetensors file of ``state_dict()``, whose metadata say what the
+        layer is. A file that is there is replaced, and never left half written.
+
+        Args:
+            path: where to; ``.safetensors`` is the usual ending.
+        Raises:
+            OSError: a place that cannot be written to.
+        """
+        about = {name: getattr(self, name, 0) for name in _ATTRIBUTES}  # 0: no proj_size
+        about["dropout"] = float(self.dropout)
+        about["dtype"] = str(self.dtype).removeprefix("torch.")
+        about["layer_dtype"] = str(self._original).removeprefix("torch.")
+        frozen_file.write(path, about, dict(self._all()))
+
+    @classmethod
+    def _of_file(cls, about: dict[str, str], tensors: dict[str, Tensor]) -> _Frozen:
+        """The layer of what a file says; ValueError where its tensors are not the layer's."""
+        missing = {*_ATTRIBUTES, "dtype", "layer_dtype"} - about.keys()
+        if missing:
+            raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
+        frozen = cls.__new__(cls)
+        nn.Module.__init__(frozen)
+        frozen.mode = about["mode"]
+        for name in _ATTRIBUTES[1:]:
+            value = json.loads(about[name])
+            kind = _KINDS.get(name, int)
+            if type(value) is not kind:
+                raise ValueError(f"{name} must be {kind.__name__}, got {about[name]}")
+            setattr(frozen, name, value)
+        if issubclass(cls, RNN):
+            frozen.nonlinearity = frozen.mode.rpartition("_")[2].lower()
+        frozen.training = False
+        frozen.dtype = frozen_file.dtype_of(about["dtype"])
+        frozen._original = frozen_file.dtype_of(about["layer_dtype"])
+        with torch.device("meta"):
+            plain = _plain(frozen).state_dict()
+        wanted: dict[str, tuple[torch.Size, torch.dtype]] = {}
+        for name, value in plain.items():
+            wanted[name] = (value.shape, frozen.dtype if _is_packed(name) else value.dtype)
+            if _is_packed(name) and frozen.dtype == torch.int8:
+                wanted[f"{name}_scale"] = (value.shape[:1], torch.float32)
+        found = {name: (value.shape, value.dtype) for name, value in tensors.items()}
+        for name in sorted(wanted.keys() | found.keys()):
+            if found.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"tensor {name!r} must be {_shown(wanted.get(name))}, "
+                    f"got {_shown(found.get(name))}"
+                )
+        frozen._keep({name: tensors[name] for name in wanted}, frozen.dtype)
+        return frozen
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows between the brackets."""

@@ -31,6 +31,7 @@ MAY_INCLUDE = {
     "cpu/": [STANDARD, INTRINSICS, "model/.+", "cells/.+", "cpu/.+"],
     "cuda/": [STANDARD, TOOLKIT, "model/.+", "cells/.+", "cuda/.+"],
     "frozen/": [STANDARD, "model/.+", r"cpu/(params|narrow)\.h", "frozen/.+"],
+    "frozen/fusedrnn.h": [r"stdint\.h"],  # C
     "ops/": [STANDARD, POSIX, TORCH, "model/.+", PARAMS, "ops/(?!cuda/).+"],
     "ops/cuda/": [
         STANDARD,
@@ -66,10 +67,11 @@ MAY_IMPORT = {
     "tuning": {"_C", "_binary", "_explain", "_ops.cells", "experience", "ops"},
     "tune_worker": {"", "_C", "_ops.cells"},  # the package itself: its layers by name
     "convert": {"layers"},
-    "freeze": {"frozen", "mgu"},
+    "freeze": {"_ops.frozen_file", "frozen", "mgu"},
     "frozen": {
         "_C",
         "_ops.course",
+        "_ops.frozen_file",
         "_ops.quantize",
         "_ops.stack",
         "mgu",
@@ -107,6 +109,7 @@ MAY_IMPORT = {
     "_ops.second": {"_C", "_ops.definition", "_ops.operands"},
     "_ops.operands": {"_ops.cells", "reference"},
     "_ops.cells": {"_C"},
+    "_ops.frozen_file": set[str](),
     "_ops.quantize": set[str](),
     "_ops.refusals": set[str](),
     "_ops.route": {"_C"},
