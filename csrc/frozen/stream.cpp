@@ -4,12 +4,15 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string>
 
 namespace fusedrnn::frozen {
 namespace {
+
+constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
 
 // The calling thread alone: a step is too short to share.
 const cpu::Team kAlone{
@@ -111,11 +114,19 @@ void Stream::reset(int64_t row) {
 void Stream::join(int64_t count) {
   const Busy busy(busy_);
   if (count < 0) refuse("rows that join must be 0 or more, got " + std::to_string(count));
-  rows_ += count;
-  for (std::vector<char>& h : h_) h.resize(rows_ * h_bytes());
-  for (std::vector<char>& c : c_) c.resize(rows_ * c_bytes());
+  if (count > kMostRows - rows_) {
+    refuse("a stream has at most " + std::to_string(kMostRows) + " rows, and " +
+           std::to_string(count) + " would join " + std::to_string(rows_));
+  }
+  const int64_t rows = rows_ + count;
+  // All memory first: where there is too little of it, nothing has changed.
+  for (std::vector<char>& h : h_) h.reserve(rows * h_bytes());
+  for (std::vector<char>& c : c_) c.reserve(rows * c_bytes());
   step_ = Ready{};  // states may have moved
   steps_ = Ready{};
+  for (std::vector<char>& h : h_) h.resize(rows * h_bytes());
+  for (std::vector<char>& c : c_) c.resize(rows * c_bytes());
+  rows_ = rows;
 }
 
 void Stream::leave(int64_t row) {
