@@ -53,6 +53,9 @@ CUDA_ARCHES_12_1 = "9.0"
 CUDA_ARCHES_12_8 = "10.0+PTX;12.0+PTX"
 MIN_CAPABILITY = (7, 5)
 
+# What C programs need, within the package: the library and its header.
+C_FILES = ("lib/libfusedrnn_cpu.so", "include/fusedrnn.h")
+
 # Describing the project needs no torch, compiling does. Metadata for a wheel (dist_info) also asks
 # for it: better to stop there than after pip has downloaded a torch that the build cannot use.
 TORCH_FREE_COMMANDS = {"sdist", "egg_info", "clean", "--version", "--name"}
@@ -352,6 +355,15 @@ def extension(compiler: Compiler, toolkit: Toolkit | None) -> Extension:
 # --- compiling
 
 
+def c_objects(build_temp: str) -> list[str]:
+    """Objects of the C library: those parts of the extension that know neither torch nor Python."""
+    return [
+        str(Path(build_temp, unit).with_suffix(".o"))
+        for part in ("cpu", "frozen")
+        for unit in listed(ROOT, f"csrc/{part}/**/*.cpp")
+    ]
+
+
 def build_ext(build: Build, torch: ModuleType) -> type[Command]:
     base: Any = importlib.import_module("torch.utils.cpp_extension").BuildExtension
     info_name: str = binary().INFO
@@ -372,16 +384,34 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
                 super().build_extensions()
             made = Path(self.get_ext_fullpath("fusedrnn._C"))
             made.with_name(info_name).write_text(json.dumps(build.info(torch), indent=2) + "\n")
+            self.link_c_library(made.parent)
+
+        def link_c_library(self, package: Path) -> None:
+            """libfusedrnn_cpu.so, of objects that the extension is made of, and its header. It
+            exports the functions of the header alone: the standard library's templates too are
+            its own."""
+            exported = Path(self.build_temp, "exported.map")
+            exported.write_text("{ global: fusedrnn_*; local: *; };\n")
+            for file in C_FILES:
+                (package / file).parent.mkdir(exist_ok=True)
+            library, header = (package / file for file in C_FILES)
+            self.compiler.link_shared_object(
+                c_objects(self.build_temp),
+                str(library),
+                extra_postargs=[f"-Wl,--version-script={exported}", f"-Wl,-soname,{library.name}"],
+                target_lang="c++",
+            )
+            shutil.copy(ROOT / "csrc" / "frozen" / header.name, header)
 
         def copy_extensions_to_source(self) -> None:
             """Put an editable install's binary into its wheel, so that `pip uninstall` removes it.
             Only `setup.py build_ext --inplace` puts it among the sources."""
             install = self.distribution.get_command_obj("install")
             place = Path(install.install_lib if self.editable_mode else ROOT, "fusedrnn")
-            place.mkdir(exist_ok=True)
             made = Path(self.build_lib, self.get_ext_filename("fusedrnn._C"))
-            for file in (made, made.with_name(info_name)):
-                shutil.copy(file, place)
+            for file in (made.name, info_name, *C_FILES):
+                (place / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(made.parent / file, place / file)
 
         def get_output_mapping(self) -> dict[str, str]:
             return {} if self.editable_mode else super().get_output_mapping()

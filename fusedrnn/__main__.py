@@ -1,5 +1,6 @@
 """``python -m fusedrnn`` prints what a bug report needs and checks that the installation works.
-``python -m fusedrnn tune`` measures the GPU's kernels.
+``python -m fusedrnn tune`` measures the GPU's kernels. ``python -m fusedrnn --cflags --libs``
+prints what a C compiler needs to find ``fusedrnn.h`` and ``libfusedrnn_cpu.so``.
 
 The exit status is 0 if a small LSTM agrees with torch.nn on every device, and 1 if not.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,6 +33,16 @@ SETTINGS = (
     "CUDA_VISIBLE_DEVICES",
 )
 TOLERANCE = 1e-5  # float32, values of order 1: thirty times the rounding of one step
+
+
+def c_flags() -> dict[str, str]:
+    """What a C compiler needs, by the option that asks for it."""
+    package = Path(_binary.build_info()["file"]).parent
+    library = shlex.quote(str(package / "lib"))
+    return {
+        "--cflags": f"-I{shlex.quote(str(package / 'include'))}",
+        "--libs": f"-L{library} -lfusedrnn_cpu -Wl,-rpath,{library}",
+    }
 
 
 def _line(name: str, value: object) -> None:
@@ -133,6 +145,10 @@ def _agrees(device: torch.device) -> bool:
 def main(argv: Sequence[str] = ()) -> int:
     if argv and argv[0] == "tune":
         return tune(argv[1:])
+    flags = c_flags()
+    if argv and flags.keys() >= set(argv):
+        print(" ".join(flags[option] for option in argv))
+        return 0
     _versions()
     _cpu()
     _cuda()
