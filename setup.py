@@ -398,7 +398,11 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
             self.compiler.link_shared_object(
                 c_objects(self.build_temp),
                 str(library),
-                extra_postargs=[f"-Wl,--version-script={exported}", f"-Wl,-soname,{library.name}"],
+                extra_postargs=[
+                    f"-Wl,--version-script={exported}",
+                    f"-Wl,-soname,{library.name}",
+                    "-Wl,--no-undefined",
+                ],
                 target_lang="c++",
             )
             shutil.copy(ROOT / "csrc" / "frozen" / header.name, header)

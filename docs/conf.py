@@ -26,6 +26,8 @@ exclude_patterns = ["build"]
 nitpicky = True
 nitpick_ignore = [  # types without a page: the model, the sequences given, forward's keywords
     ("py:class", "fusedrnn.convert.Model"),
+    ("py:class", "fusedrnn.freeze.Model"),
+    ("py:class", "fusedrnn.frozen._Frozen"),
     ("py:class", "fusedrnn._ops.stack.Sequences"),
     ("py:class", "Keywords"),
 ]
@@ -60,7 +62,7 @@ TORCH_PAGES = {  # the others have a page of their own name
     "torch.device": "tensor_attributes.html#torch.device",
     "torch.nn.modules.module.Module": "generated/torch.nn.Module.html",
 }
-PYTHON = ("collections.abc.", "typing.", "contextlib.", "pathlib.")
+PYTHON = ("collections.abc.", "typing.", "contextlib.", "os.", "pathlib.")
 
 
 def outside(_app: Any, _env: Any, node: Any, content: Any) -> Any:

@@ -126,15 +126,18 @@ def test_header_library_and_package_are_of_one_version() -> None:
     assert HEADER.read_text() == (ROOT / "csrc" / "frozen" / "fusedrnn.h").read_text()
 
 
-def flags(*options: str) -> list[str]:
-    return shlex.split(output_of([sys.executable, "-m", "fusedrnn", *options]))
-
-
 def cc() -> str:
     found = shutil.which("cc")
     if not found:
         pytest.fail("there is no C compiler on PATH, where a C++ compiler is")
     return found
+
+
+@pytest.fixture(scope="module")
+def flags() -> list[str]:
+    """What the command prints that users put between the backticks."""
+    command = [sys.executable, "-m", "fusedrnn", "--cflags", "--libs"]
+    return ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", *shlex.split(output_of(command))]
 
 
 def test_the_header_is_c99_and_cxx(tmp_path: Path) -> None:
@@ -145,27 +148,40 @@ def test_the_header_is_c99_and_cxx(tmp_path: Path) -> None:
     output_of([*compiler(), "-std=c++11", "-x", "c++", *strict, str(source)])
 
 
-def test_the_example_gives_the_layers_bits(path: Path, tmp_path: Path) -> None:
-    program, source = tmp_path / "stream", ROOT / "examples" / "c" / "stream.c"
-    strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1"]
-    output_of([cc(), *strict, str(source), "-o", str(program), *flags("--cflags", "--libs")])
+def test_the_example_gives_the_layers_bits(path: Path, tmp_path: Path, flags: list[str]) -> None:
+    program = tmp_path / "stream"
+    output_of([cc(), str(ROOT / "examples" / "c" / "stream.c"), "-o", str(program), *flags])
     made = frozen("GRU", torch.int8, num_layers=2)
     made.save(path)
     x = torch.randn(20, 1, I)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [str(program), *arguments], input=x.numpy().tobytes(), capture_output=True
-        )
+    def run(argument: Path) -> subprocess.CompletedProcess[bytes]:
+        data = x.numpy().tobytes()
+        return subprocess.run([str(program), str(argument)], input=data, capture_output=True)
 
-    done = run(str(path))
+    done = run(path)
     assert done.stdout == made(x)[0].numpy().tobytes()
     said = done.stderr.decode().splitlines()
     assert said == [f"GRU of 2 layers, int8, {I} numbers in, {H} out", "20 frames"]
     assert done.returncode == 0
-    refused = run(str(tmp_path / "nowhere"))
+    refused = run(tmp_path / "nowhere")
     assert refused.returncode == 1
     assert b"there is no such file" in refused.stderr
+
+
+def test_the_pages_program_prints_the_layers_output(tmp_path: Path, flags: list[str]) -> None:
+    page = (ROOT / "docs" / "c.md").read_text()
+    (text,) = re.findall(r"^```c\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "detector.c").write_text(text)
+    program = tmp_path / "detector"
+    output_of([cc(), str(tmp_path / "detector.c"), "-o", str(program), *flags])
+    made = fusedrnn.freeze(fusedrnn.GRU(40, 64, num_layers=2), torch.int8)
+    made.save(tmp_path / "detector.safetensors")
+    x = torch.randn(9, 1, 40)
+    done = subprocess.run(
+        [str(program)], input=x.numpy().tobytes(), cwd=tmp_path, capture_output=True, check=True
+    )
+    assert done.stdout.decode().split() == [f"{y:g}" for y in made(x)[0][:, 0, 0].tolist()]
 
 
 # --- streams
@@ -253,6 +269,28 @@ def test_threads_share_a_model_and_have_a_stream_each(path: Path) -> None:
     assert all(map(np.array_equal, found, expected))
     # Each thread is told of its own errors.
     assert errors == [f"fusedrnn: row must be from 0 to 1, got {100 + i}" for i in range(4)]
+
+
+def test_a_stream_refuses_a_second_thread(path: Path) -> None:
+    frozen("LSTM").save(path)
+    stream = Stream(path, 4)
+    x, y = np.zeros((5000, 4, I), np.float32), np.empty((5000, 4, H), np.float32)
+    errors = []
+
+    def call(steps: int) -> None:
+        if c.run(stream.handle, floats(x), floats(y), steps):
+            errors.append(c.error_text())
+
+    for _ in range(100):
+        thread = threading.Thread(target=call, args=(5000,))
+        thread.start()
+        while thread.is_alive():
+            call(1)
+        thread.join()
+        if errors:
+            break
+    assert errors
+    assert all("one thread's at a time" in error for error in errors)
 
 
 # --- refusals
