@@ -51,7 +51,8 @@ FUSEDRNN_API const char* fusedrnn_error(void);
 
 /* Reads a file that save() wrote, and packs its weights for this machine. Refused: no file, one
  * that is damaged or of another kind, a bidirectional layer (the second direction begins at a
- * sequence's end), and a float64 layer. Any bytes are safe to try. */
+ * sequence's end), and a float64 layer. Any bytes are safe to try; while it reads, the file is in
+ * memory as a whole. */
 FUSEDRNN_API fusedrnn_model* fusedrnn_load(const char* path);
 
 /* Lets a model go. Streams keep the weights that they use. NULL is allowed. */
@@ -82,8 +83,8 @@ FUSEDRNN_API void fusedrnn_stream_free(fusedrnn_stream* stream);
 /* B, the rows there are now. The stream must not be NULL. */
 FUSEDRNN_API int64_t fusedrnn_rows(const fusedrnn_stream* stream);
 
-/* Advances all rows by one step: x [B, I], y [B, P], which must not overlap. The first step after
- * rows have joined or left allocates memory, the others do not. */
+/* Advances all rows by one step: x [B, I], y [B, P], which must not overlap. The first step,
+ * and the first after rows have joined or left, allocates memory; the others do not. */
 FUSEDRNN_API int fusedrnn_step(fusedrnn_stream* stream, const float* x, float* y);
 
 /* Advances all rows by `steps` steps: x [steps, B, I], y [steps, B, P]. The bits are those of as

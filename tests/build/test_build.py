@@ -380,6 +380,12 @@ def test_the_distribution_installs_its_package_and_nothing_else() -> None:
     assert Path(_binary.build_info()["file"]).with_name(_binary.INFO).exists()
 
 
+def test_the_distribution_owns_what_c_programs_need(build: ModuleType) -> None:
+    """So that pip removes it."""
+    owned = {file.as_posix() for file in importlib.metadata.files("fusedrnn") or ()}
+    assert {f"fusedrnn/{file}" for file in build.C_FILES} <= owned
+
+
 def test_links_of_the_description_are_absolute_and_lead_to_files(build: ModuleType) -> None:
     text = build.description()
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
