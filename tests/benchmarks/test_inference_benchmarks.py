@@ -47,7 +47,7 @@ def test_callers_are_counted_together_and_listed_by_their_number(tmp_path: Path)
 
 def test_bfloat16_is_listed_beside_float32_and_torch(tmp_path: Path) -> None:
     measured, page = run("bfloat16", tmp_path)
-    assert len(measured) == 21
+    assert len(measured) == 27
     for found in measured:
         assert f"| {found['over_fp32']:.2f}x | {found['over_torch']:.2f}x |" in page
 

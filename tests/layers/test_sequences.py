@@ -333,7 +333,9 @@ def test_autocast_rounds_the_results_and_keeps_the_gradients_dtypes(
     exact = tensors_of(module(x, hx, **given))
     with torch.autocast("cpu", dtype=dtype):
         found = tensors_of(module(x, hx, **given))
-    torch.testing.assert_close(found, tuple(v.to(dtype) for v in exact))
+    # bfloat16 is rounded before each product as well, where the machine multiplies it.
+    near = 1e-2 if dtype == torch.bfloat16 else 1e-3
+    torch.testing.assert_close(found, tuple(v.to(dtype) for v in exact), rtol=2 * near, atol=near)
     leaves = [x, *tensors_of(hx), *others, *module.parameters()]
     loss = torch.stack([v.float().square().sum() for v in found]).sum()
     for gradient, of in zip(torch.autograd.grad(loss, leaves), leaves, strict=True):

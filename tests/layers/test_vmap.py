@@ -277,4 +277,5 @@ def test_half_precision_maps_and_differentiates(name: str) -> None:
         return ours(v)[0].float().sum()
 
     assert torch.equal(vmap(ours)(x)[0], loop(ours, x)[0])
-    assert torch.equal(vmap(grad(f))(x), loop(grad(f), x))
+    # Going back, one sample is few rows, whose products stay in float32.
+    torch.testing.assert_close(vmap(grad(f))(x), loop(grad(f), x), rtol=0.02, atol=0.01)
