@@ -3,8 +3,8 @@
 // bfloat16 or four int8, and one instruction adds a word's products to one sum. Panels and tiles
 // then look as in gemm.h, with words in the place of elements.
 //
-// There is a table for each instruction set, in isa/narrow_*.cpp. Integer sums are exact, so all
-// tables for int8 give the same bits. Plain structs and functions, as in params.h.
+// There is a table for each instruction set, in isa/narrow_*.cpp. Integer sums are exact, so tables
+// for int8 give the same bits, but for one rounding less with FMA. Plain structs, as in params.h.
 #pragma once
 
 #include "model/problem.h"
