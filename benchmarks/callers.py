@@ -11,13 +11,14 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from benchmarks import options, timing
-from benchmarks.cases import INFERENCE, Call
+from benchmarks.cases import INFERENCE
 from benchmarks.layers import Layer
 from benchmarks.report.callers import KIND, Measured, page
 from benchmarks.report.place import beside
@@ -30,13 +31,15 @@ CASES = [
 ]
 
 
-def calls_a_second(call: Call, callers: int, seconds: float) -> float:
-    counts = [0] * callers
-    start = threading.Barrier(callers + 1)
+def calls_a_second(calls: Sequence[Callable[[], Any]], seconds: float) -> float:
+    """Of all calls together, each by a thread of its own."""
+    counts = [0] * len(calls)
+    start = threading.Barrier(len(calls) + 1)
     stop = threading.Event()
 
     def work(i: int) -> None:
         torch.set_num_threads(1)  # OpenMP keeps it by thread
+        call = calls[i]
         with torch.inference_mode():
             call()
             start.wait()
@@ -44,7 +47,7 @@ def calls_a_second(call: Call, callers: int, seconds: float) -> float:
                 call()
                 counts[i] += 1
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(callers)]
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(calls))]
     for thread in threads:
         thread.start()
     start.wait()
@@ -63,7 +66,7 @@ def measure(layer: Layer, callers: int, rounds: int, seconds: float) -> Measured
     with torch.inference_mode():
         if timing.disagreement(sides[0](), sides[1]()) > 1e-4:
             raise AssertionError(f"{layer.shape}: results differ")
-    found = [[calls_a_second(side, callers, seconds) for side in sides] for _ in range(rounds)]
+    found = [[calls_a_second([side] * callers, seconds) for side in sides] for _ in range(rounds)]
     return Measured(
         f"{layer.group}: {layer.cell} {layer.shape}",
         callers,

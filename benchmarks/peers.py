@@ -60,11 +60,11 @@ CASES = [
 Call = Callable[[], Sequence[Any]]  # the output first
 
 
-def onnx_of(module: nn.Module, x: Tensor) -> bytes:
+def onnx_of(module: nn.Module, *inputs: Any, names: Sequence[str] = ("x",)) -> bytes:
     file: Any = io.BytesIO()
     with warnings.catch_warnings():  # that this exporter is old, and that the batch is fixed
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (x,), file, input_names=["x"], dynamo=False)
+        torch.onnx.export(module, inputs, file, input_names=[*names], dynamo=False)
     return bytes(file.getvalue())
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import options
-from benchmarks.report import bfloat16, callers, cartpole, grid, peers, sequences
+from benchmarks.report import bfloat16, callers, cartpole, grid, peers, sequences, serving
 from benchmarks.report.place import whole
 from benchmarks.results import RUN, read
 
@@ -20,6 +20,7 @@ PAGES = {
     bfloat16.KIND: bfloat16.page,
     sequences.KIND: sequences.page,
     cartpole.KIND: cartpole.page,
+    serving.KIND: serving.page,
 }
 
 
