@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "int8": torch.int8}
 FULL = "python -m examples streaming --checkpoints kept"
 
 
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("wav", type=Path, nargs="?", help="a WAV file; if none is given, one is made and written")
     add("--model", type=Path, help=f"a checkpoint of `{FULL}`; if none is given, one is trained")
     add("--impl", choices=IMPLEMENTATIONS, default="fusedrnn", help="whose layers")
+    add("--dtype", choices=DTYPES, default="float32", help="of fusedrnn's frozen weights")
     add("--quick", action="store_true", help="train small, in half a minute, as without --model")
     add("--synthetic", action="store_true", help="train on formants, not speech: no espeak-ng")
     add("--data-dir", help="where the sentences are")
@@ -90,6 +92,8 @@ def main(argv: Sequence[str]) -> None:
     args = parser().parse_args(argv)
     if args.model and args.quick:
         raise WorkloadError("--quick trains a detector and --model brings one: give one of both")
+    if args.impl == "torch" and args.dtype != "float32":
+        raise WorkloadError(f"--dtype {args.dtype} is of frozen layers: give --impl fusedrnn")
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     prefix = "synthetic | " if args.synthetic else ""
@@ -110,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
         path = args.out / "sound.wav"
         write_wav(path, sound)
         print(f"{prefix}written: {path}, a voice in pink noise at 5 dB")
-    heard = hear(model, sound)
+    heard = hear(model, sound, DTYPES[args.dtype])
     for begin, end in stretches(heard.spoken()):
         print(f"{prefix}speech from {begin:.2f} s to {end:.2f} s")
     print(f"{prefix}{heard.text()}")

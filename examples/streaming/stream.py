@@ -6,6 +6,7 @@ and the head are numpy; the layers go through `stepper` alone.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from examples.driver.layers import fusedrnn
 from examples.streaming.features import FrontEnd
 from examples.streaming.model import FRAMES_A_SECOND, Detector
 from examples.streaming.scores import Scores
@@ -23,8 +25,12 @@ from examples.streaming.voices import HOP, Sound
 Step = Callable[[Sound], Sound]  # x [1, I] to the top layer's output [1, H], the state kept inside
 
 
-def stepper(model: Detector) -> Step:
-    """One frame's way through the recurrent layers, from a state of zeros on."""
+def stepper(model: Detector, dtype: torch.dtype | None = None) -> Step:
+    """One frame's way through the recurrent layers, from a state of zeros on. fusedrnn's are frozen
+    with weights of `dtype` and go on as a stream; torch.nn's are called with T = 1."""
+    if isinstance(model.rnn, fusedrnn().GRU):
+        frozen: Step = fusedrnn().freeze(copy.deepcopy(model.rnn), dtype).stream(1).step
+        return frozen
     state: Tensor | None = None
 
     def step(x: Sound) -> Sound:
@@ -40,8 +46,8 @@ def stepper(model: Detector) -> Step:
 class Listener:
     """A detector, on the CPU, that hears one stream."""
 
-    def __init__(self, model: Detector) -> None:
-        self.front, self.step = FrontEnd(), stepper(model)
+    def __init__(self, model: Detector, dtype: torch.dtype | None = None) -> None:
+        self.front, self.step = FrontEnd(), stepper(model, dtype)
         self.weight = model.linear.weight.detach().numpy()[0]
         self.bias = float(model.linear.bias.detach())
 
@@ -83,9 +89,9 @@ class Heard:
         )
 
 
-def hear(model: Detector, sound: Sound) -> Heard:
+def hear(model: Detector, sound: Sound, dtype: torch.dtype | None = None) -> Heard:
     """Streams the sound, its last part of a hop left out, through a new listener."""
-    listener = Listener(model)
+    listener = Listener(model, dtype)
     found, seconds = [], []
     for at in range(0, len(sound) // HOP * HOP, HOP):
         start = time.perf_counter()

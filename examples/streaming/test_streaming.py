@@ -135,6 +135,16 @@ def test_a_stream_is_the_whole_sound_at_once(impl: str, recordings: Recordings) 
     np.testing.assert_array_equal(again.probabilities, streamed.probabilities)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_a_stream_of_narrow_weights_hears_nearly_the_same(
+    dtype: torch.dtype, recordings: Recordings
+) -> None:
+    detector, sound = build_model("gru", "fusedrnn", SMALL), recordings.example.sound
+    exact, narrow = (stream.hear(detector, sound, of).probabilities for of in (None, dtype))
+    assert 0 < np.abs(narrow - exact).max() < 0.01
+    assert isinstance(detector.rnn, nn.GRU)  # and not frozen itself
+
+
 def test_two_streams_of_one_detector_do_not_meet(recordings: Recordings) -> None:
     detector, sound = build_model("gru", "fusedrnn", SMALL), recordings.example.sound
     one, two = stream.Listener(detector), stream.Listener(detector)
@@ -196,8 +206,11 @@ def test_a_trained_detector_hears_what_it_heard_in_training(
     torch.testing.assert_close(found, expected)
     assert hear(heard, "--model", path) == 0
     assert "training" not in capsys.readouterr().out
+    assert hear(heard, "--model", path, "--dtype", "int8") == 0
     assert hear(heard, "--model", path, "--quick") == 1
     assert "give one of both" in capsys.readouterr().err
+    assert hear(heard, "--model", path, "--impl", "torch", "--dtype", "int8") == 1
+    assert "--dtype int8 is of frozen layers: give --impl fusedrnn" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["missing", "other", "short"])
