@@ -23,6 +23,7 @@ MEASUREMENTS = {
     "sequences": "lengths, resets and checkpoints beside the other ways",
     "cartpole": "RecurrentPPO's loop beside one call with resets",
     "bfloat16": "bfloat16 beside float32 and torch.nn",
+    "int8": "what bfloat16 and int8 weights cost in accuracy",
     "serving": "frozen layers and streams beside plain ones and other runtimes",
     "gpu": "every case on a GPU, beside cuDNN",
     "gpu-tiles": "each persistent kernel, forced, beside its estimate",

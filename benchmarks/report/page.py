@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import options
-from benchmarks.report import bfloat16, callers, cartpole, grid, peers, sequences, serving
+from benchmarks.report import bfloat16, callers, cartpole, grid, int8, peers, sequences, serving
 from benchmarks.report.place import whole
 from benchmarks.results import RUN, read
 
@@ -21,6 +21,7 @@ PAGES = {
     sequences.KIND: sequences.page,
     cartpole.KIND: cartpole.page,
     serving.KIND: serving.page,
+    int8.KIND: int8.page,
 }
 
 
