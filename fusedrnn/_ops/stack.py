@@ -42,24 +42,26 @@ def run(
     flags: Flags,
     batch_first: bool,
     course: Course = PLAIN,
-    stack: Callable[..., Any] = stack,
+    operator: Callable[..., Any] | None = None,
 ) -> tuple[Sequences, Tensor, Tensor, Any]:
     """Output, h_n and c_n of a stack of layers, laid out as the input is, and the states of every
-    step, if ``course`` asks for them. ``stack``: the operator, or what takes its place."""
+    step, if ``course`` asks for them. ``operator``: what takes the place of ``stack``."""
+    if operator is None:
+        operator = stack
     try:
         if type(input) is not Tensor:
             if isinstance(input, PackedSequence):
-                return _packed(mode, input, states, params, flags, course, stack)
+                return _packed(mode, input, states, params, flags, course, operator)
             if getattr(input, "is_nested", False) and input.layout == torch.jagged:
-                return _jagged(mode, input, states, params, flags, course, stack)
+                return _jagged(mode, input, states, params, flags, course, operator)
         hx, cx = states
         dim = input.dim()
         if dim == 3:
             if not batch_first:
-                result: Any = stack(input, None, hx, cx, params, mode, *flags, *course)
+                result: Any = operator(input, None, hx, cx, params, mode, *flags, *course)
             else:
                 course = time_first(course, input)
-                found = stack(input.transpose(0, 1), None, hx, cx, params, mode, *flags, *course)
+                found = operator(input.transpose(0, 1), None, hx, cx, params, mode, *flags, *course)
                 output, h_n, c_n, kept = found
                 kept = kept.transpose(-3, -2) if kept.dim() > 1 else kept
                 result = output.transpose(0, 1), h_n, c_n, kept
@@ -68,7 +70,7 @@ def run(
             hx = None if hx is None else hx.unsqueeze(1)
             cx = None if cx is None else cx.unsqueeze(1)
             course = unbatched(course)
-            found = stack(input.unsqueeze(1), None, hx, cx, params, mode, *flags, *course)
+            found = operator(input.unsqueeze(1), None, hx, cx, params, mode, *flags, *course)
             output, h_n, c_n, kept = found
             kept = kept.squeeze(-2) if kept.dim() > 1 else kept
             c_n = c_n.squeeze(1) if CELLS[mode].has_c else c_n
