@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fusedrnn import _C
 from fusedrnn._ops import stack
+from fusedrnn.stream import Stream
 from support.fuzz import Case, check
 from support.guarded import environment, library
 from support.paths import TESTS
@@ -180,6 +181,18 @@ def a_length_short(stack: Operator, *args: Any) -> Any:
 def states_late(stack: Operator, *args: Any) -> Any:
     *results, states = stack(*args)
     return (*results, states.roll(1, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_planted_into_a_stream_is_seen(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(Problem("LSTM", T=5, B=3, I=4, H=9, P=5, dtype=dtype, hx="given"))
+    check(case)
+    step = Stream.step
+    monkeypatch.setattr(Stream, "step", lambda stream, x: step(stream, x) + 1e-7)
+    with pytest.raises(AssertionError, match="other bits in parts"):
+        check(case)
 
 
 @pytest.mark.parametrize("lengths", [(5, 2, 3), (4, 0, 5)], ids=["packed", "by definition"])

@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import fusedrnn
 from fusedrnn import functional
 from support.accuracy import assert_as_accurate_as
+from support.fuzz_frozen import frozen, is_due
 from support.guarded import ENDS, guard
 from support.oracle import refusal, tensors_of
 from support.problems import Problem, make
@@ -311,6 +312,10 @@ def run(case: Case, namespace: Any, given: Tensors, threads: int = 1) -> dict[st
         torch.default_generator.manual_seed(case.seed)
         with torch.no_grad():
             again = called(case, module, input, hx, extra)
+            if is_due(case):
+                plain = replace(case, call="module")
+                each = partial(called, plain, input=input, hx=hx, extra=extra)
+                results |= frozen(case, module, lambda low: each(module=low), input, hx)
         results |= {f"{k} without autograd": v for k, v in again.items()}
     return results
 
@@ -411,7 +416,7 @@ def check(case: Case) -> int:
     results = three(case)
     draws: list[tuple[Results, Results, Results]] = []
     for name in results[0]:
-        of = name.removesuffix(" without autograd")
+        of = name.removesuffix(" without autograd").removesuffix(" frozen")
 
         def values(draw: tuple[Results, Results, Results], n: str = name, o: str = of) -> Any:
             return draw[0][n], draw[1][o], draw[2][o]
