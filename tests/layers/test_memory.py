@@ -69,6 +69,32 @@ print(resident("VmRSS") - before)
     assert float(said) < 4
 
 
+@pytest.mark.parametrize("dtype", [None, "torch.int8"])
+def test_ten_thousand_steps_of_a_stream_leave_nothing_behind(dtype: str | None) -> None:
+    said = run(f"""
+frozen = fusedrnn.freeze(fusedrnn.LSTM(32, 48, 2), {dtype})
+stream, x = frozen.stream(3), torch.randn(3, 32)
+
+def steps(count):
+    for i in range(count):
+        stream.step(x if i % 2 else x.numpy())
+        if i % 100 == 0:  # further rows, and calls of many steps
+            stream.run(x.expand(1 + i % 700, -1, -1))
+            stream.join(2)
+            stream.leave(0)
+            stream.leave(1)
+            stream.state = stream.state
+            stream.reset()
+            frozen.stream(1 + i % 7)
+
+steps(2000)
+before = resident("VmRSS")
+steps(10000)
+print(resident("VmRSS") - before)
+""")
+    assert float(said) < 1
+
+
 REUSE = """
 import threading
 

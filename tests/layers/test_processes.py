@@ -266,6 +266,43 @@ def test_the_interpreter_ends_as_with_torch_while_daemons_run_a_layer() -> None:
     ), f"{done.returncode}\n{done.stderr}"
 
 
+def test_the_interpreter_ends_while_daemons_are_in_streams() -> None:
+    streams = """
+frozen = fusedrnn.freeze(fusedrnn.LSTM(64, 256, 2), torch.int8)
+step = lambda _, x: frozen.stream(16).run(x.repeat(1, 1, 2))
+rounds, daemon = 10**9, True
+"""
+    done = ended("-c", COMMON.format(name="LSTM") + streams + ENDING)
+    assert done.stdout == "ending\n", done.stderr
+    assert done.returncode in (0, -signal.SIGABRT), f"{done.returncode}\n{done.stderr}"
+
+
+def test_forks_while_threads_stream_compute_what_their_parent_does() -> None:
+    run("""
+frozen = fusedrnn.freeze(fusedrnn.GRU(32, 48, 2), torch.bfloat16)
+expected = [frozen(x)[0] for x in xs]
+stop = threading.Event()
+
+def work(x):
+    while not stop.is_set():
+        frozen.stream(16).run(x)
+
+threads = [threading.Thread(target=work, args=(x,)) for x in xs[:2]]
+for t in threads: t.start()
+children = []
+for i in range(4):
+    child = os.fork()
+    if child == 0:
+        good = all(torch.equal(frozen.stream(16).run(x), y) for x, y in zip(xs, expected))
+        os._exit(0 if good else 1)
+    children.append(child)
+ended = [os.waitpid(child, 0)[1] for child in children]
+stop.set()
+for t in threads: t.join()
+assert ended == [0] * 4, ended
+""")
+
+
 def test_a_second_derivative_at_exit_finds_no_dead_interpreter() -> None:
     # The function that makes them is Python's, and outlives the interpreter in a C++ global.
     run("""
