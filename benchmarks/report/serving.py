@@ -147,7 +147,12 @@ def called_verdicts(m: Called) -> Iterator[str]:
 
 def steps(found: Sequence[Stepped]) -> Iterator[str]:
     sides = every_side(found, "us")
-    yield from ("## One step", "", "Microseconds of a step of all rows, in turn.", "")
+    yield from (
+        "## One step",
+        "",
+        "Microseconds of a step of all rows, in turn: lower quartiles.",
+        "",
+    )
     yield from markdown(["case", *sides], [[m.name, *_each(m.us, sides)] for m in found])
     yield from ("", "Steps a second, rows times calls:", "")
     rows = [

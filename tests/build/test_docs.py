@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import draw_sequences
+import draw_serving
 import fusedrnn
 from fusedrnn import functional, plan, reference, tuning
 from support import docstrings
@@ -208,6 +209,13 @@ def test_planted_links_are_found(tmp_path: Path) -> None:
 def test_a_picture_is_what_its_program_draws(name: str) -> None:
     committed = ROOT / "docs" / "images" / f"{name}.svg"
     assert committed.read_text("utf-8") == draw_sequences.PICTURES[name]()
+
+
+@pytest.mark.parametrize("name", draw_serving.PICTURES)
+def test_a_picture_of_results_is_what_its_program_draws(name: str) -> None:
+    committed = ROOT / "docs" / "images" / f"{name}.svg"
+    results = ROOT / "benchmarks" / "results" / "zen4"
+    assert committed.read_text("utf-8") == draw_serving.PICTURES[name](results)
 
 
 @pytest.mark.parametrize("block", [">>> 1 + 1\n3\n", "assert 1 + 1 == 3\n"])
