@@ -36,6 +36,13 @@ void check(const Shape& s, size_t directions) {
 
 }  // namespace
 
+Memory aligned(int64_t bytes) {
+  void* memory = nullptr;
+  const size_t lines = bytes > 0 ? (size_t(bytes) + 63) / 64 : 1;
+  if (posix_memalign(&memory, 64, lines * 64) != 0) throw std::bad_alloc();
+  return Memory(static_cast<char*>(memory));
+}
+
 Stack::Stack(const Shape& shape, const std::vector<Weights>& all) : shape_(shape) {
   check(shape, all.size());
   std::vector<int64_t> begins;
@@ -43,8 +50,7 @@ Stack::Stack(const Shape& shape, const std::vector<Weights>& all) : shape_(shape
     begins.push_back(bytes_);
     bytes_ += (cpu::packed_bytes(problem(i / shape.D, 1, 1)) + 63) / 64 * 64;
   }
-  memory_ = std::aligned_alloc(64, bytes_);
-  if (!memory_) throw std::bad_alloc();
+  memory_ = aligned(bytes_);
   for (size_t i = 0; i < all.size(); ++i) {
     const Weights& w = all[i];
     cpu::ForwardParams params{};
@@ -56,13 +62,11 @@ Stack::Stack(const Shape& shape, const std::vector<Weights>& all) : shape_(shape
     params.b_ih = w.b_ih;
     params.b_hh = w.b_hh;
     params.w_hr = w.w_hr;
-    void* const block = static_cast<char*>(memory_) + begins[i];
+    void* const block = memory_.get() + begins[i];
     cpu::pack(params, block);
     blocks_.push_back(block);
   }
 }
-
-Stack::~Stack() { std::free(memory_); }
 
 Problem Stack::problem(int64_t layer, int64_t T, int64_t B) const {
   Problem p{};

@@ -2,12 +2,20 @@
 // change, so any number of threads and of forked processes may share them. No torch is needed.
 #pragma once
 
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "cpu/params.h"
 
 namespace fusedrnn::frozen {
+
+struct Free {
+  void operator()(char* memory) const { std::free(memory); }
+};
+using Memory = std::unique_ptr<char, Free>;
+// So many bytes, rounded up to a whole cache line, at the beginning of one; throws std::bad_alloc.
+Memory aligned(int64_t bytes);
 
 struct Shape {
   Cell cell;
@@ -34,7 +42,6 @@ class Stack {
  public:
   // `all`: for each layer and direction in turn. Throws std::invalid_argument.
   Stack(const Shape& shape, const std::vector<Weights>& all);
-  ~Stack();
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
 
@@ -54,7 +61,7 @@ class Stack {
  private:
   Shape shape_;
   int64_t bytes_ = 0;
-  void* memory_ = nullptr;
+  Memory memory_;
   std::vector<const void*> blocks_;
 };
 

@@ -22,12 +22,6 @@ const cpu::Team kAlone{
   throw std::invalid_argument("fusedrnn: " + what);
 }
 
-char* aligned(int64_t bytes) {
-  void* const memory = std::aligned_alloc(64, (bytes + 64) / 64 * 64);
-  if (!memory) throw std::bad_alloc();
-  return static_cast<char*>(memory);
-}
-
 }  // namespace
 
 // Holds the stream for one call.
@@ -65,7 +59,7 @@ void Stream::prepare(Ready& ready, int64_t T) {
   const bool has_c = spec(shape.cell).has_c;
   ready = Ready{};
   const int64_t output = T * rows_ * h_bytes();
-  ready.between.reset(aligned((shape.L - 1) * output));
+  ready.between = aligned((shape.L - 1) * output);
   int64_t workspace = 0;
   for (int64_t l = 0; l < shape.L; ++l) {
     cpu::ForwardParams a{};
@@ -80,7 +74,7 @@ void Stream::prepare(Ready& ready, int64_t T) {
     ready.params.push_back(a);
     workspace = std::max(workspace, ready.plans.back().workspace_bytes);
   }
-  ready.workspace.reset(aligned(workspace));
+  ready.workspace = aligned(workspace);
   for (cpu::ForwardParams& a : ready.params) a.workspace = ready.workspace.get();
   ready.T = T;
   ready.rows = rows_;

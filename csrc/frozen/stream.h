@@ -35,10 +35,6 @@ class Stream {
   void write_states(const void* h, const void* c);
 
  private:
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
-  using Memory = std::unique_ptr<char, Free>;
   // What a call over T steps needs, made when T or rows change.
   struct Ready {
     int64_t T = 0, rows = 0;

@@ -37,6 +37,27 @@ for side in ({sides}):
                 other = again[name]
                 assert value is other is None or torch.equal(value, other), name
 """
+FROZEN = """
+import fusedrnn, torch
+from support.guarded import guard
+for side in ({sides}):
+    for name in ("RNN", "LSTM", "GRU", "MGU"):
+        for T, B, I, H in ((3, 1, 5, 7), (9, 17, 16, 64), (5, 4, 33, 131)):
+            for dtype in (None, torch.bfloat16, torch.int8):
+                layer = getattr(fusedrnn, name)(I, H, 2)
+                print(side, name, T, B, I, H, dtype, flush=True)
+                before = guard(side)
+                frozen = fusedrnn.freeze(layer, dtype)
+                x = torch.randn(T, B, I)
+                output = frozen(x)[0]
+                stream = frozen.stream(B)
+                assert torch.equal(stream.run(x[1:]), frozen(x[1:])[0])
+                stream.reset()
+                for one, expected in zip(x, output):
+                    assert torch.equal(torch.from_numpy(stream.step(one)), expected)
+                assert frozen(x[:1])[0].isfinite().all()
+                assert guard(0) >= before + 10
+"""
 TOUCH = """
 import ctypes, os, torch
 from support.guarded import BEGINNINGS, ENDS, guard
@@ -73,6 +94,14 @@ def test_no_byte_beside_a_tensor_is_touched(isa: str, allocator: str) -> None:
     last = result.stdout.splitlines()[-1:]
     assert result.returncode == 0, f"{result.returncode} in {last}: {result.stderr}"
     assert len(result.stdout.splitlines()) == 4 * len(CORE)
+
+
+@pytest.mark.parametrize("isa", _C.cpu_isas())
+def test_frozen_layers_and_streams_touch_no_byte_beside(isa: str, allocator: str) -> None:
+    result = ended(FROZEN.format(sides=f"{ENDS}, {BEGINNINGS}"), allocator, isa)
+    last = result.stdout.splitlines()[-1:]
+    assert result.returncode == 0, f"{result.returncode} in {last}: {result.stderr}"
+    assert len(result.stdout.splitlines()) == 2 * 4 * 3 * 3
 
 
 def test_a_guarded_tensor_ends_where_it_should(allocator: str) -> None:
