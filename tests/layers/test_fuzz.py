@@ -46,6 +46,13 @@ FOUND = {
         x_grad=False,
         needs=(False,),
     ),
+    "a gradient smaller than every normal number may be zero": Case(
+        Problem("LSTM", T=264, B=1, I=1, H=3, form="unbatched", hx="grad"),
+        x_grad=False,
+        needs=(False,),
+        used=("h_n",),
+        scale=0.01,
+    ),
 }
 
 
