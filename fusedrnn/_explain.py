@@ -109,7 +109,10 @@ def _plan(
             layers.append(cuda.layer(module, problem, sum(batch_sizes) if batch_sizes else T * B))
             continue
         threads = torch.get_num_threads()
-        low = all(weight.dtype == torch.bfloat16 for weight in module.parameters())
+        weights = [*module.parameters()]
+        low = bool(weights) and all(weight.dtype == torch.bfloat16 for weight in weights)
+        if not weights:  # frozen: they have been packed
+            problem["frozen"] = str(module._stored).removeprefix("torch.")
         plan = ops.explain(problem | {"dtype": dtype}, batch_sizes, threads, low)
         plan["rejected"] = tuple((str(name), str(why)) for name, why in plan["rejected"])
         layers.append(LayerPlan(T=T, B=B, I=width, H=H, P=P, D=D, **plan))

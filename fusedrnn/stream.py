@@ -13,7 +13,8 @@ class Stream:
     """Sequences that advance together and go on and on, as sound or a market's prices do.
 
     It owns their states and everything that a step takes, so that a step allocates nothing. A step
-    runs on the calling thread, without Python's lock and without torch's dispatcher. Each thread
+    runs on the calling thread, without torch's dispatcher, and without Python's lock unless it
+    takes less than some 6 us, when handing the lock over would take longer. Each thread
     needs a stream of its own; they share the weights. :meth:`fusedrnn.FrozenLSTM.stream` makes
     one. Steps one by one, in chunks or all at once give the same bits.
 

@@ -106,11 +106,11 @@ def steps(folder: Path) -> str:
             panels.setdefault(f"LSTM, I = H = {parts[-1][1:]}", []).append(m)
 
     def lines() -> Iterator[str]:
-        yield text(20, 24, "steps a second", small=True)
+        yield text(20, 24, "steps a second, of all rows together", small=True)
         for i, (title, cases) in enumerate(panels.items()):
-            axes = Axes(90 + i * 350, 60, 290, 230, (0.9, 71), (1e2, 1e7))
+            axes = Axes(90 + i * 365, 60, 265, 230, (0.9, 71), (3e2, 3e6))
             rows = {float(m.rows): str(m.rows) for m in cases}
-            yield from axes.drawn(title, rows, powers(2, 7, thousands))
+            yield from axes.drawn(title, rows, powers(3, 6, thousands))
             for side, look in STEPS.items():
                 points = [(m.rows, m.rows / m.us[side] * 1e6) for m in cases if side in m.us]
                 yield axes.line(points, look)

@@ -167,10 +167,13 @@ WeightsRead read_forward(const Problem& p, const Narrow* narrow, const Words& sa
   return WeightsRead::kPackedInPairs;
 }
 
-void tell_of_bfloat16(const Problem& p, const Plan& plan, const Words& say) {
-  if (p.dtypes.multiplied != DType::kBFloat16) return;
+void tell_of_narrow(const Problem& p, const Plan& plan, const Words& say) {
+  if (p.dtypes.multiplied == p.dtypes.computed) return;
   if (plan.narrow) {
-    return say.because("products of bfloat16, summed in float32, by ", plan.narrow->name);
+    const bool low = plan.narrow->dtype == DType::kBFloat16;
+    return say.because("products of ",
+                       low ? "bfloat16, summed in float32" : "int8, summed in int32", ", by ",
+                       plan.narrow->name);
   }
   say.reject("products of bfloat16", plan.weights == WeightsRead::kInPlace
                                          ? "weights that are read in place are not packed in words"
@@ -249,7 +252,7 @@ Plan plan_of(const Problem& p, int threads, const Geometry& g, bool forward, Rea
   plan.narrow = forward || pays_for_words(p) ? narrow_for(p, g) : nullptr;
   plan.weights = forward ? read_forward(p, plan.narrow, say) : read_backward(p, say);
   if (plan.weights == WeightsRead::kInPlace) plan.narrow = nullptr;
-  if (forward) tell_of_bfloat16(p, plan, say);
+  if (forward) tell_of_narrow(p, plan, say);
   plan.reserve_size = reserve_width(p) * kept_rows(p);
   return plan;
 }

@@ -69,13 +69,20 @@ py::dict explain(const py::dict& problem, const std::optional<std::vector<int64_
   p.packed = batch_sizes.has_value();
   if (p.packed) p.offsets = offsets.data();
   if (bfloat16_weights && !training) p.dtypes.stored = DType::kBFloat16;
-  if (dtype == "bfloat16" && may_multiply_bfloat16()) p.dtypes.multiplied = DType::kBFloat16;
+  if (problem.contains("frozen")) {
+    const auto stored = problem["frozen"].cast<std::string>();
+    p.frozen = true;
+    p.dtypes.stored = p.dtypes.multiplied = stored == "int8"       ? DType::kInt8
+                                            : stored == "bfloat16" ? DType::kBFloat16
+                                                                   : dtype_named(stored);
+  } else if (dtype == "bfloat16" && may_multiply_bfloat16())
+    p.dtypes.multiplied = DType::kBFloat16;
   Reasons reasons;
   const int each = cpu::threads_of_direction(p, int(D), threads, &reasons);
   const cpu::Plan plan = cpu::plan_forward(p, each, &reasons);
   const int64_t backward = training ? cpu::plan_backward(p, each).workspace_bytes : 0;
   const int at_once = each < threads ? 2 : 1;
-  if (dtype == "bfloat16" || dtype == "float16") {
+  if (!p.frozen && (dtype == "bfloat16" || dtype == "float16")) {
     const std::string what = plan.narrow ? ", sums and cells in float32" : ", computed in float32";
     reasons.because("stored in " + dtype + what);
   }

@@ -487,3 +487,15 @@ def test_what_was_measured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         assert told.measured
         assert "stepwise, about 1.25 us a step (measured)" in str(told)
         assert "others were measured" in str(told)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.int8])
+def test_a_frozen_layer_tells_of_its_own_weights(dtype: torch.dtype | None) -> None:
+    frozen = fusedrnn.freeze(fusedrnn.LSTM(8, 16), dtype)
+    layer = fusedrnn.explain(frozen, torch.randn(1, 2, 8)).layers[0]
+    assert layer.weights == "packed"  # type: ignore[union-attr]
+    reason = layer.reason  # type: ignore[union-attr]
+    assert "the weights are frozen: they were packed once" in reason
+    products = frozen._stack.products
+    assert ("products of" in reason) == bool(products)
+    assert products in reason
