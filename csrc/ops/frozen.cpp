@@ -66,6 +66,17 @@ void check_plain(const FrozenCall& call) {
   }
 }
 
+// Where input is, and of which dtype, for a stack that computes in `inside`.
+void check_input(const Tensor& input, at::ScalarType inside) {
+  TORCH_CHECK(input.device().is_cpu(), "fusedrnn: a frozen layer runs on the CPU, and input is on ",
+              input.device(), ": thaw() it first");
+  const at::ScalarType outside = input.scalar_type();
+  const bool low = outside == at::kBFloat16 || outside == at::kHalf;
+  TORCH_CHECK_VALUE(outside == inside || (inside == at::kFloat && low), "fusedrnn: input must be ",
+                    inside, inside == at::kFloat ? " or BFloat16 or Half" : "",
+                    " for a frozen layer, got ", outside);
+}
+
 // Tensors of a layer's weights that have nothing but their sizes.
 std::vector<Tensor> sizes_alone(const frozen::Shape& s, int64_t layer, const Tensor& like) {
   const Tensor one = at::empty({1}, like.options());
@@ -118,14 +129,8 @@ Tensor unpacked(const frozen::Stack& stack, int64_t layer, int64_t direction, bo
 StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
   const frozen::Shape& s = stack.shape();
   check_plain(call);
-  TORCH_CHECK(call.input.device().is_cpu(),
-              "fusedrnn: a frozen layer runs on the CPU, and input is on ", call.input.device(),
-              ": thaw() it first");
   const at::ScalarType outside = call.input.scalar_type(), inside = type_of(s.computed);
-  const bool low = outside == at::kBFloat16 || outside == at::kHalf;
-  TORCH_CHECK_VALUE(outside == inside || (inside == at::kFloat && low), "fusedrnn: input must be ",
-                    inside, inside == at::kFloat ? " or BFloat16 or Half" : "",
-                    " for a frozen layer, got ", outside);
+  check_input(call.input, inside);
   const auto wide = [&](const OptionalTensor& state, const char* name) -> OptionalTensor {
     if (!state) return state;
     TORCH_CHECK(state->dim() == 3 && state->size(0) == s.L * s.D, "fusedrnn: ", name,
@@ -145,7 +150,8 @@ StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
   const at::NoGradGuard no_gradients;
   for (int64_t l = 0; l < s.L; ++l) {
     const auto state = [&](const OptionalTensor& all) -> OptionalTensor {
-      return all ? OptionalTensor(all->narrow(0, l * s.D, s.D)) : std::nullopt;
+      if (!all || s.L == 1) return all;
+      return all->narrow(0, l * s.D, s.D);
     };
     const OptionalTensor h = state(hx), c = state(cx);
     course.reset_h = state(reset_h);
@@ -168,7 +174,9 @@ StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
     h_n.push_back(h_l);
     c_n.push_back(c_l);
   }
-  const auto together = [&](const std::vector<Tensor>& all) { return at::cat(all, 0).to(outside); };
+  const auto together = [&](const std::vector<Tensor>& all) {
+    return (s.L == 1 ? all[0] : at::cat(all, 0)).to(outside);
+  };
   const Tensor of_steps = states.empty()     ? none
                           : call.states == 1 ? states[0].to(outside)
                                              : at::stack(states).to(outside);

@@ -494,8 +494,7 @@ def test_a_frozen_layer_tells_of_its_own_weights(dtype: torch.dtype | None) -> N
     frozen = fusedrnn.freeze(fusedrnn.LSTM(8, 16), dtype)
     layer = fusedrnn.explain(frozen, torch.randn(1, 2, 8)).layers[0]
     assert layer.weights == "packed"  # type: ignore[union-attr]
-    reason = layer.reason  # type: ignore[union-attr]
+    reason, products = layer.reason, frozen._stack.products  # type: ignore[union-attr]
     assert "the weights are frozen: they were packed once" in reason
-    products = frozen._stack.products
     assert ("products of" in reason) == bool(products)
     assert products in reason
