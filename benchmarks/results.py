@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,6 +86,30 @@ def read(path: Path, *kinds: str) -> tuple[Line, list[Line]]:
     if kind not in kinds:
         raise ValueError(f"{path}: expected kind {' or '.join(kinds)}, got {kind}")
     return header, lines
+
+
+def line_of_table(found: Any, tables: Mapping[str, type]) -> Line:
+    """A line of a file of several tables: which of them it belongs to, and its fields."""
+    table = next(name for name, kind in tables.items() if isinstance(found, kind))
+    return {"table": table, **line(found)}
+
+
+def read_tables(
+    path: Path, kind: str, tables: Mapping[str, type[Any]]
+) -> tuple[Line, dict[str, list[Any]]]:
+    """The header, and what the lines hold by table.
+
+    Raises:
+        ValueError: as :func:`read` and :func:`made`, or a line is of no such table.
+    """
+    header, lines = read(path, kind)
+    found: dict[str, list[Any]] = {name: [] for name in tables}
+    for fields_ in lines:
+        table = fields_.pop("table", "")
+        if table not in tables:
+            raise ValueError(f"{path}: expected a table of {', '.join(tables)}, got {table!r}")
+        found[table].append(made(tables[table], fields_, path))
+    return header, found
 
 
 def half_interval(quartiles: Sequence[float], rounds: int) -> float:

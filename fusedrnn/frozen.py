@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from . import _C
 from ._ops import frozen_file
 from ._ops.course import Course
 from ._ops.quantize import quantized, restored
-from ._ops.stack import Flags, Sequences, run
+from ._ops.stack import Flags
 from .mgu import MGU
 from .modules import GRU, LSTM, RNN, _Recurrent
 from .stream import Stream
@@ -186,15 +186,8 @@ class _Frozen(_Recurrent):
     def _current_weights(self) -> list[Tensor]:
         return []
 
-    def _run(
-        self,
-        input: Sequences,
-        states: tuple[Tensor | None, Tensor | None],
-        weights: Sequence[Tensor],
-        course: Course,
-    ) -> tuple[Sequences, Tensor, Tensor, Any]:
-        flags = Flags(self.bias, self.num_layers, 0.0, False, self.bidirectional)
-        return run(self.mode, input, states, (), flags, self.batch_first, course, self._operator)
+    def _flags(self) -> Flags:
+        return super()._flags()._replace(dropout=0.0, training=False)
 
     def _operator(self, input: Tensor, sizes: Any, hx: Any, cx: Any, *rest: Any) -> Any:
         """The operator ``stack`` with our weights."""

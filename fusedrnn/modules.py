@@ -8,7 +8,7 @@ words, then one call that runs every layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 class _Recurrent(Tools, nn.RNNBase):
     """What RNN, LSTM and GRU share."""
+
+    _operator: Callable[..., Any] | None = None  # what takes the place of the operator `stack`
 
     def flatten_parameters(self) -> None:
         """Gather the weights in one piece where cuDNN may read them; else do nothing.
@@ -88,7 +90,10 @@ class _Recurrent(Tools, nn.RNNBase):
         course: Course,
     ) -> tuple[Sequences, Tensor, Tensor, Any]:
         # By mode, not by self.nonlinearity: torch.nn does so too, and old pickles have only mode.
-        return run(self.mode, input, states, weights, self._flags(), self.batch_first, course)
+        flags = self._flags()
+        return run(
+            self.mode, input, states, weights, flags, self.batch_first, course, self._operator
+        )
 
     def _flags(self) -> Flags:
         return Flags(self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)

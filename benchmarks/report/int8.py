@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.figures import markdown
-from benchmarks.results import Line, line, made, read
+from benchmarks.results import Line, line_of_table, read_tables
 
 KIND = "int8"
 PLAIN, INT8 = "float32", "int8"
@@ -51,21 +51,13 @@ TABLES: dict[str, Any] = {"scores": Scored, "drift": Drifted}
 
 
 def line_of(found: Any) -> Line:
-    """A line of the file: which table it belongs to, and its fields."""
-    table = next(name for name, kind in TABLES.items() if isinstance(found, kind))
-    return {"table": table, **line(found)}
+    """A line of the file."""
+    return line_of_table(found, TABLES)
 
 
 def load(path: Path) -> tuple[Line, dict[str, list[Any]]]:
     """The header, and the lines by table."""
-    header, lines = read(path, KIND)
-    found: dict[str, list[Any]] = {name: [] for name in TABLES}
-    for fields in lines:
-        table = fields.pop("table", "")
-        if table not in TABLES:
-            raise ValueError(f"{path}: expected a table of {', '.join(TABLES)}, got {table!r}")
-        found[table].append(made(TABLES[table], fields, path))
-    return header, found
+    return read_tables(path, KIND, TABLES)
 
 
 def scores(found: Sequence[Scored]) -> Iterator[str]:

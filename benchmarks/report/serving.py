@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.figures import markdown, milliseconds, times
-from benchmarks.results import Line, half_interval, line, made, read
+from benchmarks.results import Line, half_interval, line_of_table, read_tables
 
 KIND = "serving"
 OURS, INT8 = "fusedrnn", "frozen int8"
@@ -87,21 +87,13 @@ Found = dict[str, list[Any]]
 
 
 def line_of(found: Any) -> Line:
-    """A line of the file: which table it belongs to, and its fields."""
-    table = next(name for name, kind in TABLES.items() if isinstance(found, kind))
-    return {"table": table, **line(found)}
+    """A line of the file."""
+    return line_of_table(found, TABLES)
 
 
 def load(path: Path) -> tuple[Line, Found]:
     """The header, and the lines by table."""
-    header, lines = read(path, KIND)
-    found: Found = {name: [] for name in TABLES}
-    for fields in lines:
-        table = fields.pop("table", "")
-        if table not in TABLES:
-            raise ValueError(f"{path}: expected a table of {', '.join(TABLES)}, got {table!r}")
-        found[table].append(made(TABLES[table], fields, path))
-    return header, found
+    return read_tables(path, KIND, TABLES)
 
 
 def every_side(found: Sequence[Any], of: str) -> list[str]:

@@ -3,14 +3,13 @@ any file without a crash, and says why it refuses."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import fusedrnn
 from fusedrnn import _binary
 from support.c_library import FLOATS, FUNCTIONS, Library
 from support.commands import compiler, output_of
+from support.frozen_files import about, of, rewritten
 from support.native_build import compiled
 from support.paths import ROOT, TESTS
 
@@ -337,24 +337,6 @@ def test_nothing_to_do_needs_no_arrays(stream: Any) -> None:
     assert c.run(stream, None, None, 0) == 0
     c.free(None)
     c.stream_free(None)
-
-
-def rewritten(path: Path, change: Callable[[dict[str, Any]], object], data: bytes = b"") -> None:
-    """The same file with another header, and with ``data`` after it."""
-    old = path.read_bytes()
-    begin = 8 + int.from_bytes(old[:8], "little")
-    header = json.loads(old[8:begin])
-    change(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + old[begin:] + data)
-
-
-def about(**said: str) -> Callable[[dict[str, Any]], None]:
-    return lambda header: header["__metadata__"].update(said)
-
-
-def of(tensor: str, **said: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda header: header[tensor].update(said)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@ and what is damaged is refused."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 import fusedrnn
+from support.frozen_files import about, header_of, of, rewritten
 
 I, H = 7, 19  # noqa: E741
 DTYPES = (None, torch.bfloat16, torch.float16, torch.int8)
@@ -26,20 +25,6 @@ def frozen(name: str = "LSTM", to: Any = None, **flags: Any) -> Any:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "layer.safetensors"
-
-
-def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
-    data = path.read_bytes()
-    begin = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:begin]), data[begin:]
-
-
-def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """The same file with another header."""
-    header, data = header_of(path)
-    change(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +67,8 @@ def test_the_package_safetensors_reads_it(dtype: Any, path: Path) -> None:
     found, own = safetensors.load_file(path), made.state_dict()
     assert found.keys() == own.keys()
     assert all(torch.equal(found[key], own[key]) for key in own)
-    about = header_of(path)[0]["__metadata__"]
-    assert about == {
+    said = header_of(path)[0]["__metadata__"]
+    assert said == {
         "fusedrnn_frozen": "1",
         "mode": "LSTM",
         "input_size": "7",
@@ -138,14 +123,6 @@ def test_a_save_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.M
         made.save(path.parent / "nowhere" / "layer")
 
 
-def about(**said: str) -> Callable[[dict[str, Any]], None]:
-    return lambda header: header["__metadata__"].update(said)
-
-
-def of(tensor: str, **said: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda header: header[tensor].update(said)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -172,7 +149,7 @@ def of(tensor: str, **said: Any) -> Callable[[dict[str, Any]], None]:
 )
 def test_a_file_that_does_not_fit_is_refused(change: Any, message: str, path: Path) -> None:
     frozen("GRU").save(path)
-    rewrite(path, change)
+    rewritten(path, change)
     with pytest.raises(ValueError, match=message) as refused:
         fusedrnn.load(path)
     assert str(refused.value).startswith(f"fusedrnn.load: cannot read {path}: ")
