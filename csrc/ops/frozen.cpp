@@ -209,7 +209,8 @@ std::tuple<Tensor, Tensor, OptionalTensor> step_frozen(
   if (h.defined()) stream.write_states(address(h), address(c));
   const auto made = [&](at::IntArrayRef sizes) { return at::empty(sizes, x.options()); };
   Tensor y = made({B, s.P}), h_n = made({s.L, B, s.P});
-  const OptionalTensor c_n = has_c ? OptionalTensor(made({s.L, B, s.H})) : std::nullopt;
+  OptionalTensor c_n;
+  if (has_c) c_n = made({s.L, B, s.H});
   stream.run(address(x), mutable_address(y), 1);
   stream.read_states(mutable_address(h_n), c_n ? mutable_address(*c_n) : nullptr);
   return {y, h_n, c_n};

@@ -77,7 +77,7 @@ FUSEDRNN_INLINE void add_tiles(const NarrowProduct& p, const uint32_t* a, const 
 
 // Whether a vector's sums begin with init and end in C as they are.
 template <class F>
-bool goes_direct(const NarrowProduct& p, int lanes) {
+bool goes_direct(int lanes) {
   return !F::kExact && lanes == kTileSide;
 }
 
@@ -109,7 +109,7 @@ __attribute__((noinline)) void tiles_of_rows(const NarrowProduct& p, const Vecto
   each<kDown>([&](auto r) {
     each<NV>([&](auto v) {
       const int64_t at = p.at[some.first + v], first = row + r * kTileSide;
-      if (p.init && goes_direct<F>(p, some.lanes(p, v))) {
+      if (p.init && goes_direct<F>(some.lanes(p, v))) {
         Tiles::template load<r * NV + v>(p.init + first * p.init_row + at, p.init_row * 4);
       } else {
         Tiles::template clear<r * NV + v>();
@@ -133,7 +133,7 @@ __attribute__((noinline)) void tiles_of_rows(const NarrowProduct& p, const Vecto
     each<NV>([&](auto v) {
       const int64_t at = p.at[some.first + v], first = row + r * kTileSide;
       const int lanes = some.lanes(p, v);
-      if (goes_direct<F>(p, lanes)) {
+      if (goes_direct<F>(lanes)) {
         Tiles::template store<r * NV + v>(p.c + first * p.c_row + at, p.c_row * 4);
       } else {
         finish_tile<F, r * NV + v>(p, first, rows, some.first + v, lanes);
