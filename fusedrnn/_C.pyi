@@ -81,18 +81,9 @@ class FrozenStack:
         self, input: Tensor, hx: Tensor | None, cx: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]: ...
     def unpacked(self, layer: int, direction: int, recurrent: bool) -> Tensor: ...
-    def run(
-        self,
-        input: Tensor,
-        batch_sizes: Tensor | None,
-        hx: Tensor | None,
-        cx: Tensor | None,
-        lengths: Tensor | None,
-        resets: Tensor | None,
-        reset_h: Tensor | None,
-        reset_c: Tensor | None,
-        states: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+    def number(self) -> int: ...
+
+def frozen_shape(number: int) -> tuple[int, int, int, int, bool]: ...  # L, D, H, P, has c
 
 class Stream:
     rows: int

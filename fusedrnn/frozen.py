@@ -19,6 +19,9 @@ from .mgu import MGU
 from .modules import GRU, LSTM, RNN, _Recurrent
 from .stream import Stream
 
+# The overload itself, as in _ops/stack.py.
+_operator = torch.ops.fusedrnn.frozen.default
+
 # What a frozen layer keeps of the one that it was made of.
 _ATTRIBUTES = (
     "mode",
@@ -63,6 +66,7 @@ class _Frozen(_Recurrent):
     _original: torch.dtype  # of the layer that was frozen
     _kept: dict[str, Tensor]  # the small weights by name, and the scales of int8
     _stack: _C.FrozenStack
+    _number: int  # of _stack, for the operator
 
     def __init__(self, layer: nn.RNNBase, dtype: torch.dtype | None = None) -> None:
         nn.Module.__init__(self)
@@ -100,6 +104,7 @@ class _Frozen(_Recurrent):
         self._stack = _C.FrozenStack(
             self.mode, self.num_layers, directions, self.bias, projected, given, scales
         )
+        self._number = self._stack.number()
 
     @property
     def _stored(self) -> torch.dtype:
@@ -191,8 +196,13 @@ class _Frozen(_Recurrent):
 
     def _operator(self, input: Tensor, sizes: Any, hx: Any, cx: Any, *rest: Any) -> Any:
         """The operator ``stack`` with our weights."""
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                "fusedrnn: a frozen layer cannot be exported, its weights are packed for this "
+                "machine: thaw() it first"
+            )
         course = Course(*rest[7:])
-        return self._stack.run(input, sizes, hx, cx, *course[:5])
+        return _operator(input, sizes, hx, cx, self._number, *course[:5])
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """torch.nn's check, which asks the first weight for its dtype."""
@@ -229,6 +239,10 @@ class _Frozen(_Recurrent):
             ValueError: a bidirectional layer.
             RuntimeError: another shape or dtype, or where a gradient is asked for.
         """
+        if torch.compiler.is_compiling() and not self.bidirectional:  # a graph holds operators
+            time = 1 if self.batch_first else 0
+            steps, end = self(input.unsqueeze(time), state)
+            return steps.squeeze(time), end
         h, c = state if isinstance(state, tuple | list) else (state, None)
         output, h_n, c_n = self._stack.step(input, h, c)
         return output, h_n if c_n is None else (h_n, c_n)

@@ -1,7 +1,8 @@
 """Loads the extension, and answers what its kernels and plans are asked.
 
 Importing this registers torch.ops.fusedrnn: ``layer`` (one layer, D directions),
-``layer_backward``, ``stack`` (all layers, dropout between them) and ``cell`` (one step).
+``layer_backward``, ``stack`` (all layers, dropout between them), ``frozen`` (a stack whose weights
+are packed) and ``cell`` (one step).
 """
 
 from __future__ import annotations

@@ -5,11 +5,24 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
+#include <pthread.h>
+#include <torch/library.h>
+
+#include <mutex>
+#include <unordered_map>
 
 #include "ops/check.h"
 
 namespace fusedrnn::ops {
 namespace {
+
+// What the operator `frozen` is given beside the stack.
+struct FrozenCall {
+  const Tensor& input;
+  const OptionalTensor &batch_sizes, &hx, &cx;
+  Course course;
+  int64_t states;  // Stack::states
+};
 
 DType stored_as(at::ScalarType type) {
   if (type == at::kBFloat16) return DType::kBFloat16;
@@ -45,17 +58,22 @@ frozen::Shape shape_of(const FrozenWeights& given, const WeightList& all) {
           .computed = stored == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32};
 }
 
+void check_gradient(const char* name, const Tensor& tensor) {
+  TORCH_CHECK(!at::GradMode::is_enabled() || !tensor.requires_grad(),
+              "fusedrnn: a frozen layer has no gradients, and ", name,
+              " requires one: call it under torch.no_grad(), or thaw() it");
+}
+
 // What no kernel without gradients could honour.
-void check_plain(const FrozenCall& call) {
-  const auto check = [](const char* name, const Tensor& tensor) {
-    TORCH_CHECK(!at::GradMode::is_enabled() || !tensor.requires_grad(),
-                "fusedrnn: a frozen layer has no gradients, and ", name,
-                " requires one: call it under torch.no_grad(), or thaw() it");
-    TORCH_CHECK(is_plain(tensor),
-                "fusedrnn: a frozen layer cannot be traced, exported or "
-                "transformed, and ",
-                name, " is no plain tensor: thaw() it first");
-  };
+void check_plain(const char* name, const Tensor& tensor) {
+  check_gradient(name, tensor);
+  TORCH_CHECK(is_plain(tensor),
+              "fusedrnn: a frozen layer cannot be traced, exported or transformed, and ", name,
+              " is no plain tensor: thaw() it first");
+}
+
+template <class Check>
+void check_each(const FrozenCall& call, const Check& check) {
   check("input", call.input);
   for (const auto& [name, given] :
        {std::pair("hx", &call.hx), std::pair("cx", &call.cx),
@@ -89,7 +107,49 @@ std::vector<Tensor> sizes_alone(const frozen::Shape& s, int64_t layer, const Ten
   return all;
 }
 
+// Stacks by their numbers. A process that is forked while another thread looks one up finds the
+// lock open.
+class Numbered {
+ public:
+  static Numbered& all() {
+    static Numbered* const one = new Numbered();  // never destroyed: threads may outlive main
+    return *one;
+  }
+  int64_t add(const std::shared_ptr<const frozen::Stack>& stack) {
+    const std::lock_guard guard(lock_);
+    std::erase_if(stacks_, [](const auto& entry) { return entry.second.expired(); });
+    stacks_[++last_] = stack;
+    return last_;
+  }
+  std::shared_ptr<const frozen::Stack> find(int64_t number) {
+    const std::lock_guard guard(lock_);
+    const auto found = stacks_.find(number);
+    return found == stacks_.end() ? nullptr : found->second.lock();
+  }
+
+ private:
+  Numbered() {
+    pthread_atfork([] { all().lock_.lock(); }, [] { all().lock_.unlock(); },
+                   [] { all().lock_.unlock(); });
+  }
+
+  std::mutex lock_;
+  int64_t last_ = 0;
+  std::unordered_map<int64_t, std::weak_ptr<const frozen::Stack>> stacks_;
+};
+
 }  // namespace
+
+int64_t number_of(const std::shared_ptr<const frozen::Stack>& stack) {
+  return Numbered::all().add(stack);
+}
+
+std::shared_ptr<const frozen::Stack> stack_of(int64_t number) {
+  std::shared_ptr<const frozen::Stack> stack = Numbered::all().find(number);
+  TORCH_CHECK(stack, "fusedrnn: number ", number,
+              " must be of a frozen layer that is still there: call the layer itself");
+  return stack;
+}
 
 std::shared_ptr<const frozen::Stack> freeze(const FrozenWeights& given) {
   const WeightList all =
@@ -126,9 +186,11 @@ Tensor unpacked(const frozen::Stack& stack, int64_t layer, int64_t direction, bo
   return weights;
 }
 
+namespace {
+
 StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
   const frozen::Shape& s = stack.shape();
-  check_plain(call);
+  check_each(call, check_plain);
   const at::ScalarType outside = call.input.scalar_type(), inside = type_of(s.computed);
   check_input(call.input, inside);
   const auto wide = [&](const OptionalTensor& state, const char* name) -> OptionalTensor {
@@ -177,17 +239,49 @@ StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
   const auto together = [&](const std::vector<Tensor>& all) {
     return (s.L == 1 ? all[0] : at::cat(all, 0)).to(outside);
   };
-  const Tensor of_steps = states.empty()     ? none
-                          : call.states == 1 ? states[0].to(outside)
-                                             : at::stack(states).to(outside);
-  return {x.to(outside), together(h_n), has_c ? together(c_n) : c_n[0], of_steps};
+  const Tensor of_steps = states.empty() ? none : call.states == 1 ? states[0] : at::stack(states);
+  return {x.to(outside), together(h_n), has_c ? together(c_n) : c_n[0].to(outside),
+          of_steps.to(outside)};
 }
+
+StackResult frozen_op(const Tensor& input, const OptionalTensor& batch_sizes,
+                      const OptionalTensor& hx, const OptionalTensor& cx, int64_t number,
+                      const OptionalTensor& lengths, const OptionalTensor& resets,
+                      const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+                      int64_t states) {
+  return run_frozen(*stack_of(number), {input, batch_sizes, hx, cx,
+                                        Course{lengths, resets, reset_h, reset_c}, states});
+}
+
+// What torch.compile traces has no gradient either.
+StackResult frozen_autograd(const Tensor& input, const OptionalTensor& batch_sizes,
+                            const OptionalTensor& hx, const OptionalTensor& cx, int64_t number,
+                            const OptionalTensor& lengths, const OptionalTensor& resets,
+                            const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+                            int64_t states) {
+  check_each({input, batch_sizes, hx, cx, Course{lengths, resets, reset_h, reset_c}, states},
+             check_gradient);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fusedrnn::frozen", "")
+                             .typed<decltype(frozen_op)>();
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return op.call(input, batch_sizes, hx, cx, number, lengths, resets, reset_h, reset_c, states);
+}
+
+// For every device, which it checks itself; tracers and torch.func come to it first, and are
+// refused.
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) { m.impl("frozen", frozen_op); }
+TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) { m.impl("frozen", frozen_autograd); }
+TORCH_LIBRARY_IMPL(fusedrnn, Tracer, m) { m.impl("frozen", frozen_op); }
+TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchDynamicLayerFrontMode, m) { m.impl("frozen", frozen_op); }
+
+}  // namespace
 
 std::tuple<Tensor, Tensor, OptionalTensor> step_frozen(
     const std::shared_ptr<const frozen::Stack>& stack, const Tensor& input,
     const OptionalTensor& hx, const OptionalTensor& cx) {
   const frozen::Shape& s = stack->shape();
-  check_plain({input, std::nullopt, hx, cx, {}, 0});
+  check_each({input, std::nullopt, hx, cx, {}, 0}, check_plain);
   TORCH_CHECK(input.dim() == 2 && input.size(1) == s.I &&
                   input.scalar_type() == type_of(s.computed) && input.is_cpu(),
               "fusedrnn: step takes input ", type_of(s.computed), " [B, ", s.I,

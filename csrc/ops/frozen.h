@@ -20,18 +20,14 @@ struct FrozenWeights {
 };
 std::shared_ptr<const frozen::Stack> freeze(const FrozenWeights& given);
 
+// A graph that torch.compile makes holds no object of ours, so there a stack goes by a number,
+// which no other one in this process ever has. `stack_of` throws where the stack is gone.
+int64_t number_of(const std::shared_ptr<const frozen::Stack>& stack);
+std::shared_ptr<const frozen::Stack> stack_of(int64_t number);
+
 // W_ih (or W_hh) of a direction as it was given.
 Tensor unpacked(const frozen::Stack& stack, int64_t layer, int64_t direction, bool recurrent);
 
-// The operator `stack`, by a frozen one. Input and states may be bfloat16 where it computes in
-// float32; output is what input is.
-struct FrozenCall {
-  const Tensor& input;
-  const OptionalTensor &batch_sizes, &hx, &cx;
-  Course course;
-  int64_t states;  // Stack::states
-};
-StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call);
 // One step without a call's views and results: input [B, I] in the dtype that is computed in. h,
 // h_n and c_n, the first [B, P] of the top layer.
 std::tuple<Tensor, Tensor, OptionalTensor> step_frozen(

@@ -174,19 +174,7 @@ void bind_frozen(py::module_& m) {
       .def_property_readonly("bytes", &Frozen::bytes)
       .def_property_readonly("products", &Frozen::products)
       .def("unpacked", &unpacked, py::arg("layer"), py::arg("direction"), py::arg("recurrent"))
-      .def(
-          "run",
-          [](const Frozen& stack, const Tensor& input, const OptionalTensor& batch_sizes,
-             const OptionalTensor& hx, const OptionalTensor& cx, const OptionalTensor& lengths,
-             const OptionalTensor& resets, const OptionalTensor& reset_h,
-             const OptionalTensor& reset_c, int64_t states) {
-            const py::gil_scoped_release release;
-            return run_frozen(
-                stack, {input, batch_sizes, hx, cx, {lengths, resets, reset_h, reset_c}, states});
-          },
-          py::arg("input"), py::arg("batch_sizes"), py::arg("hx"), py::arg("cx"),
-          py::arg("lengths"), py::arg("resets"), py::arg("reset_h"), py::arg("reset_c"),
-          py::arg("states"));
+      .def("number", [](const std::shared_ptr<Frozen>& stack) { return number_of(stack); });
   frozen_stack.def(
       "step",
       [](const std::shared_ptr<Frozen>& stack, const Tensor& input, const OptionalTensor& hx,
@@ -195,6 +183,13 @@ void bind_frozen(py::module_& m) {
         return step_frozen(stack, input, hx, cx);
       },
       py::arg("input"), py::arg("hx"), py::arg("cx"));
+  m.def(
+      "frozen_shape",
+      [](int64_t number) {
+        const frozen::Shape& s = stack_of(number)->shape();
+        return std::tuple(s.L, s.D, s.H, s.P, spec(s.cell).has_c);
+      },
+      py::arg("number"));
   py::class_<PyStream>(m, "Stream")
       .def(py::init([](std::shared_ptr<Frozen> stack, int64_t rows) {
              return std::make_unique<PyStream>(std::move(stack), rows);

@@ -33,6 +33,9 @@ TORCH_LIBRARY(fusedrnn, m) {
          ", int states=0, int every=0) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor states)")
             .c_str(),
         stack_op<stack>);
+  m.def(("frozen(Tensor input, Tensor? batch_sizes, Tensor? hx, Tensor? cx, int number" + course +
+         ", int states=0) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor states)")
+            .c_str());
   m.def(
       "cell(Tensor input, Tensor hx, Tensor? cx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
       "Tensor? b_hh, str mode) -> (Tensor h, Tensor c)",

@@ -11,20 +11,21 @@ from .. import _C
 from .operands import Cotangents, Kept, Operands, on_backward, on_layer
 
 
+def _rows(x: Tensor, batch_sizes: Tensor | None, hx: Tensor | None) -> Any:
+    """B: an int, or a symbol under dynamic shapes."""
+    if batch_sizes is None:
+        return x.size(1)
+    # Without states it is the first batch size, which only the data can tell.
+    return torch.library.get_ctx().new_dynamic_size() if hx is None else hx.size(1)
+
+
 @on_layer
 def _layer(o: Operands, kept: Kept) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _C.check_fit(o)
     x, (w, *others) = o.input, o.named
     D, H, P = 1 + len(others), w.w_hh.size(0) // o.cell.gates, w.w_hh.size(1)
-    N: Any  # an int, or a symbol under dynamic shapes
-    B: Any
-    every = max(kept.every, 1)
-    if o.batch_sizes is None:
-        N, B = x.size(0) // every * x.size(1), x.size(1)
-    elif o.hx is not None:
-        N, B = x.size(0) // every, o.hx.size(1)
-    else:  # the first batch size, which only the data can tell
-        N, B = x.size(0) // every, torch.library.get_ctx().new_dynamic_size()
+    B = _rows(x, o.batch_sizes, o.hx)
+    N = x.size(0) // max(kept.every, 1) * (x.size(1) if o.batch_sizes is None else 1)
     width = 0
     if kept.train:
         dtype = str(x.dtype).removeprefix("torch.")
@@ -50,5 +51,33 @@ def _layer_backward(o: Operands, c: Cotangents) -> list[Tensor]:
     ]
 
 
+def _frozen(
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Tensor | None,
+    cx: Tensor | None,
+    number: int,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
+    states: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    L, D, H, P, has_c = _C.frozen_shape(number)
+    B, steps = _rows(x, batch_sizes, hx), x.shape[:-1]
+    kept: tuple[Any, ...] = (0,)
+    if states == 2:
+        kept = (L, *steps, D * H)
+    elif states == 1 and has_c:  # without c the output is the top layer's state
+        kept = (*steps, D * H)
+    return (
+        x.new_empty((*steps, D * P)),
+        x.new_empty((L * D, B, P)),
+        x.new_empty((L * D, B, H) if has_c else (0,)),
+        x.new_empty(kept),
+    )
+
+
 torch.library.register_fake("fusedrnn::layer", _layer)
+torch.library.register_fake("fusedrnn::frozen", _frozen)
 torch.library.register_fake("fusedrnn::layer_backward", _layer_backward)

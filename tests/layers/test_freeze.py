@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -301,9 +302,84 @@ def test_what_would_lose_a_derivative_or_a_trace_is_refused() -> None:
         refused(lambda: torch.export.export(frozen, (x,)))
     with forward_ad.dual_level():
         refused(lambda: frozen(forward_ad.make_dual(x, x)))
+    compiled: Any = torch.compile(frozen, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="thaw"):
+        compiled(x.requires_grad_())
+    step: Any = torch.compile(frozen.step, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="thaw"):
+        step(x[0].detach(), torch.zeros(1, B, H, requires_grad=True))
+
+
+@pytest.mark.parametrize("call", [c for c in CALLS if c != "packed"])  # where torch breaks it
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compiled_graph_holds_a_frozen_layer_whole(name: str, call: str) -> None:
+    frozen = fusedrnn.freeze(layer(name, num_layers=2, bidirectional=True), torch.int8)
+    x = torch.randn(T, B, I)
+    compiled: Any = torch.compile(CALLS[call], backend="aot_eager", fullgraph=True)
+    torch.manual_seed(1)
+    expected = CALLS[call](frozen, x)
+    torch.manual_seed(1)
+    equal(compiled(frozen, x), expected)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_compiled_graph_takes_packed_rows(given: bool) -> None:
+    frozen = fusedrnn.freeze(layer("LSTM"))
+    packed = pack_padded_sequence(torch.randn(T, B, I), [11, 7, 7, 3, 1])
+    hx = states_of(frozen) if given else None
+    compiled: Any = torch.compile(frozen, backend="aot_eager", fullgraph=given)
+    equal(compiled(packed, hx), frozen(packed, hx))
+
+
+def test_compiled_steps_and_their_shapes_are_dynamic() -> None:
+    """One graph for all lengths and rows, and another once the layer has other weights."""
+    frozen = fusedrnn.freeze(layer("LSTM", batch_first=True))
+    graphs = CompileCounter()
+    forward: Any = torch.compile(frozen, backend=graphs, fullgraph=True, dynamic=True)
+    step: Any = torch.compile(frozen.step, backend="aot_eager", fullgraph=True)
+    for rows, steps in ((5, 11), (3, 4), (7, 2)):
+        x = torch.randn(rows, steps, I)
+        equal(forward(x), frozen(x))
+        equal(step(x[:, 0]), frozen.step(x[:, 0]))
+    assert graphs.frame_count == 1
+    before = forward(x)
+    frozen.load_state_dict({name: w + 1 for name, w in frozen.state_dict().items()})
+    equal(forward(x), frozen(x))
+    assert not torch.equal(forward(x)[0], before[0])
+
+
+def test_a_compiled_model_has_each_of_its_layers() -> None:
+    model: Any = fusedrnn.freeze(nn.ModuleList([layer("GRU", I, I), layer("GRU", I, I)]))
     with torch.no_grad():
-        compiled: Any = torch.compile(frozen, backend="eager")
-        equal(compiled(x), frozen(x))
+        model[1].load_state_dict({n: w * 2 for n, w in model[1].state_dict().items()})
+
+    def both(x: Tensor) -> Any:
+        return model[1](model[0](x)[0])[0]
+
+    compiled: Any = torch.compile(both, fullgraph=True)  # by inductor
+    x = torch.randn(T, B, I)
+    equal(compiled(x), both(x))
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_opcheck_passes_on_frozen(name: str) -> None:
+    frozen = fusedrnn.freeze(layer(name, num_layers=2))
+    h, c = torch.randn(2, B, H), torch.randn(2, B, H) if name == "LSTM" else None
+    sizes = torch.tensor([3, 2, 2], device="cpu")
+    operator = torch.ops.fusedrnn.frozen.default
+    for states in range(3):
+        whole = (torch.randn(T, B, I), None, h, c, frozen._number, None, None, None, None, states)
+        torch.library.opcheck(operator, whole)
+    torch.library.opcheck(operator, (torch.randn(7, I), sizes, None, None, frozen._number))
+
+
+def test_a_layer_that_is_gone_has_no_number() -> None:
+    frozen = fusedrnn.freeze(layer("GRU"))
+    number, x = frozen._number, torch.randn(T, B, I)
+    del frozen
+    for gone in (number, -1, 2**62):
+        with pytest.raises(RuntimeError, match="still there"):
+            torch.ops.fusedrnn.frozen(x, None, None, None, gone)
 
 
 def test_int8_refuses_rows_whose_sums_could_overflow() -> None:
