@@ -71,8 +71,7 @@ Stack::Stack(const Shape& shape, const std::vector<Weights>& all) : shape_(shape
 Problem Stack::problem(int64_t layer, int64_t T, int64_t B) const {
   Problem p{};
   p.cell = shape_.cell;
-  p.dtypes = all_of(shape_.computed);
-  p.dtypes.stored = p.dtypes.multiplied = shape_.stored;
+  p.dtypes = shape_.dtypes();
   p.T = T;
   p.B = B;
   p.I = shape_.inputs_of(layer);

@@ -27,6 +27,11 @@ struct Shape {
 
   int64_t inputs_of(int64_t l) const { return l == 0 ? I : D * P; }
   int64_t rows() const { return gates_of(cell) * H; }  // G*H, those of a matrix
+  DTypes dtypes() const {
+    DTypes all = all_of(computed);
+    all.stored = all.multiplied = stored;
+    return all;
+  }
 };
 
 // The weights of one direction, as torch lays them out; W_ih and W_hh in Shape::stored, all else in

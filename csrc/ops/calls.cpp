@@ -12,6 +12,7 @@ auto operator_named(const char* name) {
 }
 
 using Layer = decltype(layer_op<layer>);
+using Frozen = decltype(frozen_op<frozen_stack>);
 using LayerBackward = decltype(layer_backward_op<layer_backward>);
 
 template <class Operator>
@@ -29,6 +30,12 @@ LayerResult layer(const Operands& o) {
   return op.call(o.input, o.batch_sizes, o.hx, o.cx, o.weights.all, spec(o.cell).name,
                  o.weights.has_biases, o.train, o.course.lengths, o.course.resets, o.course.reset_h,
                  o.course.reset_c, o.course.states, o.course.every, o.course.bfloat16);
+}
+
+StackResult frozen_stack(const FrozenCall& call) {
+  static const auto op = operator_named<Frozen>("fusedrnn::frozen");
+  return op.call(call.input, call.batch_sizes, call.hx, call.cx, call.number, call.course.lengths,
+                 call.course.resets, call.course.reset_h, call.course.reset_c, call.states);
 }
 
 std::vector<Tensor> layer_backward(const Operands& o, const Cotangents& c) {

@@ -262,7 +262,7 @@ Call check(const Operands& o, Cuts cuts) {
   call.frozen = o.frozen;
   if (o.frozen.stack) {
     call.problem.frozen = true;
-    call.problem.dtypes = o.frozen.stack->problem(o.frozen.layer, 1, 1).dtypes;
+    call.problem.dtypes = o.frozen.stack->shape().dtypes();
   }
   for (const Tensor& weight : o.weights.all) {
     call.weights.push_back(o.frozen.stack ? weight : in_memory(weight));

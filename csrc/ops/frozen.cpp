@@ -12,17 +12,10 @@
 #include <unordered_map>
 
 #include "ops/check.h"
+#include "ops/schema.h"
 
 namespace fusedrnn::ops {
 namespace {
-
-// What the operator `frozen` is given beside the stack.
-struct FrozenCall {
-  const Tensor& input;
-  const OptionalTensor &batch_sizes, &hx, &cx;
-  Course course;
-  int64_t states;  // Stack::states
-};
 
 DType stored_as(at::ScalarType type) {
   if (type == at::kBFloat16) return DType::kBFloat16;
@@ -188,8 +181,9 @@ Tensor unpacked(const frozen::Stack& stack, int64_t layer, int64_t direction, bo
 
 namespace {
 
-StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
-  const frozen::Shape& s = stack.shape();
+StackResult run_frozen(const FrozenCall& call) {
+  const std::shared_ptr<const frozen::Stack> stack = stack_of(call.number);
+  const frozen::Shape& s = stack->shape();
   check_each(call, check_plain);
   const at::ScalarType outside = call.input.scalar_type(), inside = type_of(s.computed);
   check_input(call.input, inside);
@@ -228,7 +222,7 @@ StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
                      .cell = s.cell,
                      .train = false,
                      .course = course,
-                     .frozen = {&stack, l}};
+                     .frozen = {stack.get(), l}};
     auto [y, h_l, c_l, reserve, states_l] = layer_cpu(o);
     if (has_c ? course.states : call.states == 2) states.push_back(has_c ? states_l : y);
     none = states_l;
@@ -244,36 +238,23 @@ StackResult run_frozen(const frozen::Stack& stack, const FrozenCall& call) {
           of_steps.to(outside)};
 }
 
-StackResult frozen_op(const Tensor& input, const OptionalTensor& batch_sizes,
-                      const OptionalTensor& hx, const OptionalTensor& cx, int64_t number,
-                      const OptionalTensor& lengths, const OptionalTensor& resets,
-                      const OptionalTensor& reset_h, const OptionalTensor& reset_c,
-                      int64_t states) {
-  return run_frozen(*stack_of(number), {input, batch_sizes, hx, cx,
-                                        Course{lengths, resets, reset_h, reset_c}, states});
-}
-
 // What torch.compile traces has no gradient either.
-StackResult frozen_autograd(const Tensor& input, const OptionalTensor& batch_sizes,
-                            const OptionalTensor& hx, const OptionalTensor& cx, int64_t number,
-                            const OptionalTensor& lengths, const OptionalTensor& resets,
-                            const OptionalTensor& reset_h, const OptionalTensor& reset_c,
-                            int64_t states) {
-  check_each({input, batch_sizes, hx, cx, Course{lengths, resets, reset_h, reset_c}, states},
-             check_gradient);
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fusedrnn::frozen", "")
-                             .typed<decltype(frozen_op)>();
+StackResult without_gradients(const FrozenCall& call) {
+  check_each(call, check_gradient);
   const at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(input, batch_sizes, hx, cx, number, lengths, resets, reset_h, reset_c, states);
+  return frozen_stack(call);
 }
 
 // For every device, which it checks itself; tracers and torch.func come to it first, and are
 // refused.
-TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) { m.impl("frozen", frozen_op); }
-TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) { m.impl("frozen", frozen_autograd); }
-TORCH_LIBRARY_IMPL(fusedrnn, Tracer, m) { m.impl("frozen", frozen_op); }
-TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchDynamicLayerFrontMode, m) { m.impl("frozen", frozen_op); }
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
+  m.impl("frozen", frozen_op<run_frozen>);
+}
+TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) { m.impl("frozen", frozen_op<without_gradients>); }
+TORCH_LIBRARY_IMPL(fusedrnn, Tracer, m) { m.impl("frozen", frozen_op<run_frozen>); }
+TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchDynamicLayerFrontMode, m) {
+  m.impl("frozen", frozen_op<run_frozen>);
+}
 
 }  // namespace
 
@@ -281,7 +262,7 @@ std::tuple<Tensor, Tensor, OptionalTensor> step_frozen(
     const std::shared_ptr<const frozen::Stack>& stack, const Tensor& input,
     const OptionalTensor& hx, const OptionalTensor& cx) {
   const frozen::Shape& s = stack->shape();
-  check_each({input, std::nullopt, hx, cx, {}, 0}, check_plain);
+  check_each({input, std::nullopt, hx, cx, {}}, check_plain);
   TORCH_CHECK(input.dim() == 2 && input.size(1) == s.I &&
                   input.scalar_type() == type_of(s.computed) && input.is_cpu(),
               "fusedrnn: step takes input ", type_of(s.computed), " [B, ", s.I,

@@ -24,6 +24,7 @@ cpu::Team team();
 // Called through the dispatcher, so that autograd, tracing and fake tensors see them.
 LayerResult layer(const Operands& o);
 std::vector<Tensor> layer_backward(const Operands& o, const Cotangents& c);
+StackResult frozen_stack(const FrozenCall& call);
 // The definition in plain torch, which is Python's (fusedrnn/reference.py).
 StackResult layer_reference(const Operands& o);
 std::vector<Tensor> layer_backward_reference(const Operands& o, const Cotangents& c);

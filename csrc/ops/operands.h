@@ -123,6 +123,15 @@ struct Cotangents {
   }
 };
 
+// What the operator `frozen` is given: a frozen stack is known by its number (frozen.h).
+struct FrozenCall {
+  const Tensor& input;
+  const OptionalTensor &batch_sizes, &hx, &cx;
+  Course course;
+  int64_t number = 0;
+  int64_t states = 0;  // Stack::states
+};
+
 // L layers of D directions: states and weights are those of all layers in a row.
 struct Stack : Operands {
   int64_t L, D;

@@ -52,6 +52,16 @@ StackResult stack_op(const Tensor& input, const OptionalTensor& batch_sizes,
       {{input, batch_sizes, hx, cx, named, cell, train, course}, num_layers, D, dropout, states});
 }
 
+template <StackResult (*f)(const FrozenCall&)>
+StackResult frozen_op(const Tensor& input, const OptionalTensor& batch_sizes,
+                      const OptionalTensor& hx, const OptionalTensor& cx, int64_t number,
+                      const OptionalTensor& lengths, const OptionalTensor& resets,
+                      const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+                      int64_t states) {
+  const Course course{lengths, resets, reset_h, reset_c, states > 0};
+  return f({input, batch_sizes, hx, cx, course, number, states});
+}
+
 template <StepResult (*f)(const Step&)>
 StepResult cell_op(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
                    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
