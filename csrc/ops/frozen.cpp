@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <torch/library.h>
 
+#include <iterator>
 #include <mutex>
 #include <unordered_map>
 
@@ -110,7 +111,9 @@ class Numbered {
   }
   int64_t add(const std::shared_ptr<const frozen::Stack>& stack) {
     const std::lock_guard guard(lock_);
-    std::erase_if(stacks_, [](const auto& entry) { return entry.second.expired(); });
+    for (auto at = stacks_.begin(); at != stacks_.end();) {
+      at = at->second.expired() ? stacks_.erase(at) : std::next(at);
+    }
     stacks_[++last_] = stack;
     return last_;
   }

@@ -1,7 +1,7 @@
 """The kernels without torch: cpp/kernels_test.cpp, built under the sanitizers and run with
 every instruction set this machine has, AVX-512 lane by lane where it is not among them, and on
-arm64 where that can be emulated; and what the objects of the variants define, which no test that
-merely runs them could show."""
+arm64 where that can be emulated; frozen files by the C interface, watched alike; and what the
+objects of the variants define, which no test that merely runs them could show."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+import fusedrnn
 from fusedrnn import _C
 from support.commands import ARM64, compiler, output_of
-from support.native_build import ADDRESS, KERNELS, SHIPPED, compiled, kernels, shipped
+from support.native_build import ADDRESS, FROZEN, KERNELS, SHIPPED, compiled, kernels, shipped
 from support.paths import TESTS
 
 EMULATED = TESTS / "kernels" / "cpp" / "emulated_avx512.cpp"
@@ -22,6 +25,7 @@ NARROW = TESTS / "kernels" / "cpp" / "emulated_narrow.cpp"
 TILES = TESTS / "kernels" / "cpp" / "tiles_test.cpp"
 INT8 = TESTS / "kernels" / "cpp" / "int8_test.cpp"
 PROGRAM = TESTS / "kernels" / "cpp" / "kernels_test.cpp"
+FROZEN_PROGRAM = TESTS / "kernels" / "cpp" / "frozen_test.cpp"
 
 BUILDS = {
     "optimized": SHIPPED,
@@ -128,6 +132,39 @@ def test_products_of_int8_are_those_of_integers(
     test = compiled(compiler(), [INT8], ["-O1", "-Wno-psabi"], tmp_path)
     output_of([*compiler(), *test, *objects, *BUILDS[build], "-pthread", "-o", program])
     assert output_of([program]).endswith(" results, 0 failures\n")
+
+
+FORMS: list[tuple[str, torch.dtype | None, dict[str, Any]]] = [
+    ("LSTM", None, {"num_layers": 2}),
+    ("LSTM", torch.int8, {"proj_size": 8}),
+    ("GRU", torch.bfloat16, {}),
+    ("RNN", torch.int8, {"num_layers": 3}),
+    ("MGU", None, {"bias": False}),
+]
+
+
+def test_frozen_files_run_through_the_c_interface(
+    build: str, objects: list[str], tmp_path: Path
+) -> None:
+    files, expected = [], []
+    x = (torch.arange(20 * 5 * 9) * 37 % 101 - 50).view(20, 5, 9) / 64  # as the program makes it
+    for name, dtype, flags in FORMS:
+        torch.manual_seed(0)
+        frozen = fusedrnn.freeze(getattr(fusedrnn, name)(9, 33, **flags), dtype)
+        files.append(str(tmp_path / f"{len(files)}.safetensors"))
+        frozen.save(files[-1])
+        expected.append(frozen(x)[0])
+    test = compiled(compiler(), [*FROZEN, FROZEN_PROGRAM], BUILDS[build], tmp_path)
+    program, written = str(tmp_path / "frozen_test"), str(tmp_path / "outputs")
+    output_of([*compiler(), *test, *objects, *BUILDS[build], "-pthread", "-o", program])
+    for isa in isas_of(build):
+        output_of([program, written, *files], FUSEDRNN_CPU_ISA=isa)
+        sizes = [y.numel() for y in expected]
+        outputs = torch.from_file(written, size=sum(sizes)).split(sizes)
+        for (_, dtype, _), y, found in zip(FORMS, expected, outputs, strict=True):
+            # What is rounded may go the other way by another instruction set.
+            atol = 2e-2 if dtype else 1e-5
+            torch.testing.assert_close(found.view_as(y), y, rtol=0, atol=atol)
 
 
 # A function the linker saw in two variants it would merge, and a machine without AVX-512 could
