@@ -146,7 +146,8 @@ FORMS: list[tuple[str, torch.dtype | None, dict[str, Any]]] = [
 def test_frozen_files_run_through_the_c_interface(
     build: str, objects: list[str], tmp_path: Path
 ) -> None:
-    files, expected = [], []
+    files: list[str] = []
+    expected: list[torch.Tensor] = []
     x = (torch.arange(20 * 5 * 9) * 37 % 101 - 50).view(20, 5, 9) / 64  # as the program makes it
     for name, dtype, flags in FORMS:
         torch.manual_seed(0)
