@@ -27,6 +27,7 @@ INT8 = TESTS / "kernels" / "cpp" / "int8_test.cpp"
 PROGRAM = TESTS / "kernels" / "cpp" / "kernels_test.cpp"
 FROZEN_PROGRAM = TESTS / "kernels" / "cpp" / "frozen_test.cpp"
 
+AVX512 = "avx512" in _C.cpu_isas()
 BUILDS = {
     "optimized": SHIPPED,
     "address": ADDRESS,
@@ -77,19 +78,29 @@ def test_kernels_match_the_scalar_reference(build: str, objects: list[str], tmp_
             assert said.endswith(" 0 failures\n")
 
 
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, str]:
+    """Objects of the emulated kernels, which take minutes to compile, and of their test. AVX-512 is
+    emulated where it is not here."""
+    sources = [*([] if AVX512 else [EMULATED]), NARROW, PROGRAM]
+    # Vectors wider than a register's have no calling convention; every function here is inlined.
+    flags = ["-O1", "-Wno-psabi"]
+    objects = compiled(compiler(), sources, flags, tmp_path_factory.mktemp("emulated"))
+    return dict(zip(sources, objects, strict=True))
+
+
 # No emulator at hand runs AVX-512: QEMU and Valgrind stop at AVX2.
-@pytest.mark.skipif("avx512" in _C.cpu_isas(), reason="AVX-512 is here and tested as itself")
+@pytest.mark.skipif(AVX512, reason="AVX-512 is here and tested as itself")
 @pytest.mark.skipif("avx2" not in _C.cpu_isas(), reason="needs AVX2")
 def test_the_avx512_kernels_match_the_scalar_reference_lane_by_lane(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    emulated: dict[Path, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    objects = [emulated[EMULATED], emulated[PROGRAM]]
     others = objects_of("optimized", tmp_path_factory)
-    # Vectors wider than a register's have no calling convention; every function here is inlined.
-    objects = compiled(compiler(), [EMULATED, PROGRAM], ["-O1", "-Wno-psabi"], tmp_path)
-    objects += [path for path in others if Path(path).stem != "kernels_baseline"]
+    objects += [path for path in others if not path.endswith("kernels_baseline.o")]
     program = str(tmp_path / "kernels_test")
     output_of([*compiler(), *objects, "-pthread", "-o", program])
-    said = output_of([program, "3"], FUSEDRNN_CPU_ISA="baseline")
+    said = output_of([program, "7"], FUSEDRNN_CPU_ISA="baseline")
     assert said.startswith("baseline: ")
     assert said.endswith(" 0 failures\n")
 
@@ -98,17 +109,18 @@ def test_the_avx512_kernels_match_the_scalar_reference_lane_by_lane(
 @pytest.mark.parametrize("table", ["avx512_bf16", "amx_bf16"])
 @pytest.mark.skipif("avx2" not in _C.cpu_isas(), reason="needs AVX2")
 def test_layers_match_the_scalar_reference_on_emulated_bfloat16(
-    table: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    table: str,
+    emulated: dict[Path, str],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    here = "avx512" in _C.cpu_isas()
-    sources = [NARROW, PROGRAM, *([] if here else [EMULATED])]
-    objects = compiled(compiler(), sources, ["-O1", "-Wno-psabi"], tmp_path)
-    replaced = ("narrow", *(() if here else ("kernels_baseline",)))
+    objects = [*emulated.values()]
+    replaced = ("narrow", *(() if AVX512 else ("kernels_baseline",)))
     others = objects_of("optimized", tmp_path_factory)
     objects += [path for path in others if Path(path).stem.removeprefix("isa_") not in replaced]
     program = str(tmp_path / "kernels_test")
     output_of([*compiler(), *objects, "-pthread", "-o", program])
-    isa = "avx512" if here else "baseline"
+    isa = "avx512" if AVX512 else "baseline"
     said = output_of([program, "11", "bfloat16"], FUSEDRNN_CPU_ISA=isa, EMULATED=table)
     assert said.startswith(f"{isa}: ")
     assert said.endswith(" 0 failures\n")
