@@ -7,18 +7,14 @@
 #endif
 
 namespace fusedrnn::cpu {
-namespace {
 
 #if defined(__x86_64__)
-// By the processor's own word: Clang before 16 has no name for it to ask by.
 bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kAvxVnni = 1u << 4;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni);
 }
 #endif
-
-}  // namespace
 
 const Narrow* narrow_of(DType dtype, int lanes) {
   const bool low = dtype == DType::kBFloat16;

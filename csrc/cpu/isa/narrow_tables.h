@@ -18,4 +18,9 @@ FUSEDRNN_NARROW_TABLE(avx512vnni)
 FUSEDRNN_NARROW_TABLE(avx512bf16)
 FUSEDRNN_NARROW_TABLE(amxint8)
 FUSEDRNN_NARROW_TABLE(amxbf16)
+
+namespace fusedrnn::cpu {
+// By the processor's own word: Clang before 16 has no name for it to ask by.
+bool has_avx_vnni();
+}  // namespace fusedrnn::cpu
 #endif

@@ -44,7 +44,7 @@ std::vector<const Narrow*> tables() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     all.push_back(&avx2int8::table());
     all.push_back(&emulated::table());
-    if (__builtin_cpu_supports("avxvnni")) all.push_back(&avxvnni::table());
+    if (has_avx_vnni()) all.push_back(&avxvnni::table());
   }
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
     all.push_back(&avx512int8::table());
