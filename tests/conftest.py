@@ -1,4 +1,5 @@
-"""Every test starts from the same seed and leaves torch's settings as it found them.
+"""Every test starts from the same seed, with nothing compiled by torch, and leaves torch's settings
+as it found them.
 
 ``pytest`` runs the core, about three minutes on two cores: every module, cell, flag and dtype,
 gradients, bad input, torch.compile, each instruction set, and the CUDA kernels' main tiles on the
@@ -13,6 +14,7 @@ precision, as fusedrnn computes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,6 +150,8 @@ def _same_start(pytestconfig: pytest.Config) -> Iterator[None]:
     if device is not None:
         torch.set_default_device(device)
     torch.manual_seed(0)
+    if "torch._dynamo" in sys.modules:  # code that it once could not compile it never tries again
+        torch._dynamo.reset()
     yield
     torch.set_num_threads(threads)
     if device is not None:

@@ -221,8 +221,6 @@ def test_a_module_on_another_gpu_runs_there(kernel: str, force: Force) -> None:
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_model_trains_as_the_eager_one(name: str, mode: str) -> None:
-    torch._dynamo.reset()
-
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -215,7 +215,6 @@ def test_the_definition_computes_in_float32_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS + CELLS)
 def test_compiled_under_autocast_it_is_one_graph_and_equal(name: str) -> None:
-    torch._dynamo.reset()
     module, x, hx = make(name)
 
     def call(v: Tensor) -> Any:

@@ -116,7 +116,6 @@ def compare_compiled(module: Any, compiled: Any, *arguments: Any) -> None:
 
 @pytest.mark.parametrize("case", COMPILED, ids=str)
 def test_compiles_to_one_graph_forward_and_backward(case: Any) -> None:
-    torch._dynamo.reset()
     name, options = case
     module = getattr(fusedrnn, name)(3, 5, batch_first=True, **options)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
@@ -129,7 +128,6 @@ def test_compiles_to_one_graph_forward_and_backward(case: Any) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_cell_compiles_to_one_graph_forward_and_backward(name: str) -> None:
-    torch._dynamo.reset()
     cell = getattr(fusedrnn, name)(3, 5)
     compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
     compare_compiled(cell, compiled, torch.randn(2, 3))
@@ -139,7 +137,6 @@ def test_cell_compiles_to_one_graph_forward_and_backward(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_module_serves_any_T_and_B_without_recompiling(name: str) -> None:
-    torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 2)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -150,7 +147,6 @@ def test_compiled_module_serves_any_T_and_B_without_recompiling(name: str) -> No
 @pytest.mark.parametrize("given", [True, False], ids=["hx given", "no hx"])
 @pytest.mark.parametrize("name", NAMES)
 def test_packed_sequences_compile_within_a_model(name: str, given: bool) -> None:
-    torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 2, bidirectional=True)
     h = torch.randn(4, 3, 5)
     hx: Any = None
@@ -167,7 +163,6 @@ def test_packed_sequences_compile_within_a_model(name: str, given: bool) -> None
 
 
 def test_compiled_dropout_module_trains_and_sees_new_weights() -> None:
-    torch._dynamo.reset()
     module: Any = fusedrnn.GRU(3, 5, 2, dropout=0.5)
     compiled: Any = torch.compile(module, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 2, 3)
@@ -183,8 +178,6 @@ def test_compiled_dropout_module_trains_and_sees_new_weights() -> None:
 
 
 def test_inductor_compiles_a_model_around_the_layer() -> None:
-    torch._dynamo.reset()
-
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -201,7 +194,6 @@ def test_inductor_compiles_a_model_around_the_layer() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reduced_overhead_trains_alike_and_keeps_earlier_results(name: str) -> None:
-    torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 2)
     compiled: Any = torch.compile(module, mode="reduce-overhead", fullgraph=True)
     for _ in range(3):  # on a GPU: warm up, capture, replay
@@ -210,7 +202,6 @@ def test_reduced_overhead_trains_alike_and_keeps_earlier_results(name: str) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transforms_compile_to_one_graph(name: str) -> None:
-    torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 2)
     weights = {k: p.detach() for k, p in module.named_parameters()}
     x = torch.randn(3, 4, 2, 3)
@@ -230,7 +221,6 @@ def test_transforms_compile_to_one_graph(name: str) -> None:
 def test_compiled_autograd_takes_the_backward_pass(name: str) -> None:
     from torch._dynamo import compiled_autograd
 
-    torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 2)
     eager = copy.deepcopy(module)
     x = torch.randn(4, 2, 3)
@@ -243,7 +233,6 @@ def test_compiled_autograd_takes_the_backward_pass(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_output_may_be_changed_in_place_within_the_graph(name: str) -> None:
-    torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 2)
     weights = list(module.parameters())
     x = torch.randn(4, 2, 3)
@@ -258,7 +247,6 @@ def test_an_output_may_be_changed_in_place_within_the_graph(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_packed_training_with_dropout_compiles(name: str) -> None:
-    torch._dynamo.reset()
     module = getattr(fusedrnn, name)(3, 5, 3, dropout=0.5)
 
     def model(data: Tensor, sizes: Tensor) -> Any:

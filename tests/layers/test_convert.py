@@ -286,7 +286,6 @@ def test_meta_modules_convert_and_are_filled_afterwards() -> None:
 
 
 def test_a_compiled_model_compiles_again_after_conversion() -> None:
-    torch._dynamo.reset()
     model = nn.Sequential(nn.GRU(3, 5))
     x = torch.randn(4, 2, 3)
     compiled: Any = torch.compile(model, backend="aot_eager")

@@ -82,7 +82,6 @@ def test_ours_is_an_instance_of_torchs_and_of_ours(name: str, way: Callable[[str
 @pytest.mark.parametrize("name", NAMES)
 def test_it_compiles_into_one_graph_and_exports(name: str, way: Callable[[str], Any]) -> None:
     module, x = way(name), input_of(name)
-    torch._dynamo.reset()
     compiled: Any = torch.compile(module, fullgraph=True, backend="aot_eager")
     close(compiled(x), module(x))
     for strict in (False, True):
@@ -115,7 +114,6 @@ class Asking(nn.Module):
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_traced_code_gets_the_answer_of_eager_code(question: str) -> None:
-    torch._dynamo.reset()
     model, x = Asking(QUESTIONS[question]), torch.randn(4, 2, 3)
     expected = model(x)
     assert len(expected) == (4 if question == "another class" else 1)
@@ -233,7 +231,6 @@ def test_every_thread_compiles_ours() -> None:
         result: Tensor = compiled(x)[0]
         return result
 
-    torch._dynamo.reset()
     module, x = fusedrnn.GRU(3, 5), torch.randn(4, 2, 3)
     with ThreadPoolExecutor(3) as pool:
         for result in pool.map(compile_whole, range(6)):

@@ -218,7 +218,6 @@ def test_shapes_are_told_as_the_caller_has_them(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
 def test_a_trace_refuses_as_a_call_does(mode: str) -> None:
-    torch._dynamo.reset()
     module, x = stacked(mode), torch.randn(T, B, I)
 
     def call(x: Tensor, lengths: Tensor, resets: Tensor) -> Any:

@@ -176,7 +176,6 @@ def compare(module: Any, compiled: Any, x: Tensor, others: Any, **given: Any) ->
 
 @pytest.mark.parametrize(("name", "every"), [("LSTM", None), ("LSTM", "auto"), ("GRU", 3)])
 def test_one_graph_serves_any_T_and_B(name: str, every: int | str | None) -> None:
-    torch._dynamo.reset()
     module = made(name, dtype=torch.float32)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
