@@ -4,10 +4,9 @@
 // the cell to gates that are still in L1. Threads that own rows never wait for each other.
 #pragma once
 
-#include "cpu/gemm.h"
+#include "cpu/panel_products.h"
 #include "cpu/states.h"
 #include "cpu/team.h"
-#include "cpu/weights.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
@@ -22,6 +21,7 @@ class Forward {
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan),
         weights_(weights()),
+        products_(a_, plan_, g_, weights_),
         keep_(params.reserve, p_, g_),
         pieces_{p_.rows(), plan.every},
         keeps_(p_.keeps_all()) {}
@@ -35,6 +35,7 @@ class Forward {
         g_(p_.cell, p_.H, kLanes<T>),
         buf_(params.workspace, p_, g_, plan, true),
         weights_(weights()),
+        products_(a_, plan_, g_, weights_),
         keep_(params.reserve, p_, g_),
         kept_c_(keep_.c),
         pieces_{p_.rows(), plan.every},
@@ -67,24 +68,21 @@ class Forward {
 
  private:
   static constexpr int W = kLanes<T>;
-  static constexpr bool kBFloat16 = !std::is_same_v<S, T>;
   static constexpr int kSlots = C::kSlots * kUnitVectors, kVectors = C::kGates * kUnitVectors;
   static constexpr int64_t kRow = kSlots * W, kDepth = kVectors * W;
   static constexpr int64_t kRecurrent = (kSlots - kVectors) * W;  // offset of the recurrent slots
 
   T* y() const { return static_cast<T*>(a_.y); }
-  static const S* stored(const void* weights) { return static_cast<const S*>(weights); }
   PackedWeights<T> weights() const {
     if (!p_.frozen) return buf_.weights;
     return PackedWeights<T>(const_cast<void*>(a_.packed), p_, g_, plan_);  // only read
   }
   bool narrow() const { return sizeof(T) == 4 && plan_.narrow; }
-  bool in_place() const { return plan_.weights == WeightsRead::kInPlace; }
-  bool in_pairs() const { return plan_.weights == WeightsRead::kPackedInPairs; }
   bool keeps_gates() const { return C::kKeepsSlots && keeps_; }
   bool by_rows() const { return plan_.split != Split::kHidden; }
   // h goes somewhere else than to y: before the projection, or because y has it.
   bool is_apart() const { return p_.projected || again_; }
+  int64_t out_stride() const { return is_apart() ? g_.width() : a_.ldy; }
 
   Range units_of(Range panels) const {
     return {panels.begin * g_.units(), panels.end * g_.units()};
@@ -187,16 +185,17 @@ class Forward {
         T* out = gates.at(panel, chunk_row(steps, t, rows), kRow);
         const T* bias = weights_.bias + panel * kRow;
         const T* x = static_cast<const T*>(a_.x) + (p_.rows().offset(t) + rows.begin) * p_.I;
-        multiply(Side::kInput, {.panel = panel,
-                                .next = panel + 1,
-                                .a = x,
-                                .a_row = p_.I,
-                                .words = words.from(word_row(steps, t, rows)),
-                                .init = bias,
-                                .init_row = 0,
-                                .c = out,
-                                .rows = n,
-                                .far = panel == panels.begin});
+        products_.multiply(Side::kInput, {.panels = {panel, panel + 1},
+                                          .back = false,
+                                          .stride = 0,
+                                          .a = x,
+                                          .a_row = p_.I,
+                                          .words = words.from(word_row(steps, t, rows)),
+                                          .init = bias,
+                                          .init_row = 0,
+                                          .c = out,
+                                          .rows = n,
+                                          .far = panel == panels.begin});
         if constexpr (kRecurrent > 0) {
           for (int64_t r = 0; r < n; ++r) {
             std::copy(bias + kDepth, bias + kRow, out + r * kRow + kDepth);
@@ -230,91 +229,6 @@ class Forward {
     }
   }
 
-  // c[rows][vectors of a panel] = init + a . w', where a is the inputs or h of the step before.
-  struct PanelProduct {
-    int64_t panel, next;  // `next` comes after this one
-    const T* a;
-    int64_t a_row;
-    WordRows words;  // a as words
-    const T* init;
-    int64_t init_row;
-    T* c;
-    int64_t rows;
-    bool far = false;  // nobody has read a yet, so it is beyond L2
-  };
-  void multiply(Side side, const PanelProduct& p) {
-    const bool input = side == Side::kInput;
-    const int64_t depth = input ? p_.I : p_.P;
-    if (narrow()) return multiply_words(side, p);
-    if constexpr (kBFloat16) {
-      if (!input && in_pairs()) {
-        constexpr int64_t kPairs = paired(kVectors) * W;
-        const auto* w = reinterpret_cast<const BFloat16Pair*>(weights_.recurrent.panels);
-        return product<T, kVectors, BFloat16Pair>({.a = p.a,
-                                                   .a_row = p.a_row,
-                                                   .depth = depth,
-                                                   .w = w + p.panel * depth * kPairs,
-                                                   .w_k = kPairs,
-                                                   .init = p.init,
-                                                   .init_row = p.init_row,
-                                                   .c = p.c,
-                                                   .c_row = kRow,
-                                                   .rows = p.rows});
-      }
-    }
-    if (!in_place()) {
-      const T* w = weights_.of(side).panels;
-      const int64_t size = depth * kDepth;
-      const bool beyond_l2 = g_.panels * size * int64_t(sizeof(T)) > kL2Bytes;
-      return product<T, kVectors>({.a = p.a,
-                                   .a_row = p.a_row,
-                                   .depth = depth,
-                                   .w = w + p.panel * size,
-                                   .w_k = kDepth,
-                                   .init = p.init,
-                                   .init_row = p.init_row,
-                                   .c = p.c,
-                                   .c_row = kRow,
-                                   .rows = p.rows,
-                                   .far = p.far,
-                                   .next = beyond_l2 ? w + p.next * size : nullptr});
-    }
-    const S* w = stored(input ? a_.w_ih : a_.w_hh);
-    for (int v = 0; v < kVectors; ++v) {
-      const GateRows gate = gate_rows(p_, g_, side, p.panel, v);
-      dot_product<T, S>({.a = p.a,
-                         .a_row = p.a_row,
-                         .w = w + gate.row * depth,
-                         .depth = depth,
-                         .units = gate.lanes,
-                         .init = p.init + v * W,
-                         .init_row = p.init_row,
-                         .c = p.c + v * W,
-                         .c_row = kRow,
-                         .rows = p.rows});
-    }
-  }
-
-  void multiply_words(Side side, const PanelProduct& p) {
-    const auto& w = weights_.of(side);
-    const int64_t at = p.panel * kDepth;
-    const auto as_float = [](auto* values) { return reinterpret_cast<float*>(values); };
-    plan_.narrow->product[kVectors - 1]({.a = p.words.words,
-                                         .a_row = p.words.row,
-                                         .depth = p.words.row,
-                                         .w = w.words + at * p.words.row,
-                                         .init = as_float(const_cast<T*>(p.init)),
-                                         .init_row = p.init_row,
-                                         .c = as_float(p.c),
-                                         .c_row = kRow,
-                                         .rows = p.rows,
-                                         .tail = W,
-                                         .at = {0, W, 2 * W, 3 * W},
-                                         .a_scale = p.words.scales,
-                                         .w_scale = w.scales + at,
-                                         .w_offset = w.offsets + at});
-  }
-
   // One step: panel by panel, so that the cell finds its gates in L1, but of few rows several
   // panels together (kGateBytesTogether).
   void step(int64_t t, const Own& own, const GateChunk<T>& gates, int64_t chunk_row) {
@@ -331,31 +245,28 @@ class Forward {
     const int64_t rows = std::max<int64_t>(slice.size(), 1);
     const int64_t together =
         std::max<int64_t>(kGateBytesTogether / (rows * kRow * int64_t(sizeof(T))), 1);
-    const auto each = [&](Range some, const auto& work) {
-      for (int64_t n = some.begin; n < some.end; ++n) {
-        const int64_t panel = to_and_fro(panels, n, t);
-        for (int i = 0; i < segments.count; ++i) {
-          const Segment<T>& s = segments.item[i];
-          work(panel, s, gates.at(panel, chunk_row + s.rows.begin - slice.begin, kRow));
-        }
-      }
-    };
     for (int64_t from = panels.begin; from < panels.end; from += together) {
-      const Range some{from, std::min(from + together, panels.end)};
-      each(some, [&](int64_t panel, const Segment<T>& s, T* out) {
-        if (!s.h_prev) return;
-        T* recurrent = out + kRecurrent;
-        multiply(Side::kRecurrent, {.panel = panel,
-                                    .next = t % 2 ? panel - 1 : panel + 1,
-                                    .a = s.h_prev,
-                                    .a_row = s.stride,
-                                    .words = words.from(s.rows.begin),
-                                    .init = recurrent,
-                                    .init_row = kRow,
-                                    .c = recurrent,
-                                    .rows = s.rows.size()});
-      });
-      each(some, [&](int64_t panel, const Segment<T>& s, T* out) { cells(t, panel, s, out); });
+      const int64_t last = std::min(from + together, panels.end) - 1;
+      const auto [first, final] =
+          std::minmax({to_and_fro(panels, from, t), to_and_fro(panels, last, t)});
+      const Range some{first, final + 1};
+      for (int i = 0; i < segments.count; ++i) {
+        const Segment<T>& s = segments.item[i];
+        T* const out = gates.at(first, chunk_row + s.rows.begin - slice.begin, kRow);
+        if (s.h_prev) {
+          products_.multiply(Side::kRecurrent, {.panels = some,
+                                                .back = t % 2 != 0,
+                                                .stride = gates.panel_stride,
+                                                .a = s.h_prev,
+                                                .a_row = s.stride,
+                                                .words = words.from(s.rows.begin),
+                                                .init = out + kRecurrent,
+                                                .init_row = kRow,
+                                                .c = out + kRecurrent,
+                                                .rows = s.rows.size()});
+        }
+        cells(t, some, s, {out, gates.panel_stride});
+      }
     }
   }
 
@@ -371,53 +282,79 @@ class Forward {
     segments.read(buf_.h_cut, p_.P);
   }
 
-  // The cell over one panel of one segment, on gates just made. A row is one long chain of
-  // instructions. Without AVX-512 the machine does not look far enough ahead to begin the next row
-  // meanwhile: there two shorter chains, one after the other, are faster (Zen 3: 93 and 75 cycles a
-  // vector of an LSTM).
-  void cells(int64_t t, int64_t panel, const Segment<T>& s, T* gates) {
-    for (int u = 0; u < kUnitVectors; ++u, gates += C::kSlots * W) {
-      const int64_t unit = panel * g_.units() + u * W;
-      if (unit >= p_.H) return;
-      if constexpr (kInParts) {
-        if (s.rows.size() > 1) {
-          cell<true, false>(t, unit, s, gates);
-          cell<false, true>(t, unit, s, gates);
-          continue;
+  // Vectors that go through the cell one after the other: a vector of units of several rows, or of
+  // several panels of one row.
+  struct Strides {
+    int64_t slots, h, c, c_out, out;
+  };
+  struct Vectors {
+    int64_t unit, count;  // the first one's units
+    T* slots;
+    Strides by;
+  };
+
+  // The cell over some panels of one segment, on gates just made.
+  void cells(int64_t t, Range panels, const Segment<T>& s, GateChunk<T> gates) {
+    const int64_t units = g_.units();
+    const bool one_row = s.rows.size() == 1;
+    const int64_t at_once = one_row ? panels.size() : 1;
+    const Strides by = one_row ? Strides{gates.panel_stride, units, units, units, units}
+                               : Strides{kRow, s.stride, g_.width(), a_.ldc, out_stride()};
+    for (int64_t panel = panels.begin; panel < panels.end; panel += at_once) {
+      for (int u = 0; u < kUnitVectors; ++u) {
+        const int64_t unit = panel * units + u * W;
+        if (unit >= p_.H) break;
+        T* const slots = gates.at(panel - panels.begin, 0, kRow) + u * C::kSlots * W;
+        // Of one row those vectors that are whole, and the one where H ends.
+        const int64_t whole = std::min((p_.H - unit - W + units) / units, at_once);
+        const int64_t count = one_row ? whole : s.rows.size();
+        in_parts(t, s, {unit, count, slots, by});
+        if (one_row && whole < at_once && unit + whole * units < p_.H) {
+          in_parts(t, s, {unit + whole * units, 1, slots + whole * by.slots, by});
         }
       }
-      cell<true, true>(t, unit, s, gates);
     }
+  }
+  // A vector is one long chain of instructions. Without AVX-512 the machine does not look far
+  // enough ahead to begin the next one meanwhile: there two shorter chains, one after the other,
+  // are faster (Zen 3: 93 and 75 cycles a vector of an LSTM).
+  void in_parts(int64_t t, const Segment<T>& s, const Vectors& v) {
+    if constexpr (kInParts) {
+      if (v.count > 1) {
+        cell<true, false>(t, s, v);
+        cell<false, true>(t, s, v);
+        return;
+      }
+    }
+    cell<true, true>(t, s, v);
   }
 
   static constexpr bool kInParts = C::kBegun && W * sizeof(T) < 64;
 
   template <bool kBegins, bool kFinishes>
-  void cell(int64_t t, int64_t unit, const Segment<T>& s, T* slot) {
+  void cell(int64_t t, const Segment<T>& s, const Vectors& vectors) {
     using V = Vec<T>;
-    const int lanes = int(std::min<int64_t>(p_.H - unit, W));
-    // All that the rows share is read before the first store: as far as the compiler knows, a store
-    // may be to `this`, and it would read everything again after each.
+    // All that they share is read before the first store: as far as the compiler knows, a store may
+    // be to `this`, and it would read everything again after each.
+    const Vectors v = vectors;
+    const int lanes = int(std::min<int64_t>(p_.H - v.unit, W));
     const bool training = keeps_;
-    const int64_t rows = s.rows.size(), width = g_.width(),
-                  first = p_.rows().offset(t) + s.rows.begin;
-    const T* h_before = s.h_prev ? s.h_prev + unit : nullptr;
-    const int64_t h_stride = s.stride;
-    T* c_state = buf_.c + s.rows.begin * width + unit;
-    T* c_kept = keep_.c + first * width + unit;
-    T* out = (is_apart() ? hidden(t, s.rows.begin) : y() + first * a_.ldy) + unit;
-    const int64_t out_stride = is_apart() ? width : a_.ldy;
+    const int64_t width = g_.width(), first = p_.rows().offset(t) + s.rows.begin;
+    const T* h_before = s.h_prev ? s.h_prev + v.unit : nullptr;
+    T* c_state = buf_.c + s.rows.begin * width + v.unit;
+    T* c_kept = keep_.c + first * width + v.unit;
+    T* out = (is_apart() ? hidden(t, s.rows.begin) : y() + first * a_.ldy) + v.unit;
     const int out_lanes = is_apart() ? W : lanes;
-    T* c_out = C::kHasC && a_.c ? static_cast<T*>(a_.c) + first * a_.ldc + unit : nullptr;
-    const int64_t c_stride = a_.ldc;
-    for (int64_t r = 0; r < rows; ++r, slot += kRow) {
+    T* c_out = C::kHasC && a_.c ? static_cast<T*>(a_.c) + first * a_.ldc + v.unit : nullptr;
+    T* slot = v.slots;
+    for (int64_t r = 0; r < v.count; ++r, slot += v.by.slots) {
       V x[C::kSlots];
 #pragma GCC unroll 4
       for (int i = 0; i < C::kSlots; ++i) x[i] = V::load(slot + i * W);
       V c{}, h_prev{}, h{};
-      if constexpr (C::kHasC) c = V::load(c_state + r * width);
+      if constexpr (C::kHasC) c = V::load(c_state + r * v.by.c);
       if constexpr (C::kUsesPreviousH && kFinishes) {
-        h_prev = h_before ? V::load(h_before + r * h_stride, lanes) : V(T(0));
+        h_prev = h_before ? V::load(h_before + r * v.by.h, lanes) : V(T(0));
       }
       if constexpr (kBegins && kFinishes) {
         h = C::forward(x, h_prev, c);
@@ -427,9 +364,9 @@ class Forward {
         h = C::finish(x, h_prev, c);
       }
       if constexpr (C::kHasC && kBegins) {
-        c.store(c_state + r * width);
-        if (training) c.store(c_kept + r * width);
-        if (c_out) c.store(c_out + r * c_stride, lanes);
+        c.store(c_state + r * v.by.c);
+        if (training) c.store(c_kept + r * v.by.c);
+        if (c_out) c.store(c_out + r * v.by.c_out, lanes);
       }
       if constexpr (C::kKeepsSlots) {
 #pragma GCC unroll 4
@@ -440,7 +377,7 @@ class Forward {
           if (handed_on || (training && (begun || finished))) x[i].store(slot + i * W);
         }
       }
-      if constexpr (kFinishes) h.store(out + r * out_stride, out_lanes);
+      if constexpr (kFinishes) h.store(out + r * v.by.out, out_lanes);
     }
   }
 
@@ -485,6 +422,7 @@ class Forward {
   const Geometry g_;
   const ForwardBuffers<T> buf_;
   const PackedWeights<T> weights_;
+  const PanelProducts<T, kVectors, kSlots, S> products_;
   Reserve<T> keep_;
   const T* const kept_c_ = nullptr;  // of the steps before borders
   const Pieces pieces_;

@@ -203,9 +203,9 @@ struct WordRows {
   int64_t row;    // words a row
 
   WordRows(Arena& arena, int64_t rows, int64_t n, const Narrow* narrow)
-      : words(arena.take<uint32_t>(narrow ? rows * words_of(narrow->dtype, n) : 0)),
+      : words(arena.take<uint32_t>(narrow ? rows * row_words(*narrow, n) : 0)),
         scales(arena.take<float>(narrow ? rows : 0)),
-        row(narrow ? words_of(narrow->dtype, n) : 0) {}
+        row(narrow ? row_words(*narrow, n) : 0) {}
   WordRows from(int64_t first) const {
     WordRows rest = *this;
     rest.words += first * row;

@@ -13,7 +13,8 @@ namespace fusedrnn::cpu {
 
 // C[row] = init[row] + A[row] . W, vectors of float32.
 struct NarrowProduct {
-  // Words along k: those of row r and block b at a + r * a_row + b * a_block.
+  // Words along k: those of row r and block b at a + r * a_row + b * a_block. Only bfloat16 has
+  // more blocks than one.
   const uint32_t* a;
   int64_t a_row;
   int64_t a_block = 0;
@@ -32,14 +33,15 @@ struct NarrowProduct {
   const int32_t* w_offset = nullptr;  // likewise: kZero times the sum of a column of W
 };
 
-// The int8 numbers of A are stored with this added: the instructions want one side unsigned.
+// The instructions for int8 want one side unsigned, so the numbers of A are stored with this added,
+// or as magnitudes and signs.
 constexpr int kZero = 128;
 
 // Rows of float32 that are to become words.
 struct WideRows {
   const float* from;
   int64_t stride, rows, n;
-  uint32_t* to;  // what is left of a row's last word is zero
+  uint32_t* to;  // what is left of a row's last word is the number zero
   int64_t to_stride;
   float* scales;  // int8: of each row
 };
@@ -53,12 +55,19 @@ struct Narrow {
   void (*narrow)(const WideRows& rows);
   // bfloat16: n words of two rows' elements, the first's in the low half; null: zeros.
   void (*pair)(const float* low, const float* high, int64_t n, uint32_t* to);
+  // int8: a row of A is pairs of words, magnitudes and signs (isa/narrow_int8_signs.h).
+  bool signs = false;
 };
 
 // Numbers of a word, and words of n numbers.
 constexpr int64_t per_word(DType dtype) { return 4 / size_of(dtype); }
 constexpr int64_t words_of(DType dtype, int64_t n) {
   return (n + per_word(dtype) - 1) / per_word(dtype);
+}
+// Words of a row of A, of n numbers.
+constexpr int64_t row_words(const Narrow& narrow, int64_t n) {
+  const int64_t words = words_of(narrow.dtype, n);
+  return narrow.signs ? 2 * words + 1 : words;
 }
 
 // The fastest table that this machine can run, of so many lanes; null where there is none.

@@ -23,7 +23,7 @@ from support.paths import TESTS
 EMULATED = TESTS / "kernels" / "cpp" / "emulated_avx512.cpp"
 NARROW = TESTS / "kernels" / "cpp" / "emulated_narrow.cpp"
 TILES = TESTS / "kernels" / "cpp" / "tiles_test.cpp"
-INT8 = TESTS / "kernels" / "cpp" / "int8_test.cpp"
+INT8 = [TESTS / "kernels" / "cpp" / name for name in ("int8_test.cpp", "emulated_int8.cpp")]
 PROGRAM = TESTS / "kernels" / "cpp" / "kernels_test.cpp"
 FROZEN_PROGRAM = TESTS / "kernels" / "cpp" / "frozen_test.cpp"
 
@@ -141,7 +141,7 @@ def test_products_of_int8_are_those_of_integers(
     if build == "thread":
         return  # a product runs on one
     program = str(tmp_path / "int8_test")
-    test = compiled(compiler(), [INT8], ["-O1", "-Wno-psabi"], tmp_path)
+    test = compiled(compiler(), INT8, ["-O1", "-Wno-psabi"], tmp_path)
     output_of([*compiler(), *test, *objects, *BUILDS[build], "-pthread", "-o", program])
     assert output_of([program]).endswith(" results, 0 failures\n")
 

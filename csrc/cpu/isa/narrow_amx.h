@@ -4,7 +4,7 @@
 //
 //   add<C, A, B>()                  adds the products of tiles A and B to C
 //   kExact                          whether C holds integers, which F::result makes float32 of
-//   result(sums, p, row, v, init)   as in narrow_tile.h
+//   Rest, result()                  as in narrow_tile.h
 //
 // Every row is summed in one order, whichever tile it falls into, so its bits do not depend on how
 // many rows there are. For that few rows use tiles as well: the time of one goes with its rows.
@@ -86,9 +86,10 @@ void finish_tile(const NarrowProduct& p, int64_t row, int rows, int v, int lanes
   using V = Vec<float>;
   alignas(64) typename F::Sums sums[kTileSide];
   F::Tiles::template store<kTile>(sums, sizeof sums[0]);
+  const typename F::Rest rest(p);
   for (int r = 0; r < rows; ++r, ++row) {
     const V init = p.init ? V::load(p.init + row * p.init_row + p.at[v], lanes) : V(0.0f);
-    F::result(sums[r], p, row, v, init).store(p.c + row * p.c_row + p.at[v], lanes);
+    F::result(rest, sums[r], row, v, init).store(p.c + row * p.c_row + p.at[v], lanes);
   }
 }
 

@@ -16,8 +16,10 @@ struct TilesOfBFloat16 {
   static FUSEDRNN_INLINE void add() {
     Tiles::template add_bfloat16<kC, kA, kB>();
   }
-  static FUSEDRNN_INLINE Vec<float> result(Sums sums, const NarrowProduct&, int64_t, int,
-                                           Vec<float> init) {
+  struct Rest {
+    explicit Rest(const NarrowProduct&) {}
+  };
+  static FUSEDRNN_INLINE Vec<float> result(Rest, Sums sums, int64_t, int, Vec<float> init) {
     return Vec<float>(sums) + init;
   }
 };

@@ -8,7 +8,7 @@ FUSEDRNN_BEGIN_TARGET("avx2,fma")
 #define FUSEDRNN_NARROW_NAME "avx2_int8"
 #define FUSEDRNN_VECTOR_BYTES 32
 #define FUSEDRNN_KEEP(x) asm("" : "+x"(x))
-#include "cpu/isa/narrow_int8_pairs.h"
+#include "cpu/isa/narrow_int8_signs.h"
 FUSEDRNN_END_TARGET
 
 #endif

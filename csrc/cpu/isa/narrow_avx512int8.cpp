@@ -13,7 +13,7 @@ FUSEDRNN_BEGIN_TARGET("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")
 #define FUSEDRNN_NARROW_NAME "avx512_int8"
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_KEEP(x) asm("" : "+v"(x))
-#include "cpu/isa/narrow_int8_pairs.h"
+#include "cpu/isa/narrow_int8_signs.h"
 FUSEDRNN_END_TARGET
 
 #endif

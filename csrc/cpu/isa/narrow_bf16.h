@@ -11,7 +11,7 @@ typedef uint16_t HalfOfHalves __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES /
 
 struct BFloat16Words {
   using Sums = Vec<float>::Type;
-  static FUSEDRNN_INLINE Words factor(uint32_t word) { return int32_t(word) - Words{}; }
+  static FUSEDRNN_INLINE Words factor(const uint32_t* a, int64_t k) { return splat(a[k]); }
   static FUSEDRNN_INLINE void add(Sums& sums, Words factor, Words w) {
 #ifdef FUSEDRNN_BY_LANE
     sums = Sums(_mm512_dpbf16_ps(sums, factor, w));
@@ -19,8 +19,10 @@ struct BFloat16Words {
     asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(factor), "v"(w));
 #endif
   }
-  static FUSEDRNN_INLINE Vec<float> result(Sums sums, const NarrowProduct&, int64_t, int,
-                                           Vec<float> init) {
+  struct Rest {
+    explicit Rest(const NarrowProduct&) {}
+  };
+  static FUSEDRNN_INLINE Vec<float> result(Rest, Sums sums, int64_t, int, Vec<float> init) {
     return Vec<float>(sums) + init;
   }
 };

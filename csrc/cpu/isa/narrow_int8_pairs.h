@@ -1,9 +1,8 @@
-// int8 without an instruction for four products: numbers of 16 bits are multiplied in pairs, the
-// even ones and the odd ones of a word. That is exact. vpmaddubsw, which takes int8 as it is,
-// saturates from two products of 128 * 128 on.
+// int8 for vectors of 16 bytes: numbers of 16 bits are multiplied in pairs, the even ones and the
+// odd ones of a word. SSE2 multiplies none of 8 bits.
 #pragma once
 
-#include "cpu/isa/narrow_int8.h"
+#include "cpu/isa/narrow_int8_rows.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
@@ -12,8 +11,8 @@ struct Pairs : Int8Sums {
   struct Factor {
     Words even, odd;  // [two numbers of 16 bits]
   };
-  static FUSEDRNN_INLINE Factor factor(uint32_t word) {
-    return {int32_t(word & 0x00ff00ff) - Words{}, int32_t(word >> 8 & 0x00ff00ff) - Words{}};
+  static FUSEDRNN_INLINE Factor factor(const uint32_t* a, int64_t k) {
+    return {splat(a[k] & 0x00ff00ff), splat(a[k] >> 8 & 0x00ff00ff)};
   }
   static FUSEDRNN_INLINE void add(Sums& sums, const Factor& factor, Words w) {
     typedef int16_t Halves __attribute__((vector_size(FUSEDRNN_VECTOR_BYTES)));
@@ -22,11 +21,7 @@ struct Pairs : Int8Sums {
   }
   // The sums of the products of both halves of a word.
   static FUSEDRNN_INLINE Words pair_sums(Words a, Words b) {
-#if FUSEDRNN_AVX512
-    return Words(_mm512_madd_epi16(__m512i(a), __m512i(b)));
-#elif FUSEDRNN_AVX2
-    return Words(_mm256_madd_epi16(__m256i(a), __m256i(b)));
-#elif defined(__SSE2__)
+#if defined(__SSE2__)
     return Words(_mm_madd_epi16(__m128i(a), __m128i(b)));
 #else
     return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);

@@ -2,9 +2,10 @@
 // unit. A format F says what a word's products are added to and by which instruction:
 //
 //   Sums                            a vector of sums
-//   factor(word)                    a word of A for all lanes, as add() takes it
+//   factor(a, k)                    word k of a row of A for all lanes, as add() takes it
 //   add(sums, factor, w)            adds its products with a vector of words of W
-//   result(sums, p, row, v, init)   init and the sums of vector v, in float32
+//   Rest(p)                         what result() has of the product
+//   result(rest, sums, row, v, init)   init and the sums of vector v, in float32
 #pragma once
 
 #include "cpu/gemm.h"
@@ -19,6 +20,8 @@ FUSEDRNN_INLINE Words load_words(const uint32_t* p) {
   return Words(Vec<float>::load(reinterpret_cast<const float*>(p)).v);
 }
 
+FUSEDRNN_INLINE Words splat(uint32_t word) { return int32_t(word) - Words{}; }
+
 // One word of each row.
 template <class F, int NV, int R>
 FUSEDRNN_INLINE void add_words(typename F::Sums (&acc)[R][NV], const uint32_t* const (&a)[R],
@@ -31,7 +34,7 @@ FUSEDRNN_INLINE void add_words(typename F::Sums (&acc)[R][NV], const uint32_t* c
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const auto factor = F::factor(a[r][k]);
+    const auto factor = F::factor(a[r], k);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) F::add(acc[r][v], factor, x[v]);
   }
@@ -67,15 +70,28 @@ __attribute__((noinline)) void narrow_tile(const NarrowProduct& p, int64_t row) 
     for (int64_t k = 0; k < p.depth; ++k, w += NV * W) add_words<F, NV, R>(acc, a, k, w);
   }
 
+  // What p says is read before the first store, which as far as the compiler knows may be to `p`.
+  const typename F::Rest rest(p);
+  const int64_t c_row = p.c_row, init_row = p.init_row;
+  const int tail = p.tail;
+  int64_t at[NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) at[v] = p.at[v];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r, c += p.c_row) {
+  for (int r = 0; r < R; ++r, c += c_row) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
-      const int lanes = v == NV - 1 ? p.tail : W;
-      const V begin = init ? V::load(init + p.at[v], lanes) : V(0.0f);
-      F::result(acc[r][v], p, row + r, v, begin).store(c + p.at[v], lanes);
+      const bool whole = v < NV - 1 || tail == W;
+      V begin(0.0f);
+      if (init) begin = whole ? V::load(init + at[v]) : V::load(init + at[v], tail);
+      const V sum = F::result(rest, acc[r][v], row + r, v, begin);
+      if (whole) {
+        sum.store(c + at[v]);
+      } else {
+        sum.store(c + at[v], tail);
+      }
     }
-    if (init) init += p.init_row;
+    if (init) init += init_row;
   }
 }
 

@@ -2,13 +2,13 @@
 // of A are unsigned, those of W signed, and nothing saturates.
 #pragma once
 
-#include "cpu/isa/narrow_int8.h"
+#include "cpu/isa/narrow_int8_rows.h"
 
 namespace fusedrnn::cpu::FUSEDRNN_ISA {
 namespace {
 
 struct Quads : Int8Sums {
-  static FUSEDRNN_INLINE Words factor(uint32_t word) { return int32_t(word) - Words{}; }
+  static FUSEDRNN_INLINE Words factor(const uint32_t* a, int64_t k) { return splat(a[k]); }
   static FUSEDRNN_INLINE void add(Sums& sums, Words factor, Words w) {
     sums = FUSEDRNN_DPBUSD(sums, factor, w);
   }

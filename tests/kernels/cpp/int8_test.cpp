@@ -1,6 +1,6 @@
-// The products of int8 by every table that this machine can run, and by AVX-VNNI's with its
-// instruction emulated: beside sums in integers, and bit by bit where the machine has FMA. Blocks
-// of memory end where their contents do, for AddressSanitizer.
+// The products of int8 by every table that this machine can run, and by AVX-VNNI's and AVX-512's
+// with their instructions emulated: beside sums in integers, and bit by bit where the machine has
+// FMA. Blocks of memory end where their contents do, for AddressSanitizer.
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -15,7 +15,7 @@ FUSEDRNN_BEGIN_TARGET("avx2,fma")
 #define FUSEDRNN_VECTOR_BYTES 32
 #define FUSEDRNN_KEEP(x)
 #define FUSEDRNN_DPBUSD(sums, a, w) by_lane(sums, a, w)
-#include "cpu/isa/narrow_int8.h"
+#include "cpu/isa/narrow_int8_rows.h"
 namespace fusedrnn::cpu::emulated {
 namespace {
 inline Words by_lane(Words sums, Words a, Words w) {
@@ -30,6 +30,8 @@ inline Words by_lane(Words sums, Words a, Words w) {
 }  // namespace fusedrnn::cpu::emulated
 #include "cpu/isa/narrow_vnni.h"
 FUSEDRNN_END_TARGET
+
+FUSEDRNN_NARROW_TABLE(emulated_avx512int8)
 #endif
 
 namespace {
@@ -44,6 +46,7 @@ std::vector<const Narrow*> tables() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     all.push_back(&avx2int8::table());
     all.push_back(&emulated::table());
+    all.push_back(&emulated_avx512int8::table());
     if (has_avx_vnni()) all.push_back(&avxvnni::table());
   }
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
@@ -71,12 +74,18 @@ void run(const Narrow& table, const Case& of, std::mt19937& random) {
   std::uniform_int_distribution<int> any(-127, 127);
   const int64_t depth = words_of(table.dtype, of.n), W = table.lanes, width = of.vectors * W;
   std::vector<float> x(of.rows * of.n), scales(of.rows), w_scale(width), init(width);
-  std::vector<uint32_t> a(of.rows * depth), w(depth * width);
+  const int64_t a_row = row_words(table, of.n);
+  std::vector<uint32_t> a(of.rows * a_row), w(depth * width);
   std::vector<int32_t> offset(width);
-  for (float& each : x) each = of.extreme ? 1.0f : normal(random);
-  table.narrow({x.data(), of.n, of.rows, of.n, a.data(), depth, scales.data()});
+  for (int64_t i = 0; i < int64_t(x.size()); ++i) {
+    x[i] = !of.extreme ? normal(random) : i / of.n % 2 ? -1.0f : 1.0f;
+  }
+  table.narrow({x.data(), of.n, of.rows, of.n, a.data(), a_row, scales.data()});
   const auto rounded = [&](int64_t r, int64_t k) {
-    return int(reinterpret_cast<const uint8_t*>(a.data() + r * depth)[k]) - kZero;
+    const auto* row = reinterpret_cast<const uint8_t*>(a.data() + r * a_row);
+    if (!table.signs) return int(row[k]) - kZero;
+    const int64_t at = k / 4 * 8 + k % 4;
+    return int(row[at]) * (row[at + 4] ? -1 : 1);
   };
   for (int64_t r = 0; r < of.rows; ++r) {
     float most = 0;
@@ -101,7 +110,7 @@ void run(const Narrow& table, const Case& of, std::mt19937& random) {
   std::vector<float> c((of.rows - 1) * width + (of.vectors - 1) * W + of.tail, std::nanf(""));
   init.resize((of.vectors - 1) * W + of.tail);
   table.product[of.vectors - 1]({.a = a.data(),
-                                 .a_row = depth,
+                                 .a_row = a_row,
                                  .depth = depth,
                                  .w = w.data(),
                                  .init = init.data(),
