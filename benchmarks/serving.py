@@ -68,6 +68,11 @@ def products(name: str) -> str:
     return fusedrnn.freeze(fusedrnn.LSTM(1, 1), DTYPES[name])._stack.products
 
 
+def adds_four_products() -> bool:
+    """Whether an instruction does; vpmaddubsw adds two."""
+    return bool(re.search("vnni|amx", products("int8")))
+
+
 def quantized_by_onnxruntime(model: bytes) -> bytes:
     """With DynamicQuantizeLSTM for LSTM. Where it has no instructions but vpmaddubsw, whose sums of
     16 bits saturate, weights get 7 bits, as its documentation says: with 8 an LSTM's output is off
@@ -79,7 +84,7 @@ def quantized_by_onnxruntime(model: bytes) -> bytes:
         plain.write_bytes(model)
         logging.disable(logging.WARNING)  # that the model was not simplified before
         try:
-            saturates = not re.search("vnni|amx", products("int8"))
+            saturates = not adds_four_products()
             how = {"weight_type": QuantType.QInt8, "reduce_range": saturates}
             quantize_dynamic(plain, small, op_types_to_quantize=["LSTM"], **how)
         finally:
@@ -148,7 +153,8 @@ def measure(layer: Layer, threads: int, installed: Sequence[str], seconds: float
             calls = max(1, math.ceil(timing.ROUND_SECONDS / once[side.name]))
             taken[side.name].append(peers.settled(side.call, calls))
     ms, ratios = timing.medians_and_ratios(taken, INT8)
-    least = 1.5 if layer.B > 1 else 1.8 if layer.H < 512 else 2.5
+    of_bytes, of_products = 1.8 if layer.H < 512 else 2.5, 1.5 if adds_four_products() else 1.0
+    least = of_bytes if layer.B == 1 else of_products
     return Called(f"{layer.group}: {about}", threads, len(taken[INT8]), ms, ratios, errors, least)
 
 
