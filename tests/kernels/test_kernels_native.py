@@ -89,6 +89,12 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, str]:
     return dict(zip(sources, objects, strict=True))
 
 
+def all_but(replaced: list[str], place: pytest.TempPathFactory) -> list[str]:
+    """The optimized kernels, some sources left out."""
+    made = objects_of("optimized", place)
+    return [path for path in made if Path(path).stem.removeprefix("isa_") not in replaced]
+
+
 # No emulator at hand runs AVX-512: QEMU and Valgrind stop at AVX2.
 @pytest.mark.skipif(AVX512, reason="AVX-512 is here and tested as itself")
 @pytest.mark.skipif("avx2" not in _C.cpu_isas(), reason="needs AVX2")
@@ -96,8 +102,7 @@ def test_the_avx512_kernels_match_the_scalar_reference_lane_by_lane(
     emulated: dict[Path, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     objects = [emulated[EMULATED], emulated[PROGRAM]]
-    others = objects_of("optimized", tmp_path_factory)
-    objects += [path for path in others if not path.endswith("kernels_baseline.o")]
+    objects += all_but(["kernels_baseline"], tmp_path_factory)
     program = str(tmp_path / "kernels_test")
     output_of([*compiler(), *objects, "-pthread", "-o", program])
     said = output_of([program, "3"], FUSEDRNN_CPU_ISA="baseline")
@@ -114,10 +119,8 @@ def test_layers_match_the_scalar_reference_on_emulated_bfloat16(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    objects = [*emulated.values()]
-    replaced = ("narrow", *(() if AVX512 else ("kernels_baseline",)))
-    others = objects_of("optimized", tmp_path_factory)
-    objects += [path for path in others if Path(path).stem.removeprefix("isa_") not in replaced]
+    replaced = ["narrow", *([] if AVX512 else ["kernels_baseline"])]
+    objects = [*emulated.values(), *all_but(replaced, tmp_path_factory)]
     program = str(tmp_path / "kernels_test")
     output_of([*compiler(), *objects, "-pthread", "-o", program])
     isa = "avx512" if AVX512 else "baseline"

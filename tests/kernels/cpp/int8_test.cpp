@@ -68,34 +68,54 @@ struct Case {
   bool extreme;  // the numbers whose products vpmaddubsw would saturate
 };
 
-// Rounds random rows and multiplies them by random columns.
+// Random rows, rounded by a table.
+struct Rows {
+  const Narrow& table;
+  int64_t n, stride;
+  std::vector<float> x, scales;
+  std::vector<uint32_t> words;
+
+  Rows(const Narrow& by, const Case& of, std::mt19937& random)
+      : table(by),
+        n(of.n),
+        stride(row_words(by, of.n)),
+        x(of.rows * of.n),
+        scales(of.rows),
+        words(of.rows * stride) {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < int64_t(x.size()); ++i) {
+      x[i] = !of.extreme ? normal(random) : i / n % 2 ? -1.0f : 1.0f;
+    }
+    table.narrow({x.data(), n, of.rows, n, words.data(), stride, scales.data()});
+  }
+
+  int rounded(int64_t r, int64_t k) const {
+    const auto* row = reinterpret_cast<const uint8_t*>(words.data() + r * stride);
+    if (!table.signs) return int(row[k]) - kZero;
+    const int64_t at = k / 4 * 8 + k % 4;
+    return int(row[at]) * (row[at + 4] ? -1 : 1);
+  }
+  void check(int64_t r) const {
+    float most = 0;
+    for (int64_t k = 0; k < n; ++k) most = std::fmax(most, std::fabs(x[r * n + k]));
+    if (scales[r] != most / 127) fail(table, "scale", r, 0);
+    for (int64_t k = 0; k < n; ++k, ++checked) {
+      const float exact = x[r * n + k] / most * 127;
+      if (std::fabs(float(rounded(r, k)) - exact) > 0.5001f) fail(table, "rounded", r, k);
+    }
+  }
+};
+
+// Multiplies random rows by random columns.
 void run(const Narrow& table, const Case& of, std::mt19937& random) {
   std::normal_distribution<float> normal;
   std::uniform_int_distribution<int> any(-127, 127);
   const int64_t depth = words_of(table.dtype, of.n), W = table.lanes, width = of.vectors * W;
-  std::vector<float> x(of.rows * of.n), scales(of.rows), w_scale(width), init(width);
-  const int64_t a_row = row_words(table, of.n);
-  std::vector<uint32_t> a(of.rows * a_row), w(depth * width);
+  const Rows rows(table, of, random);
+  for (int64_t r = 0; r < of.rows; ++r) rows.check(r);
+  std::vector<float> w_scale(width), init(width);
+  std::vector<uint32_t> w(depth * width);
   std::vector<int32_t> offset(width);
-  for (int64_t i = 0; i < int64_t(x.size()); ++i) {
-    x[i] = !of.extreme ? normal(random) : i / of.n % 2 ? -1.0f : 1.0f;
-  }
-  table.narrow({x.data(), of.n, of.rows, of.n, a.data(), a_row, scales.data()});
-  const auto rounded = [&](int64_t r, int64_t k) {
-    const auto* row = reinterpret_cast<const uint8_t*>(a.data() + r * a_row);
-    if (!table.signs) return int(row[k]) - kZero;
-    const int64_t at = k / 4 * 8 + k % 4;
-    return int(row[at]) * (row[at + 4] ? -1 : 1);
-  };
-  for (int64_t r = 0; r < of.rows; ++r) {
-    float most = 0;
-    for (int64_t k = 0; k < of.n; ++k) most = std::fmax(most, std::fabs(x[r * of.n + k]));
-    if (scales[r] != most / 127) fail(table, "scale", r, 0);
-    for (int64_t k = 0; k < of.n; ++k, ++checked) {
-      const float exact = x[r * of.n + k] / most * 127;
-      if (std::fabs(float(rounded(r, k)) - exact) > 0.5001f) fail(table, "rounded", r, k);
-    }
-  }
   const auto weight = [&](int64_t k, int64_t i) -> int8_t& {
     return reinterpret_cast<int8_t*>(&w[k / 4 * width + i])[k % 4];
   };
@@ -109,8 +129,8 @@ void run(const Narrow& table, const Case& of, std::mt19937& random) {
   }
   std::vector<float> c((of.rows - 1) * width + (of.vectors - 1) * W + of.tail, std::nanf(""));
   init.resize((of.vectors - 1) * W + of.tail);
-  table.product[of.vectors - 1]({.a = a.data(),
-                                 .a_row = a_row,
+  table.product[of.vectors - 1]({.a = rows.words.data(),
+                                 .a_row = rows.stride,
                                  .depth = depth,
                                  .w = w.data(),
                                  .init = init.data(),
@@ -120,14 +140,14 @@ void run(const Narrow& table, const Case& of, std::mt19937& random) {
                                  .rows = of.rows,
                                  .tail = of.tail,
                                  .at = {0, W, 2 * W, 3 * W},
-                                 .a_scale = scales.data(),
+                                 .a_scale = rows.scales.data(),
                                  .w_scale = w_scale.data(),
                                  .w_offset = offset.data()});
   for (int64_t r = 0; r < of.rows; ++r) {
     for (int64_t i = 0; i < int64_t(init.size()); ++i, ++checked) {
       int64_t sum = 0;
-      for (int64_t k = 0; k < of.n; ++k) sum += int64_t(rounded(r, k)) * weight(k, i);
-      const float scale = scales[r] * w_scale[i], got = c[r * width + i];
+      for (int64_t k = 0; k < of.n; ++k) sum += int64_t(rows.rounded(r, k)) * weight(k, i);
+      const float scale = rows.scales[r] * w_scale[i], got = c[r * width + i];
       const float expected = std::fmaf(float(sum), scale, init[i]);
       const bool fused = table.lanes > 4;  // the others round a product by itself
       const float slack = fused ? 0 : 1e-6f * (std::fabs(float(sum) * scale) + 1);
