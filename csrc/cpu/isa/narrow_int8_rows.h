@@ -57,7 +57,7 @@ FUSEDRNN_INLINE Bytes bytes_of(const Words (&from)[4]) {
   }(std::make_index_sequence<kLanes<float>>());
 #else
   typedef int8_t Quarter __attribute__((vector_size(kLanes<float>)));
-  Bytes bytes;
+  Bytes bytes{};
   for (int v = 0; v < 4; ++v) {
     const Quarter part = __builtin_convertvector(from[v], Quarter);
     __builtin_memcpy(reinterpret_cast<char*>(&bytes) + v * sizeof part, &part, sizeof part);
