@@ -1,11 +1,11 @@
 // The register tile of products of narrow numbers, for the instruction set of this translation
 // unit. A format F says what a word's products are added to and by which instruction:
 //
-//   Sums                            a vector of sums
-//   factor(a, k)                    word k of a row of A for all lanes, as add() takes it
-//   add(sums, factor, w)            adds its products with a vector of words of W
-//   Rest(p)                         what result() has of the product
-//   result(rest, sums, row, v, init)   init and the sums of vector v, in float32
+//   Sums                              a vector of sums
+//   factor(a, k)                      word k of a row of A for all lanes, as add() takes it
+//   add(sums, factor, w)              adds its products with a vector of words of W
+//   Rest(p)                           what result() has of the product
+//   result(rest, sums, row, v, init)  init and the sums of vector v, in float32
 #pragma once
 
 #include "cpu/gemm.h"
@@ -81,15 +81,9 @@ __attribute__((noinline)) void narrow_tile(const NarrowProduct& p, int64_t row) 
   for (int r = 0; r < R; ++r, c += c_row) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
-      const bool whole = v < NV - 1 || tail == W;
-      V begin(0.0f);
-      if (init) begin = whole ? V::load(init + at[v]) : V::load(init + at[v], tail);
-      const V sum = F::result(rest, acc[r][v], row + r, v, begin);
-      if (whole) {
-        sum.store(c + at[v]);
-      } else {
-        sum.store(c + at[v], tail);
-      }
+      const int lanes = v == NV - 1 ? tail : W;
+      const V begin = init ? V::load(init + at[v], lanes) : V(0.0f);
+      F::result(rest, acc[r][v], row + r, v, begin).store(c + at[v], lanes);
     }
     if (init) init += init_row;
   }
