@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import toolchain  # noqa: E402
 from progress import progress, told  # noqa: E402
 from toolchain import Compiler, Toolkit, Unusable  # noqa: E402
+from units import gathered  # noqa: E402
 
 VERSION = "0.2.0.dev0"
 MIN_TORCH = (2, 10)
@@ -288,7 +289,7 @@ def listed(root: Path, pattern: str) -> list[str]:
 
 
 def sources(root: Path, cuda: bool) -> list[str]:
-    """The extension's translation units. The CUDA half adds csrc/ops/cuda and the .cu files of
+    """The extension's sources. The CUDA half adds csrc/ops/cuda and the .cu files of
     csrc/cuda. csrc/cuda's plan is plain C++ and part of every build: it can plan for any GPU."""
     units = [
         unit
@@ -380,7 +381,9 @@ def build_ext(build: Build, torch: ModuleType) -> type[Command]:
         def build_extensions(self) -> None:
             # Ninja's default, two jobs more than cores, is slower: the CPU half takes 66 s, not 62.
             os.environ.setdefault("MAX_JOBS", str(len(os.sched_getaffinity(0))))
-            with progress(len(build.extension.sources)):
+            extension = build.extension
+            extension.sources = gathered(extension.sources, Path("build", "units", "csrc"))
+            with progress(len(extension.sources)):
                 super().build_extensions()
             made = Path(self.get_ext_fullpath("fusedrnn._C"))
             made.with_name(info_name).write_text(json.dumps(build.info(torch), indent=2) + "\n")

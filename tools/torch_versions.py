@@ -4,20 +4,19 @@
 
 A torch is its wheel's headers, the C++ standard that its cpp_extension passes, and the names that
 its libraries define. They are taken out of the wheel and kept in the user's cache, 70 MB a version;
-the wheels, 0.5 to 0.9 GB each, are not. Every file of csrc/ops is compiled, those that name
-FUSEDRNN_WITH_CUDA with it and without. What torch has to define for the objects must be among the
-libraries' names. A version that pip does not offer is said to be left out. Exit status 1 where
-something does not fit. The kernels and the plan see no torch: of them each standard is asked once.
+the wheels, 0.5 to 0.9 GB each, are not. csrc/ops is compiled in setup.py's units, with the CUDA
+half and without. What torch has to define for the objects must be among the libraries' names. A
+version that pip does not offer is said to be left out. Exit status 1 where something does not fit.
+The kernels and the plan see no torch: of them each standard is asked once.
 
 CUDA's headers are a toolkit's and, as cuBLAS's, of pip's packages in SITE-PACKAGES: where this
 Python's torch is. Those of CUDA 13 serve a torch of CUDA 12 too. Without them the CUDA half is left
 out, which is said.
 
-Against a version that was BUILT, with its CPU half alone, only what the CUDA half changes is
-compiled. With --fetch nothing is: the wheels are only made ready for a later run.
+Of a version that was BUILT with its CPU half alone, the build with the CUDA half is left to try.
+With --fetch nothing is compiled: the wheels are only made ready for a later run.
 
-Optimization changes neither, so there is none. A precompiled header would save a sixth of the time
-(most goes into templates) and would hide a missing #include.
+Optimization changes nothing here, so there is none.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import toolchain
+from units import gathered
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,18 +164,20 @@ def missing(objects: Iterable[Path], torch: Torch) -> list[str]:
 # --- compiling
 
 
-def units(
-    root: Path, torch: Torch, cuda: Sequence[Path], built: bool = False
-) -> list[tuple[Path, bool]]:
-    """(source, with the CUDA half): what is compiled against this torch; `built` says that its CPU
-    half has been."""
-    sources = sorted(root.glob("csrc/ops/**/*.cpp"))
-    glue = [path for path in sources if root / "csrc" / "ops" / "cuda" in path.parents]
-    both = [path for path in sources if path not in glue and MACRO in path.read_text("utf-8")]
-    rest = [path for path in sources if path not in (*glue, *both)]
-    with_cuda = torch.has_cuda and bool(cuda)
-    half = [(path, True) for path in (*glue, *both) if with_cuda]
-    return half if built else [*half, *((path, False) for path in (*both, *rest))]
+def units(folder: Path, root: Path, with_cuda: bool) -> list[Path]:
+    """The translation units of csrc/ops, written to `folder`."""
+    glue = root / "csrc" / "ops" / "cuda"
+    sources = [
+        str(path.relative_to(root))
+        for path in sorted(root.glob("csrc/ops/**/*.cpp"))
+        if with_cuda or path.parent != glue
+    ]
+    return [Path(unit) for unit in gathered(sources, folder)]
+
+
+def halves(torch: Torch, cuda: Sequence[Path], built: bool) -> list[bool]:
+    """Whether with the CUDA half, of each build to try."""
+    return [True] * (torch.has_cuda and bool(cuda)) + [False] * (not built)
 
 
 def errors(command: Sequence[str], what: str) -> list[str]:
@@ -209,16 +211,20 @@ def check(root: Path, torch: Torch, cuda: Sequence[Path], built: bool = False) -
 
         def compile_one(unit: tuple[Path, bool]) -> tuple[Path, list[str]]:
             source, with_cuda = unit
-            made = Path(work, f"{source.parent.name}-{source.stem}-{with_cuda}.o")
             macros = [f"-D{MACRO}"] if with_cuda else []
             flags = [f"-I{root / 'csrc'}", "-DTORCH_EXTENSION_NAME=_C", *macros]
             flags += torch.flags(cuda if with_cuda else ())
+            made = source.with_suffix(".o")
             command = [*compiler.command, *heap, *flags, "-c", str(source), "-o", str(made)]
-            how = "with" if with_cuda else "without"
-            return made, errors(command, f"{source.relative_to(root)}, {how} CUDA")
+            return made, errors(command, f"{'with' if with_cuda else 'without'} CUDA")
 
+        all_units = [
+            (unit, half)
+            for half in halves(torch, cuda, built)
+            for unit in units(Path(work, f"cuda-{half}"), root, half)
+        ]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            done = list(pool.map(compile_one, units(root, torch, cuda, built)))
+            done = list(pool.map(compile_one, all_units))
         problems = [line for _, lines in done for line in lines]
         lacking = missing([made for made, _ in done if made.exists()], torch)
         return problems + [f"{name} is in none of its libraries" for name in lacking]
@@ -241,12 +247,10 @@ def site_of_torch() -> Path:
 def report(torch: Torch, cuda: Sequence[Path], built: bool) -> bool:
     started = time.monotonic()
     problems = check(ROOT, torch, cuda, built)
-    how = "with and without CUDA" if torch.has_cuda and cuda else "without CUDA alone"
-    how = "the CUDA half" if built else how
-    count = len(units(ROOT, torch, cuda, built))
-    fit = "do not fit" if problems else "fit"
+    tried = ["with CUDA" if half else "without CUDA" for half in halves(torch, cuda, built)]
+    fit = "does not fit" if problems else "fits" if tried else "was built, and has no CUDA half"
     seconds = time.monotonic() - started
-    print(f"torch {torch.version}: {count} compilations as {torch.standard}, {how}, {fit}", end="")
+    print(f"torch {torch.version}, as {torch.standard}: {' and '.join(tried)} {fit}", end="")
     print(f" ({seconds:.0f} s)", *problems, sep="\n  " if problems else "", flush=True)
     return not problems
 

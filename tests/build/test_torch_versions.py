@@ -91,9 +91,9 @@ def test_a_source_that_uses_what_the_headers_lack_is_found(
     made_up: Torch, tmp_path: Path, where: str, how: set[str]
 ) -> None:
     said = problems(tmp_path, made_up, [tmp_path], **{where: "at::newer();"})
-    assert {line.split(" CUDA: ")[0] for line in said} == {f"csrc/ops/stack.cpp, {h}" for h in how}
+    assert {line.split(" CUDA: ")[0] for line in said} == how
     assert len(said) == len(how)
-    assert all("newer" in line for line in said)
+    assert all("csrc/ops/stack.cpp:" in line and "newer" in line for line in said)
 
 
 def test_a_source_for_a_newer_standard_is_found(made_up: Torch, tmp_path: Path) -> None:
@@ -122,18 +122,18 @@ def test_a_name_that_no_library_defines_is_found(
 def test_without_cudas_headers_its_half_alone_is_left_out(made_up: Torch, tmp_path: Path) -> None:
     glue = tmp_path / "csrc" / "ops" / "cuda" / "glue.cpp"
     glue.parent.mkdir(parents=True)
-    glue.write_text("#include <cublas_v2.h>")
-    assert torch_versions.units(tmp_path, made_up, cuda=[tmp_path]) == [(glue, True)]
-    assert torch_versions.units(tmp_path, made_up, cuda=[]) == []
-    plain, both = tmp_path / "csrc" / "ops" / "plain.cpp", tmp_path / "csrc" / "ops" / "both.cpp"
-    plain.write_text("")
-    both.write_text("#ifdef FUSEDRNN_WITH_CUDA")
-    half = [(glue, True), (both, True)]
-    everything = [*half, (both, False), (plain, False)]
-    assert torch_versions.units(tmp_path, made_up, cuda=[tmp_path]) == everything
-    assert torch_versions.units(tmp_path, made_up, cuda=[tmp_path], built=True) == half
-    assert torch_versions.units(tmp_path, made_up, cuda=[]) == everything[2:]
-    assert problems(tmp_path / "other", made_up, cuda=[], WITH="at::newer();") == []
+    glue.write_text("#include <not_there.h>")
+    (said,) = torch_versions.check(tmp_path, made_up, cuda=[tmp_path])
+    assert said.startswith("with CUDA: ")
+    assert torch_versions.check(tmp_path, made_up, cuda=[]) == []
+
+
+def test_a_version_that_was_built_is_tried_with_the_cuda_half_alone(
+    made_up: Torch, tmp_path: Path
+) -> None:
+    assert problems(tmp_path, made_up, [tmp_path], WITHOUT="at::newer();")
+    assert torch_versions.check(tmp_path, made_up, [tmp_path], built=True) == []
+    assert torch_versions.halves(made_up, [], built=True) == []
 
 
 @pytest.mark.parametrize(

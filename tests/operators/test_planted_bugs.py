@@ -14,12 +14,22 @@ import pytest
 from fusedrnn import _binary
 from support.commands import compiler
 from support.cpu_bugs import BUGS, DECLARED, DEFINED, plant_all
-from support.native_build import KERNELS, OPERATORS, compiled, package, shipped, torch_flags
+from support.native_build import (
+    BINDINGS,
+    FROZEN,
+    KERNELS,
+    OPERATORS,
+    PLAN,
+    compiled,
+    package,
+    shipped,
+    torch_flags,
+)
 from support.paths import CSRC, TESTS
 
-# The sources that the bugs reach, one of them the kernels of an instruction set.
+# What the bugs reach: the operators, and the kernels of an instruction set.
 ISA = "baseline"
-REACHED = [CSRC / "ops" / "segments.cpp", CSRC / "cpu" / "isa" / f"kernels_{ISA}.cpp"]
+REACHED = CSRC / "cpu" / "isa" / f"kernels_{ISA}.cpp"
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +43,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     defined.write_text(DEFINED)
     flags = ["-O0", *torch_flags()]
     # Quoted headers are looked for in the copy first.
-    reached = [defined, *(copy / path.relative_to(CSRC) for path in REACHED)]
+    reached = [OPERATORS, defined, copy / REACHED.relative_to(CSRC)]
     bugs = ["-iquote", str(copy), "-include", str(declared)]
     objects = compiled(compiler(), reached, [*flags, *bugs], place)
-    others = [path for path in (*OPERATORS, *KERNELS) if path not in REACHED]
+    others = [BINDINGS, *FROZEN, *PLAN, *(path for path in KERNELS if path != REACHED)]
     made = [] if _binary.build_info()["cuda"] else shipped(others)
     return package(place, objects + (made or compiled(compiler(), others, flags, place)))
 

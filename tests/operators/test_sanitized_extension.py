@@ -15,11 +15,19 @@ from pathlib import Path
 import pytest
 
 from support.commands import compiler, output_of
-from support.native_build import ADDRESS, OPERATORS, compiled, kernels, package, torch_flags
+from support.native_build import (
+    ADDRESS,
+    BINDINGS,
+    FROZEN,
+    OPERATORS,
+    PLAN,
+    compiled,
+    kernels,
+    package,
+    torch_flags,
+)
 from support.paths import TESTS
 
-# Not watched: the bindings take half of all the time and only hand arguments over.
-BINDINGS = [path for path in OPERATORS if path.stem.startswith("python")]
 # All but the largest weights, which take as long as the others together.
 FILES = ("test_layers", "test_freeze", "test_stream")
 SELECTION = [*(str(TESTS / "layers" / f"{name}.py") for name in FILES)]
@@ -40,9 +48,9 @@ fusedrnn.LSTM(3, 5)(torch.frombuffer(values, dtype=torch.float32).view(5, 4, 3))
 def watched_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fusedrnn whose extension is watched."""
     place = tmp_path_factory.mktemp("sanitized")
-    others = [path for path in OPERATORS if path not in BINDINGS]
-    objects = compiled(compiler(), BINDINGS, ["-O0", *torch_flags()], place)
-    objects += compiled(compiler(), others, [*ADDRESS, *torch_flags()], place)
+    # The bindings, which only hand arguments over, are not watched.
+    objects = compiled(compiler(), [BINDINGS], ["-O0", *torch_flags()], place)
+    objects += compiled(compiler(), [OPERATORS, *FROZEN, *PLAN], [*ADDRESS, *torch_flags()], place)
     objects += kernels(tmp_path_factory, *ADDRESS)
     return package(place, objects, *(flag for flag in ADDRESS if flag.startswith("-f")))
 

@@ -20,19 +20,24 @@ from torch.utils import cpp_extension
 from fusedrnn import _C, _binary
 from support.commands import compiler, output_of
 from support.paths import ROOT
+from units import gathered
 
 KERNELS = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
 FROZEN = sorted((ROOT / "csrc" / "frozen").rglob("*.cpp"))
-# Of an extension without the CUDA half.
-OPERATORS = [
-    *FROZEN,
-    *(
-        path
-        for path in sorted((ROOT / "csrc" / "ops").rglob("*.cpp"))
-        if path.parent.name != "cuda"
+PLAN = sorted((ROOT / "csrc" / "cuda").glob("*.cpp"))
+# Of an extension without the CUDA half, in setup.py's units and in its place.
+UNITS = ROOT / "build" / "units" / "csrc"
+OPERATORS, BINDINGS = map(
+    Path,
+    gathered(
+        [
+            str(path.relative_to(ROOT))
+            for path in sorted((ROOT / "csrc" / "ops").rglob("*.cpp"))
+            if path.parent.name != "cuda"
+        ],
+        UNITS,
     ),
-    *sorted((ROOT / "csrc" / "cuda").glob("*.cpp")),
-]
+)
 LANGUAGE = ["-std=c++20", f"-I{ROOT / 'csrc'}"]
 
 SHIPPED = ["-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]  # as setup.py does
@@ -66,7 +71,11 @@ def shipped(sources: Sequence[Path]) -> list[str]:
     tag = f"{sys.platform}-{sys.implementation.cache_tag}-torch{torch.__version__}"
     folder = ROOT / "build" / f"objects-{tag}"
     objects = [folder / source.relative_to(ROOT).with_suffix(".o") for source in sources]
-    headers = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.h")]
+    headers = [
+        ROOT / "setup.py",
+        *(ROOT / "csrc").rglob("*.h"),
+        *(ROOT / "csrc" / "ops").rglob("*.cpp"),
+    ]
     changed = max(path.stat().st_mtime for path in headers)
     made = all(
         each.exists() and each.stat().st_mtime > max(changed, source.stat().st_mtime)
@@ -107,7 +116,7 @@ def kernels(place: pytest.TempPathFactory, *flags: str, isa: str = "") -> list[s
 
 
 def torch_flags() -> list[str]:
-    """What OPERATORS are compiled with."""
+    """What OPERATORS and BINDINGS are compiled with."""
     headers = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     flags = ["-fopenmp", "-fvisibility=hidden", "-fPIC"]
     flags += ["-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]

@@ -57,7 +57,7 @@ void run(const BackwardCall& call) {
 
 std::vector<Tensor> layer_backward_cpu(const Operands& o, const Cotangents& c) {
   const BackwardCall call = check_backward(o, c, Cuts::kInPlace, cpu::reserve_width);
-  run_cut(call, run);
+  run_cut(call, [](const BackwardCall& cut) { run(cut); });
   return call.results();
 }
 

@@ -125,7 +125,7 @@ LayerResult layer_cpu(const Operands& o) {
     for (Tensor* tensor : {&call.input, &call.hx, &call.cx, &call.reset_h, &call.reset_c})
       *tensor = widened(*tensor);
   }
-  LayerResult result = run_cut(call, run);
+  LayerResult result = run_cut(call, [](const Call& cut) { return run(cut); });
   if (!low || o.input.scalar_type() == at::kFloat) return result;
   auto& [output, h_n, c_n, reserve, states] = result;
   return {narrowed(output), narrowed(h_n), narrowed(c_n), reserve, narrowed(states)};
