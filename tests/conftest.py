@@ -3,9 +3,10 @@ as it found them.
 
 ``pytest`` runs the core, about three minutes on two cores: every module, cell, flag and dtype,
 gradients, bad input, torch.compile, each instruction set, and the CUDA kernels' main tiles on the
-CPU. ``pytest --all`` runs everything. EXTENDED, below, is the difference: what compiles for
-minutes, repeats the core under a sanitizer or another compiler, trains a workload for long, or
-needs packages of ``.[test-all]``.
+CPU. ``pytest --all`` runs what a change must pass. EXTENDED, below, is the difference: what
+compiles for minutes, repeats the core under a sanitizer or another compiler, trains a workload for
+long, or needs packages of ``.[test-all]``. ``pytest --all --night`` leaves nothing out: some of the
+longest tests are otherwise run for a part of their cases.
 
 ``--device cuda`` runs the tests whose subject is the same on every device there: what they create
 without naming a device is on it, and torch.nn, the oracle, is then cuDNN. It is held to ieee
@@ -86,19 +87,22 @@ EXTENDED = {
     "test_processes::test_the_interpreter_waits_for_threads_that_run_a_layer",
     "test_processes::test_processes_and_loader_workers_compute_what_their_parent_does",
 }
-FUZZ = {False: 100, True: 2000}  # random calls, without and with --all
+FUZZ = {False: 100, True: 1000}  # random calls, without and with --all
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fusedrnn")
     group.addoption("--device", help="where modules and inputs are, as in cuda or cuda:1 (cpu)")
     group.addoption("--all", action="store_true", help="every test, not the core alone")
-    group.addoption("--fuzz", type=int, help="how many random calls (100; with --all 2000)")
+    group.addoption("--night", action="store_true", help="with --all: every case of every test")
+    group.addoption("--sample", help="k/n: of the tests chosen, each n-th from the k-th on (0/1)")
+    group.addoption("--fuzz", type=int, help="how many random calls (100; with --all 1000)")
     group.addoption("--fuzz-seed", type=int, default=0, help="other calls for another number (0)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cpu_only(reason): not for another --device")
+    config.addinivalue_line("markers", "nightly: for --night, and where its file is named")
     if _binary.build_info()["sources"] != _binary.digest(CSRC):
         raise pytest.UsageError(
             f"the installed fusedrnn is not built from {CSRC} as it is now: `pip install .`"
@@ -133,13 +137,19 @@ def names_a_test(argument: str) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     device = config.getoption("device")
-    wanted = config.getoption("all") or any(map(names_a_test, config.args))
+    named = any(map(names_a_test, config.args))
+    wanted = config.getoption("all") or named
+    nightly = config.getoption("night") or named
+    first, every = map(int, (config.getoption("sample") or "0/1").split("/"))
     on_cpu = device is None or torch.device(device).type == "cpu"
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
         runs = (wanted or is_core(item)) and (on_cpu or runs_on_any_device(item))
+        runs &= nightly or item.get_closest_marker("nightly") is None
         (kept if runs else left).append(item)
+    left += [item for index, item in enumerate(kept) if index % every != first]
+    kept = kept[first::every]
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 

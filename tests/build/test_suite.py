@@ -55,3 +55,38 @@ def test_folders_files_and_tests_are_left_out(
 )
 def test_who_names_a_file_wants_all_of_it(conftest: ModuleType, argument: str, names: bool) -> None:
     assert conftest.names_a_test(argument) is names
+
+
+def chosen(conftest: ModuleType, *args: str, **options: object) -> list[str]:
+    """Of five tests, the third for nights alone, those that pytest runs with this command line."""
+    items = [
+        SimpleNamespace(
+            path=Path("tests/layers/test_layers.py"),
+            name=f"test_{letter}",
+            get_closest_marker=lambda name, letter=letter: (
+                (letter, name) == ("c", "nightly") or None
+            ),
+        )
+        for letter in "abcde"
+    ]
+    left: list[SimpleNamespace] = []
+    config = SimpleNamespace(
+        args=list(args),
+        getoption=options.get,
+        hook=SimpleNamespace(pytest_deselected=lambda items: left.extend(items)),
+    )
+    conftest.pytest_collection_modifyitems(config, items)
+    assert sorted(item.name for item in [*items, *left]) == [f"test_{c}" for c in "abcde"]
+    return [item.name.removeprefix("test_") for item in items]
+
+
+def test_what_is_for_nights_is_left_to_them(conftest: ModuleType) -> None:
+    assert chosen(conftest) == chosen(conftest, all=True) == ["a", "b", "d", "e"]
+    assert chosen(conftest, night=True) == ["a", "b", "c", "d", "e"]
+    assert chosen(conftest, "tests/layers/test_layers.py") == ["a", "b", "c", "d", "e"]
+
+
+def test_samples_share_the_tests_out(conftest: ModuleType) -> None:
+    assert chosen(conftest, sample="0/3", all=True) == ["a", "e"]
+    assert chosen(conftest, sample="1/3", all=True) == ["b"]
+    assert chosen(conftest, sample="2/3", all=True) == ["d"]

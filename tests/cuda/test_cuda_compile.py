@@ -14,13 +14,13 @@ import pytest
 import torch.utils.cpp_extension
 
 from support.commands import compiler, needs_nvcc, output_of
+from support.nvcc import Made, compiled
 from support.paths import CSRC
 from support.tiles import Kernel
 
 ARCHES = ["75", "80", "86", "89", "90a", "100a", "120"]
 SOURCES = sorted((CSRC / "cuda").rglob("*.cu"))
 GLUE = sorted((CSRC / "ops" / "cuda").glob("*.cpp"))
-FLAGS = ["-std=c++20", "-O3", f"-I{CSRC}", "-Xcompiler=-Wall,-Wextra", "-Xptxas=-v"]
 
 
 class Usage(NamedTuple):
@@ -52,26 +52,16 @@ def key_of(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def compiled(source: Path, arch: str, target: Path) -> str:
-    code = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-    command = ["nvcc", *FLAGS, "--Werror=all-warnings", code, "-cubin", "-o", str(target)]
-    return output_of([*command, str(source)])
-
-
 @pytest.fixture(scope="module")
 def listings(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     workers: ThreadPoolExecutor,
-) -> dict[str, list[Future[str]]]:
-    """For each architecture whose test is to run, what ptxas says of every source."""
+) -> dict[str, list[Future[Made]]]:
+    """For each architecture whose test is to run, what nvcc makes of every source."""
     chosen = {item.name for item in request.session.items}
-    folder = tmp_path_factory.mktemp("cubin")
     return {
-        arch: [
-            workers.submit(compiled, source, arch, folder / f"{source.stem}_{arch}.cubin")
-            for source in SOURCES
-        ]
+        arch: [workers.submit(compiled, source, arch, tmp_path_factory) for source in SOURCES]
         for arch in ARCHES
         if f"{test_kernels_compile_without_warnings_and_spills.__name__}[{arch}]" in chosen
     }
@@ -110,12 +100,12 @@ def faults(tiles: list[Kernel], arch: str, said: str) -> list[str]:
 @needs_nvcc
 @pytest.mark.parametrize("arch", ARCHES)
 def test_kernels_compile_without_warnings_and_spills(
-    listings: dict[str, list[Future[str]]], tiles: list[Kernel], arch: str
+    listings: dict[str, list[Future[Made]]], tiles: list[Kernel], arch: str
 ) -> None:
     known = output_of(["nvcc", "--list-gpu-arch"]).split()
     if f"compute_{arch.removesuffix('a')}" not in known:
         pytest.skip(f"this nvcc knows no compute_{arch}")
-    said = "".join(listing.result() for listing in listings[arch])
+    said = "".join(listing.result().said for listing in listings[arch])
     assert faults(tiles, arch, said) == []
 
 

@@ -242,27 +242,31 @@ def programs(objects: Objects) -> dict[str, str]:
     }
 
 
+# Each problem in the plain build; with --night in every order.
 @pytest.mark.parametrize(
-    ("build", "order"),
+    ("build", "order", "quarters"),
     [
-        ("plain", "in-order 0"),
-        ("plain", "starving 2"),
-        ("address", "random 3"),
-        ("thread", "starving 4"),
+        ("plain", "in-order 0", (0, 1)),
+        ("plain", "starving 2", (2, 3)),
+        ("address", "random 3", (1, 2)),
+        ("thread", "starving 4", ()),
     ],
 )
 def test_kernels_match_the_reference(
     programs: dict[str, str],
     tiles: list[Kernel],
     workers: ThreadPoolExecutor,
+    pytestconfig: pytest.Config,
     build: str,
     order: str,
+    quarters: tuple[int, ...],
 ) -> None:
     def run(what: str, every: int, which: int, *more: str) -> str:
         command = [programs[build], what, *order.split(), str(every), str(which), *more]
         return output_of(command, **HALT)
 
-    jobs = [("all", 2, 0), ("all", 2, 1)]
+    quarters = (0, 1, 2, 3) if pytestconfig.getoption("night") else quarters
+    jobs = [("all", 4, quarter) for quarter in quarters]
     if build == "thread":
         jobs = [(watched_clusters(tiles), 2, 0), ("stepwise", 4, 1), ("planned", 4, 1)]
     runs = [workers.submit(run, *job) for job in jobs]
@@ -355,7 +359,14 @@ def test_each_bug_has_its_place_in_the_sources(tmp_path: Path) -> None:
     assert gone == {}
 
 
-@pytest.mark.parametrize("name", BUGS)
+# Each takes a compilation or more: a third of them, with --night all.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if index % 3 == 0 else pytest.param(name, marks=pytest.mark.nightly)
+        for index, name in enumerate(BUGS)
+    ],
+)
 def test_a_planted_bug_is_caught(hunts: dict[str, Future[str | None]], name: str) -> None:
     caught = hunts[name].result()
     print(caught)

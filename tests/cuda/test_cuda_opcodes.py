@@ -8,16 +8,15 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from math import log2
-from pathlib import Path
 
 import pytest
 
-from support.commands import needs_nvcc, output_of
+from support.commands import needs_nvcc
+from support.nvcc import compiled
 from support.paths import CSRC
 from support.tiles import Kernel
 
 SOURCES = sorted((CSRC / "cuda").rglob("*ward_*.cu"))
-COMMAND = ["nvcc", "-std=c++20", "-O3", f"-I{CSRC}", "-arch=compute_90a", "-ptx"]
 
 WAIT = "mbarrier.try_wait.parity.shared::cta.b64"
 ARM = "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64"
@@ -154,15 +153,9 @@ def table(tiles: list[Kernel]) -> dict[tuple[str, int], Kernel]:
 @pytest.fixture(scope="module")
 def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], str]:
     """The PTX of each persistent kernel."""
-    folder = tmp_path_factory.mktemp("ptx")
-
-    def compiled(source: Path) -> str:
-        target = folder / f"{source.stem}.ptx"
-        output_of([*COMMAND, "-o", str(target), str(source)])
-        return target.read_text()
-
     with ThreadPoolExecutor(2) as workers:
-        entries = "".join(workers.map(compiled, SOURCES)).split(".visible .entry ")[1:]
+        made = workers.map(lambda source: compiled(source, "90a", tmp_path_factory), SOURCES)
+        entries = "".join(each.ptx for each in made).split(".visible .entry ")[1:]
     found = {}
     for entry in entries:
         name = re.match(r"\w*recurrence_(forward|backward)ILi(\d+)E", entry)

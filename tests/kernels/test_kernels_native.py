@@ -44,15 +44,15 @@ def build(request: pytest.FixtureRequest) -> str:
 
 
 def isas_of(build: str) -> list[str]:
-    """The instruction sets that a build is run for. How threads wait for each other is one source
-    for all, so ThreadSanitizer, under which each takes a minute to compile, sees the last."""
-    return _C.cpu_isas()[-1:] if build == "thread" else _C.cpu_isas()
+    """The instruction sets that a build is run for. The kernels are one source for all, so the
+    sanitizers, under which each takes minutes to compile, see the last."""
+    return _C.cpu_isas() if build == "optimized" else _C.cpu_isas()[-1:]
 
 
 def objects_of(build: str, place: pytest.TempPathFactory) -> list[str]:
-    made = shipped(KERNELS) if build == "optimized" else []
-    isa = isas_of(build)[0] if build == "thread" else ""
-    return made or kernels(place, *BUILDS[build], isa=isa)
+    if build == "optimized":
+        return shipped(KERNELS) or kernels(place, *BUILDS[build])
+    return kernels(place, *BUILDS[build], isa=isas_of(build)[0])
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fusedrnn import _C
 from support.commands import compiler, output_of
 from support.native_build import (
     ADDRESS,
@@ -51,7 +52,7 @@ def watched_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The bindings, which only hand arguments over, are not watched.
     objects = compiled(compiler(), [BINDINGS], ["-O0", *torch_flags()], place)
     objects += compiled(compiler(), [OPERATORS, *FROZEN, *PLAN], [*ADDRESS, *torch_flags()], place)
-    objects += kernels(tmp_path_factory, *ADDRESS)
+    objects += kernels(tmp_path_factory, *ADDRESS, isa=_C.cpu_isa())
     return package(place, objects, *(flag for flag in ADDRESS if flag.startswith("-f")))
 
 

@@ -9,8 +9,6 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fcntl import LOCK_EX, flock
-from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from torch.utils import cpp_extension
 
 from fusedrnn import _C, _binary
 from support.commands import compiler, output_of
+from support.once import once
 from support.paths import ROOT
 from units import gathered
 
@@ -96,23 +95,16 @@ def is_of(kernels: Path, isa: str) -> bool:
 
 
 def kernels(place: pytest.TempPathFactory, *flags: str, isa: str = "") -> list[str]:
-    """Objects of the CPU kernels, made once for all tests of a run, in whichever process; those
-    that this machine cannot run as they are shipped, and so those of another instruction set than
-    ``isa``, where one is named."""
-    root = place.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    folder = root / f"kernels-{md5(shlex.join(flags).encode()).hexdigest()}"
-    folder.mkdir(exist_ok=True)
-    made = folder / "made"
-    with (folder / "lock").open("w") as lock:
-        flock(lock, LOCK_EX)
-        if not made.exists():
-            mine = [path for path in KERNELS if runs_here(path) and is_of(path, isa)]
-            others = [path for path in KERNELS if path not in mine]
-            objects = shipped(others) or compiled(compiler(), others, SHIPPED, folder)
-            made.write_text("\n".join(objects + compiled(compiler(), mine, flags, folder)))
-    return made.read_text().splitlines()
+    """Objects of the CPU kernels; those that this machine cannot run as they are shipped, and so
+    those of another instruction set than ``isa``, where one is named."""
+
+    def make(folder: Path) -> str:
+        mine = [path for path in KERNELS if runs_here(path) and is_of(path, isa)]
+        others = [path for path in KERNELS if path not in mine]
+        objects = shipped(others) or compiled(compiler(), others, SHIPPED, folder)
+        return "\n".join(objects + compiled(compiler(), mine, flags, folder))
+
+    return once(place, shlex.join(["kernels", *flags, isa]), make).splitlines()
 
 
 def torch_flags() -> list[str]:
