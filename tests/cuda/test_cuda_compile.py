@@ -15,12 +15,13 @@ import torch.utils.cpp_extension
 
 from support.commands import compiler, needs_nvcc, output_of
 from support.nvcc import Made, compiled
-from support.paths import CSRC
+from support.paths import CSRC, ROOT
 from support.tiles import Kernel
+from units import gathered
 
 ARCHES = ["75", "80", "86", "89", "90a", "100a", "120"]
 SOURCES = sorted((CSRC / "cuda").rglob("*.cu"))
-GLUE = sorted((CSRC / "ops" / "cuda").glob("*.cpp"))
+GLUE = sorted(str(path.relative_to(ROOT)) for path in (CSRC / "ops" / "cuda").glob("*.cpp"))
 
 
 class Usage(NamedTuple):
@@ -97,8 +98,12 @@ def faults(tiles: list[Kernel], arch: str, said: str) -> list[str]:
     return wrong + [f"no kernel for {kernel}" for kernel in kernel_of.values()]
 
 
+# setup.py compiles 8.9 nowhere but beside such a GPU: elsewhere it runs 8.6's code.
 @needs_nvcc
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param(arch, marks=pytest.mark.nightly) if arch == "89" else arch for arch in ARCHES],
+)
 def test_kernels_compile_without_warnings_and_spills(
     listings: dict[str, list[Future[Made]]], tiles: list[Kernel], arch: str
 ) -> None:
@@ -159,21 +164,18 @@ def library_headers() -> list[str]:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("source", GLUE, ids=lambda source: source.stem)
-def test_the_glue_compiles_against_a_torch_without_cuda(source: Path, tmp_path: Path) -> None:
+def test_the_glue_compiles_against_a_torch_without_cuda(tmp_path: Path) -> None:
     macros = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
     macros.parent.mkdir(parents=True)
     macros.write_text("#define C10_CUDA_BUILD_SHARED_LIBS\n")
     folders = torch.utils.cpp_extension.include_paths()
     folders += [sysconfig.get_paths()["include"], str(tmp_path), *toolkit_headers()]
     folders += library_headers()
-    if "<cublasLt.h>" in source.read_text() and not any(
-        Path(folder, "cublasLt.h").exists() for folder in folders
-    ):
-        pytest.skip(
-            "there is no cublasLt.h, neither in nvcc's toolkit nor in a package of nvidia's"
-        )
+    fit = GLUE
+    if not any(Path(folder, "cublasLt.h").exists() for folder in folders):  # nor nvidia's package
+        fit = [each for each in GLUE if "<cublasLt.h>" not in (ROOT / each).read_text()]
     system = [flag for folder in folders for flag in ("-isystem", folder)]
     warnings = ["-Wall", "-Wextra", "-Werror"]
     command = [*compiler(), "-std=c++20", "-fsyntax-only", *warnings, "-DFUSEDRNN_WITH_CUDA"]
-    output_of([*command, f"-I{CSRC}", *system, str(source)])
+    (unit,) = gathered(fit, tmp_path)
+    output_of([*command, f"-I{CSRC}", *system, unit])

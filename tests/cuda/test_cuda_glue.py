@@ -32,9 +32,9 @@ FLAGS = [
 ]
 
 # Which tests run under FUSEDRNN_CUDA_KERNEL: all flags of a layer crossed under each kernel, as far
-# as it can run them, and what else there is where the plan has the choice. Of the flags a third
-# each; with --night all.
-SAMPLES = {"block": "0/3", "cluster": "1/3", "stepwise": "2/3"}
+# as it can run them, and what else there is where the plan has the choice. SAMPLES says of which
+# files a part is enough; with --night all.
+SAMPLES = {"block": "0/3", "cluster": "1/3", "stepwise": "2/3", "": "0/2", "gradients": "1/2"}
 RUNS = {
     "block": ["tests/layers/test_layers.py", "-k", "flags and fp32 and not P2"],
     "cluster": ["tests/layers/test_layers.py", "-k", "flags and fp32 and not P2"],

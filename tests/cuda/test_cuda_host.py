@@ -15,6 +15,7 @@ import pytest
 
 from support.commands import ARM64, compiler, done, output_of
 from support.cuda_bugs import BUGS, Bug, plant
+from support.nights import a_part
 from support.paths import CSRC, HOST
 from support.shim import FLAGS, SHIM
 from support.tiles import Kernel, cells_of
@@ -360,13 +361,7 @@ def test_each_bug_has_its_place_in_the_sources(tmp_path: Path) -> None:
 
 
 # Each takes a compilation or more: a third of them, with --night all.
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if index % 3 == 0 else pytest.param(name, marks=pytest.mark.nightly)
-        for index, name in enumerate(BUGS)
-    ],
-)
+@pytest.mark.parametrize("name", a_part(BUGS, 3))
 def test_a_planted_bug_is_caught(hunts: dict[str, Future[str | None]], name: str) -> None:
     caught = hunts[name].result()
     print(caught)

@@ -52,17 +52,15 @@ def test_each_instruction_set_matches_torch_and_reference(isa: str) -> None:
 
 
 # The last is what the tests of layers run by.
+@pytest.mark.parametrize("files", [["test_freeze", "test_stream"], ["test_bfloat16"]], ids=str)
 @pytest.mark.parametrize("isa", _C.cpu_isas()[:-1])
-def test_each_instruction_set_runs_frozen_layers(isa: str) -> None:
-    files = "'layers/test_freeze.py', 'layers/test_stream.py'"
-    result = in_process(isa, f"import pytest; raise SystemExit(pytest.main(['-q', {files}]))")
-    assert result.returncode == 0, result.stdout
-
-
-@pytest.mark.parametrize("isa", _C.cpu_isas())
-def test_each_instruction_set_reads_bfloat16(isa: str) -> None:
-    code = "import pytest; raise SystemExit(pytest.main(['-q', 'layers/test_bfloat16.py']))"
-    result = in_process(isa, code)
+def test_each_instruction_set_passes_tests_of_layers(
+    isa: str, files: list[str], pytestconfig: pytest.Config
+) -> None:
+    arguments = ["-q", *(f"layers/{name}.py" for name in files)]
+    if not pytestconfig.getoption("night"):
+        arguments += ["--sample", "1/4"]
+    result = in_process(isa, f"import pytest; raise SystemExit(pytest.main({arguments}))")
     assert result.returncode == 0, result.stdout
 
 

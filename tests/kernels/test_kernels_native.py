@@ -33,9 +33,10 @@ BUILDS = {
     "address": ADDRESS,
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
 }
-# Each n-th problem is run, for all that they slow down (3 and 20 times); threads order their work
-# alike in both precisions.
-RUN = {"optimized": ["1"], "address": ["3"], "thread": ["5", "by turns"]}
+# Each n-th problem is run, by day and by night, for all that sanitizers slow down (3 and 20 times);
+# threads order their work alike in both precisions.
+RUN = {"optimized": ["2", "1"], "address": ["6", "3"], "thread": ["8", "5"]}
+MORE = {"thread": ["by turns"]}
 
 
 @pytest.fixture(scope="module", params=BUILDS)
@@ -60,7 +61,9 @@ def objects(build: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return objects_of(build, tmp_path_factory)
 
 
-def test_kernels_match_the_scalar_reference(build: str, objects: list[str], tmp_path: Path) -> None:
+def test_kernels_match_the_scalar_reference(
+    build: str, objects: list[str], tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     # The reference is left unwatched: it would take longer than the kernels. But the atomics by
     # which halves of a team wait have to be seen, or all that they order looks like a race.
     watched = ["-fsanitize=thread"] if build == "thread" else []
@@ -69,7 +72,8 @@ def test_kernels_match_the_scalar_reference(build: str, objects: list[str], tmp_
     output_of([*compiler(), *test, *objects, *BUILDS[build], "-pthread", "-o", program])
 
     def run(isa: str) -> str:
-        return output_of([program, *RUN[build]], FUSEDRNN_CPU_ISA=isa)
+        every = RUN[build][bool(pytestconfig.getoption("night"))]
+        return output_of([program, every, *MORE.get(build, ())], FUSEDRNN_CPU_ISA=isa)
 
     isas = isas_of(build)
     with ThreadPoolExecutor(2) as pool:

@@ -328,10 +328,13 @@ def test_gates_saturated_for_ten_thousand_steps_give_torchs_results(mode: str) -
 
 @pytest.mark.parametrize("isa", [isa for isa in _C.cpu_isas() if isa != _C.cpu_isa()])
 @pytest.mark.skipif("FUSEDRNN_CPU_ISA" in os.environ, reason="is run by this test")
-def test_every_other_instruction_set_passes_these_too(isa: str) -> None:
-    quick = "not torchs_results and not fp16"
+def test_every_other_instruction_set_passes_these_too(
+    isa: str, pytestconfig: pytest.Config
+) -> None:
+    options = ["-q", "-x", "-k", "not torchs_results and not fp16"]
+    options += [] if pytestconfig.getoption("night") else ["--sample", "0/3"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", quick, str(Path(__file__))],
+        [sys.executable, "-m", "pytest", *options, str(Path(__file__))],
         env=os.environ | {"FUSEDRNN_CPU_ISA": isa},
         cwd=Path(__file__).parent,  # from the root it would find the checkout's package
         capture_output=True,

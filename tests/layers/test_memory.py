@@ -13,6 +13,7 @@ from statistics import median
 
 import pytest
 
+from support.nights import a_part
 from support.paths import TESTS
 
 SHARED = """
@@ -214,7 +215,8 @@ TRAINED = [
 ]
 
 
-@pytest.mark.parametrize("problem", TRAINED)
+# Two processes each, or ten: a third of them, with --night all.
+@pytest.mark.parametrize("problem", a_part(TRAINED, 3))
 def test_training_takes_at_most_the_memory_that_torch_takes(problem: str) -> None:
     # torch.nn's peak differs from run to run and from machine to machine (GRU T20 B16 H1024: 48.7
     # to 49.4 MiB on one, 50.2 to 51.0 on another; ours 50.0 to 50.2 on both). So 4 % more, or 1
