@@ -336,7 +336,10 @@ def extension(compiler: Compiler, toolkit: Toolkit | None) -> Extension:
     # the language standard, because its headers need a certain one.
     system = [flag for folder in ext.include_dirs for flag in ("-isystem", folder)]
     ext.include_dirs = [str(ROOT / "csrc")]
-    ext.depends = listed(ROOT, "csrc/**/*.h") + listed(ROOT, "csrc/**/*.cuh")
+    # The sources too: in their place come units that include them.
+    ext.depends = [
+        file for kind in ("h", "cuh", "cpp") for file in listed(ROOT, f"csrc/**/*.{kind}")
+    ]
     ext.extra_compile_args = {
         "cxx": [
             *["-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra"],

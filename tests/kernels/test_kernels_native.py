@@ -35,7 +35,7 @@ BUILDS = {
 }
 # Each n-th problem is run, by day and by night, for all that sanitizers slow down (3 and 20 times);
 # threads order their work alike in both precisions.
-RUN = {"optimized": ["2", "1"], "address": ["6", "3"], "thread": ["8", "5"]}
+RUN = {"optimized": ["3", "1"], "address": ["5", "3"], "thread": ["5", "3"]}
 MORE = {"thread": ["by turns"]}
 
 
