@@ -1,7 +1,7 @@
 """Every test starts from the same seed, with nothing compiled by torch, and leaves torch's settings
 as it found them.
 
-``pytest`` runs the core, about three minutes on two cores: every module, cell, flag and dtype,
+``pytest`` runs the core, about ten minutes on two cores: every module, cell, flag and dtype,
 gradients, bad input, torch.compile, each instruction set, and the CUDA kernels' main tiles on the
 CPU. ``pytest --all`` runs what a change must pass. EXTENDED, below, is the difference: what
 compiles for minutes, repeats the core under a sanitizer or another compiler, trains a workload for
