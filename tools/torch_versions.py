@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import toolchain
-from units import gathered
+from units import operators
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,17 +164,6 @@ def missing(objects: Iterable[Path], torch: Torch) -> list[str]:
 # --- compiling
 
 
-def units(folder: Path, root: Path, with_cuda: bool) -> list[Path]:
-    """The translation units of csrc/ops, written to `folder`."""
-    glue = root / "csrc" / "ops" / "cuda"
-    sources = [
-        str(path.relative_to(root))
-        for path in sorted(root.glob("csrc/ops/**/*.cpp"))
-        if with_cuda or path.parent != glue
-    ]
-    return [Path(unit) for unit in gathered(sources, folder)]
-
-
 def halves(torch: Torch, cuda: Sequence[Path], built: bool) -> list[bool]:
     """Whether with the CUDA half, of each build to try."""
     return [True] * (torch.has_cuda and bool(cuda)) + [False] * (not built)
@@ -221,7 +210,7 @@ def check(root: Path, torch: Torch, cuda: Sequence[Path], built: bool = False) -
         all_units = [
             (unit, half)
             for half in halves(torch, cuda, built)
-            for unit in units(Path(work, f"cuda-{half}"), root, half)
+            for unit in operators(root, Path(work, f"cuda-{half}"), half)
         ]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             done = list(pool.map(compile_one, all_units))

@@ -36,6 +36,17 @@ def gathered(sources: Iterable[str], folder: Path) -> list[str]:
     return kept + [str(written(folder / f"{unit}.cpp", files[unit])) for unit in sorted(files)]
 
 
+def operators(root: Path, folder: Path, cuda: bool) -> list[Path]:
+    """The units of csrc/ops, with the CUDA half's or without."""
+    glue = root / "csrc" / "ops" / "cuda"
+    sources = [
+        str(path.relative_to(root))
+        for path in sorted(root.glob("csrc/ops/**/*.cpp"))
+        if cuda or path.parent != glue
+    ]
+    return [Path(unit) for unit in gathered(sources, folder)]
+
+
 def written(unit: Path, files: Iterable[str]) -> Path:
     text = "".join(f'#include "{file.removeprefix("csrc/")}"\n' for file in files)
     unit.parent.mkdir(parents=True, exist_ok=True)

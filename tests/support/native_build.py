@@ -19,24 +19,14 @@ from fusedrnn import _C, _binary
 from support.commands import compiler, output_of
 from support.once import once
 from support.paths import ROOT
-from units import gathered
+from units import operators
 
 KERNELS = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
 FROZEN = sorted((ROOT / "csrc" / "frozen").rglob("*.cpp"))
 PLAN = sorted((ROOT / "csrc" / "cuda").glob("*.cpp"))
 # Of an extension without the CUDA half, in setup.py's units and in its place.
 UNITS = ROOT / "build" / "units" / "csrc"
-OPERATORS, BINDINGS = map(
-    Path,
-    gathered(
-        [
-            str(path.relative_to(ROOT))
-            for path in sorted((ROOT / "csrc" / "ops").rglob("*.cpp"))
-            if path.parent.name != "cuda"
-        ],
-        UNITS,
-    ),
-)
+OPERATORS, BINDINGS = operators(ROOT, UNITS, cuda=False)
 LANGUAGE = ["-std=c++20", f"-I{ROOT / 'csrc'}"]
 
 SHIPPED = ["-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]  # as setup.py does
@@ -70,12 +60,12 @@ def shipped(sources: Sequence[Path]) -> list[str]:
     tag = f"{sys.platform}-{sys.implementation.cache_tag}-torch{torch.__version__}"
     folder = ROOT / "build" / f"objects-{tag}"
     objects = [folder / source.relative_to(ROOT).with_suffix(".o") for source in sources]
-    headers = [
+    read = [
         ROOT / "setup.py",
         *(ROOT / "csrc").rglob("*.h"),
         *(ROOT / "csrc" / "ops").rglob("*.cpp"),
     ]
-    changed = max(path.stat().st_mtime for path in headers)
+    changed = max(path.stat().st_mtime for path in read)
     made = all(
         each.exists() and each.stat().st_mtime > max(changed, source.stat().st_mtime)
         for source, each in zip(sources, objects, strict=True)
